@@ -19,4 +19,76 @@ def footage() -> Path:
     return folder
 
 
-# `tiny_wan` (a folder with a random tiny WanPipeline, session-scoped) goes here: it belongs to models/.
+@pytest.fixture(scope="session")
+def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random tiny WanPipeline, made by diffusers alone: other sizes than the sandbox base.
+
+    VAE 16 channels, strides (4, 8, 8); DiT of 2 blocks, 2 heads of 16; UniPC scheduler as Wan's own
+    folders have. Good for videos of 9 frames, 32x48 pixels: latents (16, 3, 4, 6), 18 tokens.
+    """
+    import torch
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    words = [
+        "a",
+        "red",
+        "cat",
+        "dog",
+        "walks",
+        "jumps",
+        "over",
+        "the",
+        "moon",
+        "Pixo",
+        "Bruk",
+        "Character",
+        "style",
+    ]
+    vocab = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -3.0),
+        *((f"▁{word}", -2.0) for word in words),
+    ]
+    vocab += [
+        (character, -4.0) for character in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ[]:,.-&;"
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = UMT5Config(vocab_size=len(vocab), d_model=24, d_kv=12, num_heads=2, d_ff=32, num_layers=1)
+        vae = AutoencoderKLWan(
+            base_dim=4,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        )
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=16,
+            out_channels=16,
+            text_dim=24,
+            freq_dim=16,
+            ffn_dim=48,
+            num_layers=2,
+        )
+        for parameter in transformer.parameters():  # nothing zero: outputs and gradients everywhere
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        pipe = WanPipeline(
+            tokenizer=T5Tokenizer(vocab=vocab, extra_ids=0),
+            text_encoder=UMT5EncoderModel(encoder),
+            vae=vae,
+            transformer=transformer,
+            scheduler=UniPCMultistepScheduler(
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                num_train_timesteps=1000,
+                flow_shift=3.0,
+            ),
+        )
+    folder = tmp_path_factory.mktemp("models") / "tiny-wan"
+    pipe.save_pretrained(folder)
+    return folder

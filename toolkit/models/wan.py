@@ -1,0 +1,167 @@
+"""Wan 2.1 through the classes of diffusers and transformers: nothing here knows a size in advance."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ModelSpec
+from .files import DENOISER, ENCODERS, locate
+
+
+@dataclass(eq=False)
+class WanEncoders:
+    """VAE and text encoder of a WanPipeline folder, each loaded when first used."""
+
+    folder: Path
+    text_length: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def load(cls, spec: ModelSpec, device: str | torch.device, dtype: torch.dtype | None) -> WanEncoders:
+        """Find the files; the weights wait for their first use."""
+        device = torch.device(device)
+        return cls(locate(spec, ENCODERS), spec.text_length, device, dtype or default_dtype(device))
+
+    @functools.cached_property
+    def vae(self) -> Any:
+        """The AutoencoderKLWan."""
+        from diffusers import AutoencoderKLWan
+
+        untyped: Any = AutoencoderKLWan
+        vae = untyped.from_pretrained(self.folder / "vae", torch_dtype=torch.float32)
+        return vae.to(self.device).eval().requires_grad_(False)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, of whatever class the folder names."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
+
+    @functools.cached_property
+    def text_encoder(self) -> Any:
+        """The UMT5EncoderModel."""
+        from transformers import UMT5EncoderModel
+
+        with _without_bars():
+            model: Any = UMT5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def release_text(self) -> None:
+        """Free the text encoder: next to a 14B transformer its 11 GB are better spent."""
+        self.__dict__.pop("text_encoder", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """(B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, f, h, w): the mode of the posterior."""
+        mean, std = self._statistics()
+        latents: Tensor = self.vae.encode(video.to(self.device, torch.float32)).latent_dist.mode()
+        return (latents - mean) / std
+
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, f, h, w) to (B, 3, F, H, W) in [-1, 1]."""
+        mean, std = self._statistics()
+        video: Tensor = self.vae.decode(latents.to(self.device, torch.float32) * std + mean).sample
+        return video
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        config = self.vae.config
+        mean, std = (
+            torch.tensor(values, device=self.device).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts to (B, text_length, D) float32, zero after each prompt's real tokens, as in WanPipeline."""
+        tokens = self.tokenizer(
+            [clean_prompt(prompt) for prompt in prompts],
+            padding="max_length",
+            max_length=self.text_length,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.device)
+        embeds = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has before it is cut to text_length."""
+        return len(self.tokenizer(clean_prompt(prompt)).input_ids)
+
+
+@dataclass(eq=False)
+class WanDenoiser:
+    """The transformer of a WanPipeline folder as a velocity function with a prompt."""
+
+    module: Any
+
+    @classmethod
+    def load(cls, spec: ModelSpec, device: str | torch.device, dtype: torch.dtype | None) -> WanDenoiser:
+        """Load the transformer, frozen and in eval mode."""
+        from diffusers import WanTransformer3DModel
+
+        device = torch.device(device)
+        folder = locate(spec, DENOISER) / "transformer"
+        untyped: Any = WanTransformer3DModel
+        module = untyped.from_pretrained(folder, torch_dtype=dtype or default_dtype(device))
+        return cls(module.to(device).eval().requires_grad_(False))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is. Inputs may lie anywhere."""
+        device: torch.device = self.module.device
+        return device
+
+    def __call__(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """Velocity, (B, C, f, h, w) like the latents, at noise level sigma: a scalar or (B,), in [0, 1]."""
+        device, dtype = self.device, self.module.patch_embedding.weight.dtype
+        timestep = (sigma.to(device, torch.float32) * 1000).expand(len(latents))
+        (velocity,) = self.module(
+            hidden_states=latents.to(device, dtype),
+            timestep=timestep,
+            encoder_hidden_states=prompt_embeds.to(device, dtype),
+            return_dict=False,
+        )
+        return velocity.to(latents)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar even where weights load in a blink: keep the terminal for castmix's own."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            bars.enable_progress_bar()
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """float32 where bfloat16 is slow or inexact for no gain (a CPU), bfloat16 elsewhere."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def clean_prompt(prompt: str) -> str:
+    """What WanPipeline does to a prompt: mend its encoding, unescape HTML twice, join whitespace."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
