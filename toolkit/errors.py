@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class CastmixError(ValueError):
-    """Input that castmix cannot use. The message is one line: which file or value, what was expected, what to do.
+    """Input that castmix cannot use.
 
+    The message is one line: which file or value, what was expected, what to do.
     The command line prints it as ``castmix: <message>`` and exits with status 1, without a traceback.
     """
