@@ -131,7 +131,7 @@ def test_errors_name_file_key_value_and_what_was_expected(
 def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="no such folder"):
         read_cast(tmp_path / "none")
-    with pytest.raises(CastmixError, match="no .yaml file"):
+    with pytest.raises(CastmixError, match=r"no .yaml file"):
         read_cast(tmp_path)
 
 

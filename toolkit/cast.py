@@ -110,10 +110,13 @@ class Cast:
         )
 
 
-def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the `known` words that look most like `word`, in any case, best first."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Up to three of the `known` words that look most like `word`, in any case, best first.
+
+    `cutoff` is difflib's similarity, 0 to 1, below which a word is not near.
+    """
     by_key = {_key(name): name for name in known}
-    return [by_key[hit] for hit in difflib.get_close_matches(_key(word), list(by_key), n=3, cutoff=0.6)]
+    return [by_key[hit] for hit in difflib.get_close_matches(_key(word), list(by_key), n=3, cutoff=cutoff)]
 
 
 def read_cast(folder: Path | None = None) -> Cast:
