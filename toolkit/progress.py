@@ -24,9 +24,11 @@ def say(message: str) -> None:
 
 def stage(title: str) -> None:
     """Write the title of the next stage of a longer run."""
+    from rich.text import Text
+
     console = _console()
     if console.is_terminal:
-        console.rule(f"[bold]{title}", align="left")
+        console.rule(Text(title, style="bold"), align="left")
     else:
         say(f"== {title}")
 
@@ -79,18 +81,17 @@ def _bar(items: Iterable[T], what: str, total: int | None, start: int) -> Iterat
 
 
 def _lines(items: Iterable[T], what: str, total: int | None, start: int) -> Iterator[T]:
-    """A line every few seconds, and a last one if there was any: quick loops leave a log clean."""
+    """A line every few seconds, and a last one: quick loops leave a log clean."""
     began = last = time.monotonic()
-    spoken = False
     done = start
     for item in items:
         yield item
         done += 1
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
+        if now - last >= SECONDS_BETWEEN_LINES and done != total:
             say(_line(what, done, total, start, now - began))
-            last, spoken = now, True
-    if spoken:
+            last = now
+    if time.monotonic() - began >= SECONDS_BETWEEN_LINES:
         say(f"{what}: {done} done in {_clock(time.monotonic() - began)}")
 
 

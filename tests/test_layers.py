@@ -1,0 +1,133 @@
+"""Imports run strictly downward, and each heavy library has the importers that it is given here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import toolkit
+
+PACKAGE = Path(toolkit.__file__).parent
+
+STAGES = 3
+LAYERS: dict[str, int] = {
+    # Plain tensors and files.
+    "errors": 0, "progress": 0, "settings": 0, "run": 0, "data": 0, "cast": 0, "captions": 0,
+    "decode": 0, "video": 0, "flow": 0, "lora": 0,
+    "sandbox.paint": 0, "sandbox.world": 0, "sandbox.recognise": 0,
+    # Base models, and what needs no more than the plain things.
+    "models": 1, "vlm": 1, "sandbox.shows": 1,
+    # Building blocks.
+    "adapters": 2, "objectives": 2, "sampling": 2,
+    # Stages: a verb each.
+    "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
+    "sandbox.pretrain": STAGES,
+    # Chains of stages.
+    "recipes": 4,
+    # Front doors.
+    "signatures": 5, "presets": 5, "cli": 5, "__main__": 5,
+}  # fmt: skip
+"""By module name below `toolkit`; a package stands for all that it holds."""
+
+ONLY_IMPORTERS = {"diffusers": "models", "peft": "adapters"}
+
+
+def layered(module: str) -> str | None:
+    """The entry of LAYERS that a dotted name below `toolkit` belongs to: itself or the nearest package."""
+    while module:
+        if module in LAYERS:
+            return module
+        module = module.rpartition(".")[0]
+    return None
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import, those inside functions included; `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """What is wrong in a package of modules, given by dotted name below `toolkit` and source text."""
+    found = []
+    for module, source in sources.items():
+        own = layered(module)
+        if own is None:
+            found.append(f"{module}: has no layer, add it to LAYERS")
+            continue
+        for line, name in imports(ast.parse(source)):
+            top, _, inner = name.partition(".")
+            if not top:
+                found.append(f"{module}:{line}: relative import, write it out from toolkit")
+                continue
+            if ONLY_IMPORTERS.get(top, own) != own:
+                found.append(f"{module}:{line}: only {ONLY_IMPORTERS[top]} may import {top}")
+            other = layered(inner) if top == "toolkit" else None
+            if top != "toolkit" or other == own or inner == "__version__":
+                continue
+            if other is None:
+                found.append(f"{module}:{line}: imports {name}, which has no layer")
+            elif LAYERS[other] > LAYERS[own]:
+                found.append(f"{module}:{line}: imports {other}, which lies above it")
+            elif LAYERS[other] == LAYERS[own] == STAGES:
+                found.append(f"{module}:{line}: imports {other}, a stage like itself")
+    return found
+
+
+def test_imports_run_downward() -> None:
+    sources = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path.read_text(
+            "utf-8"
+        )
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE or path.name != "__init__.py"  # `toolkit` itself shows all layers
+    }
+    sources.pop("sandbox", None)
+    assert violations(sources) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "message"),
+    [
+        (
+            "data",
+            "def f():\n    from toolkit.models import MODELS",
+            "data:2: imports models, which lies above it",
+        ),
+        ("data", "from toolkit import models", "data:1: imports models, which lies above it"),
+        ("train", "import toolkit.cache", "train:1: imports cache, a stage like itself"),
+        (
+            "train",
+            "if TYPE_CHECKING:\n    from toolkit.presets import x",
+            "train:2: imports presets, which lies above it",
+        ),
+        ("train", "from peft import LoraConfig", "train:1: only adapters may import peft"),
+        ("sampling", "import diffusers.utils", "sampling:1: only models may import diffusers"),
+        ("train", "import toolkit.extra", "train:1: imports toolkit.extra, which has no layer"),
+        ("lora", "from .train import train", "lora:1: relative import, write it out from toolkit"),
+        ("extra", "", "extra: has no layer, add it to LAYERS"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, source: str, message: str) -> None:
+    assert violations({module: source}) == [message]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("captions", "from toolkit.cast import Cast"),
+        ("models.wan", "from diffusers import WanTransformer3DModel\nfrom toolkit.models.files import find"),
+        ("adapters", "import peft\nfrom toolkit.lora import Lora"),
+        ("run", "from toolkit import __version__"),
+        ("cli", "from toolkit.presets import read_preset"),
+    ],
+)
+def test_what_is_allowed(module: str, source: str) -> None:
+    assert violations({module: source}) == []

@@ -1,0 +1,5 @@
+"""`python -m toolkit` is `castmix`."""
+
+from toolkit.cli import main
+
+main()

@@ -1,0 +1,224 @@
+"""Reads a verb's signature: the one description from which the command line and the presets are made.
+
+A verb is a function with full annotations and a docstring in Google style; what its `Args:` section says of
+a parameter is that option's help. A parameter whose type is a frozen dataclass is a group of settings,
+described by the class's `Attributes:` section, and goes by dotted names: `optim.lr`.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+REQUIRED = inspect.Parameter.empty
+
+_SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Examples?|Notes?):$")
+_ENTRY = re.compile(r"(\w+)(?: \(.*?\))?:\s*(.*)")
+_LISTS = (list, collections.abc.Sequence)
+_UNIONS = (typing.Union, types.UnionType)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value that a verb takes.
+
+    Attributes:
+        name: Dotted inside a group: ``"steps"``, ``"optim.lr"``.
+        hint: Its resolved annotation.
+        default: `REQUIRED` if there is none.
+        help: What the docstring says of it.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    help: str
+
+
+def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
+    """Every value that the verb takes, groups spread out, by dotted name in the order of the signature."""
+    hints = typing.get_type_hints(verb)
+    _, texts = describe(verb)
+    found: dict[str, Setting] = {}
+    for parameter in inspect.signature(verb).parameters.values():
+        name, hint, default = parameter.name, hints[parameter.name], parameter.default
+        if dataclasses.is_dataclass(hint):
+            for inner in settings(typing.cast(type, hint)).values():
+                value = inner.default if default is REQUIRED else getattr(default, inner.name)
+                setting = dataclasses.replace(inner, name=f"{name}.{inner.name}", default=value)
+                found[setting.name] = setting
+        else:
+            found[name] = Setting(name, hint, default, texts.get(name, ""))
+    return found
+
+
+def bind(verb: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the verb from values by dotted name; what a group is not given, it keeps."""
+    parameters = inspect.signature(verb).parameters
+    arguments: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        group, dot, inner = name.partition(".")
+        if dot:
+            groups.setdefault(group, {})[inner] = value
+        else:
+            arguments[name] = value
+    for group, inside in groups.items():
+        arguments[group] = dataclasses.replace(parameters[group].default, **inside)
+    return arguments
+
+
+def describe(verb: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The docstring's prose before its first section, and its `Args:` or `Attributes:` by name."""
+    prose: list[str] = []
+    entries: dict[str, str] = {}
+    section = name = ""
+    for line in (inspect.getdoc(verb) or "").replace("``", "`").splitlines():
+        if heading := _SECTION.match(line):
+            section = heading[1]
+        elif not section:
+            prose.append(line)
+        elif section in ("Args", "Attributes"):
+            indent, text = len(line) - len(line.lstrip()), line.strip()
+            if indent == 4 and (entry := _ENTRY.match(text)):
+                name, text = entry[1], entry[2]
+                entries[name] = text
+            elif name and text:
+                entries[name] = f"{entries[name]} {text}".strip()
+    return "\n".join(prose).strip(), entries
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """Make the value, from a YAML file or the command line, what the annotation asks for.
+
+    Text is read as a number where one is asked for (YAML 1.1 takes `1e-4` for text), and `a,b,c` as a tuple.
+
+    Raises:
+        ValueError: The value cannot be that; the message says what was expected.
+        TypeError: A mistake in castmix: no verb may have such an annotation.
+    """
+    try:
+        return _read(value, hint)
+    except ValueError:
+        raise ValueError(f"expected {words(hint)}, got {value!r}") from None
+
+
+def item_hint(hint: Any) -> Any:
+    """What the items of a list annotation are (`list[Path] | None` → `Path`); None for anything else."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in _UNIONS:
+        return next((item for option in inside if (item := item_hint(option))), None)
+    if origin in _LISTS or (origin is tuple and inside[-1] is Ellipsis):
+        return inside[0]
+    return None
+
+
+def _read(value: Any, hint: Any) -> Any:
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in _UNIONS:
+        # None first: `--steps none` on `int | None` takes back what a preset says.
+        for option in sorted(inside, key=lambda option: option is not type(None)):
+            with contextlib.suppress(ValueError):
+                return _read(value, option)
+        raise ValueError
+    if origin is Literal:
+        return _one_of(value, inside)
+    if (item := item_hint(hint)) is not None:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        made = [_read(one, item) for one in items]
+        return tuple(made) if origin is tuple else made
+    if origin is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or len(items) != len(inside):
+            raise ValueError
+        return tuple(_read(one, item) for one, item in zip(items, inside, strict=True))
+    if hint not in _SCALARS:
+        raise TypeError(f"a verb cannot take {hint}: presets and the command line have no way to write it")
+    return _SCALARS[hint](value)
+
+
+def _one_of(value: Any, options: tuple[Any, ...]) -> Any:
+    for option in options:
+        if str(option) == str(value):
+            return option
+    raise ValueError
+
+
+def _none(value: Any) -> None:
+    if value is not None and value != "none":
+        raise ValueError
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, (str, Path)) or value == "":
+        raise ValueError
+    return Path(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError
+    return float(value)
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    number = _float(value)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {
+    type(None): _none,
+    bool: _bool,
+    str: _str,
+    Path: _path,
+    float: _float,
+    int: _int,
+}
+
+_WORDS: dict[Any, str] = {
+    type(None): "none",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    float: "a number",
+    int: "a whole number",
+}
+
+
+def words(hint: Any) -> str:
+    """The annotation in plain words, for messages: "a number or none", "one of a, b"."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in _UNIONS:
+        return " or ".join(words(option) for option in inside)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, inside))
+    if (item := item_hint(hint)) is not None:
+        return f"a list (each {words(item)})"
+    if origin is tuple:
+        return f"{len(inside)} values (each {words(inside[0])})"
+    return _WORDS[hint]
