@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import CastmixError
+from toolkit.errors import CastmixError
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ def load_encoders(
 
     dtype: of the text encoder; float32 on a CPU and bfloat16 elsewhere if left out.
     """
-    from .wan import WanEncoders
+    from toolkit.models.wan import WanEncoders
 
     return WanEncoders.load(find_model(model), device, dtype)
 
@@ -183,7 +183,7 @@ def load_denoiser(
     model: str | ModelSpec, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Denoiser:
     """The transformer of a model, in eval mode and frozen; dtype: float32 on a CPU, else bfloat16."""
-    from .wan import WanDenoiser
+    from toolkit.models.wan import WanDenoiser
 
     return WanDenoiser.load(find_model(model), device, dtype)
 
@@ -197,7 +197,7 @@ def latent_shape(
         CastmixError: num_frames is not 4k + 1 or a side is no multiple of VAE stride times patch; the message
             has the nearest values that are.
     """
-    from .files import latent_geometry
+    from toolkit.models.files import latent_geometry
 
     channels, strides, multiples = latent_geometry(find_model(model))
     if num_frames < 1 or (num_frames - 1) % multiples[0]:
@@ -220,6 +220,6 @@ def fingerprint(model: str | ModelSpec, part: str = "transformer") -> str:
     part: "transformer" (what a LoRA belongs to) or "encoders" (what a cache belongs to: VAE, text encoder,
     tokenizer and text_length). Files over 64 MB are sampled, not read in full.
     """
-    from .files import fingerprint_parts
+    from toolkit.models.files import fingerprint_parts
 
     return fingerprint_parts(find_model(model), part)

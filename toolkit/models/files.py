@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import CastmixError
-from ..progress import say
-from . import ModelSpec
+from toolkit.errors import CastmixError
+from toolkit.models import ModelSpec
+from toolkit.progress import say
 
 ENCODERS = ("tokenizer", "text_encoder", "vae")
 DENOISER = ("transformer",)

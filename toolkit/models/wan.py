@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ModelSpec
-from .files import DENOISER, ENCODERS, locate
+from toolkit.models import ModelSpec
+from toolkit.models.files import DENOISER, ENCODERS, locate
 
 
 @dataclass(eq=False)

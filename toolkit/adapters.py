@@ -1,0 +1,196 @@
+"""LoRA layers inside a network: add, attach, extract, activate. The only caller of peft.
+
+peft switches `requires_grad` on wherever it sets an adapter active and forgets the weights of several:
+nothing else in castmix calls it, adding an adapter changes nothing until it is asked for, and what
+`activate` changes it puts back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from toolkit.errors import CastmixError
+from toolkit.flow import generator_for
+from toolkit.lora import Lora
+from toolkit.progress import say
+from toolkit.settings import Adapter
+
+TARGETS: dict[str, str] = {
+    "attn1": r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",
+    "attn2": r"blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)",
+    "ffn": r"blocks\.\d+\.ffn\.(net\.0\.proj|net\.2)",
+}
+
+
+def add(module: torch.nn.Module, name: str, settings: Adapter, seed: int) -> None:
+    """Add a fresh adapter: A random, B zero, so that it begins as no change.
+
+    The adapter's tensors are float32 whatever the network's are. The random numbers depend on seed and layer
+    name only, not on the device, and torch's global generator is left as it was.
+
+    Raises:
+        CastmixError: an unknown target, or none of the targets is in the network.
+    """
+    unknown = sorted(set(settings.targets) - set(TARGETS))
+    if unknown:
+        raise CastmixError(f"adapter.targets: no {', '.join(unknown)}; choose among {', '.join(TARGETS)}")
+    pattern = re.compile("|".join(TARGETS[target] for target in settings.targets))
+    layers = [key for key, layer in _linears(module).items() if pattern.fullmatch(key)]
+    if not layers:
+        raise CastmixError(
+            f"adapter.targets {', '.join(settings.targets)} name no linear layer of this model"
+        )
+    _inject(module, name, dict.fromkeys(layers, settings.rank), settings.alpha)
+    with torch.no_grad():
+        for key, layer in _lora_layers(module, name).items():
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            # kaiming_uniform(a=sqrt(5)) of a linear layer, as in the LoRA paper's code: 1 / sqrt(inputs)
+            bound = a.shape[1] ** -0.5
+            drawn = torch.rand(a.shape, generator=generator_for(seed, 0, f"adapter/{key}"))
+            a.copy_((2 * drawn - 1) * bound)
+            b.zero_()
+
+
+def attach(module: torch.nn.Module, lora: Lora, name: str, fingerprint: str = "") -> None:
+    """Put a LoRA into the network as an adapter; it takes effect inside `activate` only.
+
+    fingerprint: of this network (`toolkit.models.fingerprint`), to tell when the LoRA was trained on another.
+
+    Raises:
+        CastmixError: a layer is missing here or has another shape than the LoRA's.
+    """
+    linears = _linears(module)
+    trained_on = lora.metadata.get("castmix.base_fingerprint", "unknown")
+    for key, (a, b) in lora.tensors.items():
+        here = linears.get(key)
+        if here is None or (here.in_features, here.out_features) != (a.shape[1], b.shape[0]):
+            found = f"is {here.in_features}→{here.out_features}" if here is not None else "does not exist"
+            raise CastmixError(
+                f"the LoRA {name!r} does not fit this model: its layer {key} is {a.shape[1]}→{b.shape[0]}, "
+                f"which here {found}. It was trained on {lora.metadata.get('castmix.base', 'an unknown base')} "
+                f"(fingerprint {trained_on}), this base has {fingerprint or 'none'}: choose that as --model"
+            )
+    if fingerprint and trained_on not in ("unknown", fingerprint):
+        say(
+            f"warning: the LoRA {name!r} was trained on {lora.metadata.get('castmix.base', 'another base')} "
+            f"(fingerprint {trained_on}), not on this base ({fingerprint}); the shapes fit, the look may not"
+        )
+    # alpha is folded into B already: alpha = rank makes peft's scale 1.
+    _inject(module, name, {key: a.shape[0] for key, (a, _) in lora.tensors.items()}, None)
+    with torch.no_grad():
+        for key, layer in _lora_layers(module, name).items():
+            layer.lora_A[name].weight.copy_(lora.tensors[key][0])
+            layer.lora_B[name].weight.copy_(lora.tensors[key][1])
+
+
+def extract(module: torch.nn.Module, name: str, metadata: Mapping[str, str] | None = None) -> Lora:
+    """The adapter as a LoRA on the CPU, float32, its scale folded into B."""
+    tensors = {}
+    for key, layer in _lora_layers(module, name).items():
+        a, b = (half[name].weight.detach().float().cpu() for half in (layer.lora_A, layer.lora_B))
+        scale = layer.lora_alpha[name] / layer.r[name]
+        tensors[key] = (a.clone(), b.clone() if scale == 1 else b * scale)
+    return Lora(tensors, dict(metadata or {}))
+
+
+def trainable(module: torch.nn.Module, name: str) -> dict[str, torch.nn.Parameter]:
+    """Freeze everything but this adapter, make it the active one, and return its tensors by sorted name."""
+    module.requires_grad_(False)
+    for layer in _all_lora_layers(module).values():
+        layer.set_adapter([name])
+    found: dict[str, torch.nn.Parameter] = {}
+    for key, layer in _lora_layers(module, name).items():
+        found[f"{key}.A"] = layer.lora_A[name].weight
+        found[f"{key}.B"] = layer.lora_B[name].weight
+    return dict(sorted(found.items()))
+
+
+@contextlib.contextmanager
+def activate(module: torch.nn.Module, weights: Mapping[str, float]) -> Iterator[None]:
+    """Run the network with these adapters at these weights, and with no other: the exact weighted sum.
+
+    No weights at all, or weights of 0, is the base model. On the way out active adapters, scales
+    and requires_grad are what they were.
+    """
+    layers = _all_lora_layers(module)
+    known = {name for layer in layers.values() for name in layer.lora_A}
+    absent = sorted(set(weights) - known)
+    if absent:
+        have = ", ".join(sorted(known)) or "none"
+        raise CastmixError(f"no adapter {', '.join(absent)} in this model; it has {have}")
+    before = [(layer, list(layer.active_adapters), dict(layer.scaling)) for layer in layers.values()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    wanted = [name for name, weight in weights.items() if weight != 0]
+    try:
+        for layer in layers.values():
+            layer.set_adapter(wanted, inference_mode=True)
+            for name in wanted:
+                layer.set_scale(name, weights[name])
+        for parameter, needed in gradients:
+            parameter.requires_grad_(needed)
+        yield
+    finally:
+        for layer, active, scaling in before:
+            layer.set_adapter(active, inference_mode=True)
+            layer.scaling.update(scaling)
+        for parameter, needed in gradients:
+            parameter.requires_grad_(needed)
+
+
+def _inject(module: torch.nn.Module, name: str, ranks: Mapping[str, int], alpha: float | None) -> None:
+    """Let peft wrap the layers, each at its own rank, frozen and inactive. alpha None means alpha = rank."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if _lora_layers(module, name):
+        raise CastmixError(f"there is an adapter {name!r} in this model already")
+    active = {key: list(layer.active_adapters) for key, layer in _all_lora_layers(module).items()}
+    gradients = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    rank = max(ranks.values())
+    others = {f"^{re.escape(key)}$": r for key, r in ranks.items() if r != rank}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # peft takes any number
+        target_modules="|".join(map(re.escape, ranks)),
+        rank_pattern=others,
+        alpha_pattern=others if alpha is None else {},
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # peft draws; castmix never does
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+        inject_adapter_in_model(config, module, name)
+    for layer in _lora_layers(module, name).values():
+        layer.lora_A[name].float()
+        layer.lora_B[name].float()
+    for key, layer in _all_lora_layers(module).items():
+        layer.set_adapter(active.get(key, []), inference_mode=True)
+    for parameter, needed in gradients:
+        parameter.requires_grad_(needed)
+
+
+def _linears(module: torch.nn.Module) -> dict[str, Any]:
+    """Every linear layer by its name before any adapter wrapped it."""
+    from peft.tuners.lora import LoraLayer
+
+    found: dict[str, Any] = {}
+    for key, part in module.named_modules():
+        if isinstance(part, LoraLayer):
+            found[key] = part.get_base_layer()
+        elif isinstance(part, torch.nn.Linear) and ".base_layer" not in key and ".lora_" not in key:
+            found[key] = part
+    return found
+
+
+def _all_lora_layers(module: torch.nn.Module) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return {key: part for key, part in module.named_modules() if isinstance(part, LoraLayer)}
+
+
+def _lora_layers(module: torch.nn.Module, name: str) -> dict[str, Any]:
+    """Layers that have this adapter, by sorted name."""
+    return {key: layer for key, layer in sorted(_all_lora_layers(module).items()) if name in layer.lora_A}

@@ -1,0 +1,94 @@
+"""The knobs of training, grouped by subject: each function takes only the group that it uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The LoRA that is trained.
+
+    Attributes:
+        rank: Rank of each layer's change.
+        alpha: The change is scaled by alpha / rank.
+        targets: Which linear layers of every block: attn1 (self-attention), attn2 (attention to the
+            prompt), ffn.
+        save_dtype: Numbers in lora.safetensors; bfloat16 halves the file.
+    """
+
+    rank: int = 32
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("attn1", "attn2", "ffn")
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How the weights move.
+
+    Attributes:
+        name: adamw, or adamw8bit (bitsandbytes) with a quarter of the state.
+        lr: Learning rate after the warm-up.
+        betas: Of AdamW.
+        weight_decay: Of AdamW.
+        warmup: Steps over which the rate rises linearly from nothing.
+        schedule: After the warm-up: constant, or a cosine down to nothing at the last step.
+        grad_clip: Largest norm of the gradient; 0 never clips.
+    """
+
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 20
+    schedule: Literal["constant", "cosine"] = "constant"
+    grad_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """Which noise levels are trained: sigmoid(normal(mean, std)), then shifted.
+
+    Attributes:
+        mean: Of the normal; above 0 means more noise.
+        std: Of the normal.
+        shift: Moves levels towards noise; none takes the model's own, at which it also samples.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory against time.
+
+    Attributes:
+        checkpointing: Compute each block again in the backward pass instead of keeping its activations.
+        precision: Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU. The
+            LoRA itself is float32 always.
+        compile: Compile the blocks with torch.compile; the first step waits for it.
+    """
+
+    checkpointing: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is looked at while training; none of it changes the result.
+
+    Attributes:
+        validate_every: Steps between losses on the clips held back (also before the first step and at the
+            end); 0 never.
+        sample_every: Steps between videos of sample_prompts (also at the end); 0 never.
+        sample_steps: Denoising steps of such a video; none takes the model's own.
+    """
+
+    validate_every: int = 100
+    sample_every: int = 250
+    sample_steps: int | None = None
