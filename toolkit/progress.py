@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -54,30 +55,20 @@ def track(items: Iterable[T], what: str, total: int | None = None, start: int = 
 
 
 def _bar(items: Iterable[T], what: str, total: int | None, start: int) -> Iterator[T]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console()) as progress:
-        task = progress.add_task(what, total=total, completed=start)
+    bars = _bars()
+    outermost = not bars.live.is_started
+    task = bars.add_task(what, total=total, completed=start)
+    if outermost:
+        bars.start()
+    try:
         for item in items:
             yield item
-            progress.advance(task)
+            bars.advance(task)
+    finally:
+        if outermost:
+            bars.stop()
+        for finished in bars.task_ids if outermost else [task]:
+            bars.remove_task(finished)
 
 
 def _lines(items: Iterable[T], what: str, total: int | None, start: int) -> Iterator[T]:
@@ -109,8 +100,31 @@ def _clock(seconds: float) -> str:
 
 
 @functools.cache
+def _bars() -> Progress:
+    """One display for all bars, so that a loop inside a loop shows its bar under the outer one."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=_console())
+
+
 def _console() -> Console:
-    """One console for all bars, so that a loop inside a loop stacks its bar under the outer one."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
