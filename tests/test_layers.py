@@ -17,7 +17,7 @@ LAYERS: dict[str, int] = {
     # Plain tensors and files.
     "errors": 0, "progress": 0, "settings": 0, "run": 0, "data": 0, "cast": 0, "captions": 0,
     "decode": 0, "video": 0, "flow": 0, "lora": 0,
-    "sandbox.paint": 0, "sandbox.world": 0, "sandbox.recognise": 0,
+    "sidecars": 0, "sandbox.paint": 0, "sandbox.world": 0, "sandbox.recognise": 0,
     # Base models, and what needs no more than the plain things.
     "models": 1, "vlm": 1, "sandbox.shows": 1,
     # Building blocks.
