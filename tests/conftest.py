@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from toolkit.data import Clip, write_clip, write_index
+from toolkit.video import write_video
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -92,3 +97,23 @@ def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-wan"
     pipe.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_clips() -> Callable[..., Path]:
+    """A function that fills a folder with captioned clips of moving squares, 9 frames of 48x32 by default."""
+
+    def make(folder: Path, count: int, *, name: str = "Pixo", num_frames: int = 9, width: int = 48) -> Path:
+        for i in range(count):
+            random = np.random.default_rng(i)
+            frames = np.full((num_frames, 32, width, 3), random.integers(0, 255, 3), np.uint8)
+            for t, frame in enumerate(frames):
+                frame[8:20, 2 * t : 2 * t + 12] = 255 - frame[0, 0]
+            path = folder / "clips" / f"clip-{i:02d}.mp4"
+            write_video(path, frames, 8)
+            text = f"[Character: {name}], jumps over the {'moon' if i % 2 else 'dog'}. [scene-style:cartoon]"
+            write_clip(folder, Clip(path, text, "episode.mp4", i, i + 1, 8.0, num_frames, width, 32, shot=i))
+        write_index(folder)
+        return folder
+
+    return make

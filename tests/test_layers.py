@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
     # Base models, and what needs no more than the plain things.
     "models": 1, "vlm": 1, "sandbox.shows": 1,
     # Building blocks.
-    "adapters": 2, "objectives": 2, "sampling": 2,
+    "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "checkpoint": 2, "metrics": 2,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
     "sandbox.pretrain": STAGES,
