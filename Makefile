@@ -30,5 +30,6 @@ clean:  ## remove the environment and all caches; what is in runs/ stays
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("castmix needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "make: installing into $(VENV), once: about 2 GB and a few minutes"
 	$(call timed,the installation,$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]')
 	@touch $@
