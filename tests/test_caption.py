@@ -242,6 +242,8 @@ def test_transcript_has_the_lines_of_the_span(tmp_path: Path) -> None:
     assert transcript(source, 2.5, 4.5) == "Later"
     assert transcript(source, 2.5, 4.0) == ""
     assert transcript(str(tmp_path / "e2.mkv"), 0.0, 5.0) == ""
+    (tmp_path / "e1.srt").rename(tmp_path / "e1.eng.srt")
+    assert transcript(source, 2.5, 4.5) == "Later"
 
 
 # openai, against a server that speaks the protocol

@@ -6,6 +6,7 @@ Rows of captions name a clip (`file_name`), or a place in the footage (`source`,
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import re
@@ -164,8 +165,14 @@ _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
 
 def transcript(source: str, start: float, end: float) -> str:
-    """What is said from `start` to `end` (seconds) by the .srt beside the source; "" if there is none."""
-    file = next((path for path in beside(source, ".srt") if path.is_file()), None)
+    """What is said from `start` to `end` (seconds) by the .srt beside the source; "" if there is none.
+
+    Beside ``episode.mkv`` that is ``episode.srt``, ``episode.mkv.srt`` or ``episode.eng.srt``.
+    """
+    path = Path(source)
+    translations = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.srt"))
+    found = [file for file in translations if re.fullmatch(r"\.[a-z]{2,3}(-\w+)?", Path(file.stem).suffix)]
+    file = next((file for file in [*beside(source, ".srt"), *found] if file.is_file()), None)
     if file is None:
         return ""
     text = file.read_text(encoding="utf-8-sig", errors="replace")
