@@ -552,6 +552,111 @@ def test_a_server_with_several_models_wants_a_name(monkeypatch: pytest.MonkeyPat
         connect("http://127.0.0.1:9")
 
 
+# transformers, with a random model of a real class
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llava that sees 16x16 pixels, with a processor that needs no torchvision."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    vocab = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", "<image>", *"abc:."])}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+        ),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template="{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+        "{{ '<image> ' if part['type'] == 'image' else part['text'] }}{% endfor %}\n{% endfor %}",
+    )
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**small, image_size=16, patch_size=8, projection_dim=16),
+        text_config=LlamaConfig(**small, vocab_size=len(vocab), num_key_value_heads=2, eos_token_id=1),
+        image_token_id=3,
+    )
+    folder = tmp_path_factory.mktemp("llava")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_watches_too(folder: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from toolkit import vlm, watch
+
+    monkeypatch.setattr(vlm, "LONGEST_REPLY", 8)
+    replies: list[str] = []
+    real = vlm.load(str(tiny_llava))
+
+    def chat(messages: list[vlm.Message]) -> str:
+        replies.append(real(messages))
+        return replies[-1] if len(replies) < 3 else TOM
+
+    only(folder, 1)
+    (clip,) = read_clips(folder)
+    # A random model never speaks the grammar: what it says goes back twice, with the pictures.
+    assert watch.watch(clip, CAST.show("tom-and-jerry"), CAST, chat, frames=2) == TOM
+    assert len(replies) == 3
+    assert all(set(reply.split()) <= set("abc:.") for reply in replies)
+    assert any(reply.split() for reply in replies)
+    with pytest.raises(
+        CastmixError, match="none of 1 clips got a caption; the first: 3 replies broke the rules"
+    ):
+        caption(folder, captioner="transformers", model=str(tiny_llava), show="tom-and-jerry", frames=2)
+
+
+def test_a_local_model_sees_the_pictures(tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    from toolkit import vlm
+
+    seen: list[torch.Tensor] = []
+
+    def spy(self: Any, **inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(inputs["pixel_values"])
+        return torch.cat([inputs["input_ids"], torch.tensor([[4, 5]])], dim=1)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "generate", spy)
+    frames = [np.full((32, 48, 3), grey, np.uint8) for grey in (0, 255)]
+    message = {"role": "user", "content": [vlm.words("a"), *map(picture, frames)]}
+    assert vlm.load(str(tiny_llava))([message]).split() == ["a", "b"]
+    assert seen[0].shape == (2, 3, 16, 16)
+    assert seen[0][0].max() < seen[0][1].min()
+
+
+def test_a_local_model_that_is_none(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CastmixError, match="name the vision-language model"):
+        caption(folder, captioner="transformers")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CastmixError, match="empty cannot be loaded as a vision-language model"):
+        caption(folder, captioner="transformers", model=str(tmp_path / "empty"))
+
+
 def test_large_pictures_are_made_smaller() -> None:
     url = picture(np.zeros((1080, 1920, 3), np.uint8))["image_url"]["url"]
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (768, 432)

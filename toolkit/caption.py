@@ -21,7 +21,7 @@ from toolkit.errors import CastmixError
 from toolkit.progress import say, track
 from toolkit.run import write_run
 from toolkit.sidecars import NoCaptionError, check_sources, read_rows, text_beside
-from toolkit.vlm import ServerError, connect
+from toolkit.vlm import Chat, ServerError, connect, load
 from toolkit.watch import watch
 
 REJECTED = "rejected_captions.jsonl"
@@ -71,7 +71,7 @@ def caption(
     Args:
         clips: The folder that prepare made.
         captioner: "sidecar" takes texts that lie beside clips or footage, "openai" asks a vision-language
-            model behind an OpenAI-compatible server.
+            model behind an OpenAI-compatible server, "transformers" one on this machine.
         captions: For "sidecar", a .jsonl, .csv or .yaml file with rows of file_name and text, or of source,
             start, end (seconds) and text.
         cast: A folder of your own shows, on top of the built-in cast.
@@ -82,7 +82,8 @@ def caption(
             OPENAI_BASE_URL. It is not saved or shown anywhere.
         key: The server's key; better from CASTMIX_VLM_KEY or OPENAI_API_KEY. It is not saved or shown
             anywhere.
-        model: Name of the vision-language model; else from CASTMIX_VLM_MODEL, else the server's only one.
+        model: The vision-language model. For "openai" its name on the server; else from CASTMIX_VLM_MODEL,
+            else the server's only one. For "transformers" its folder or its name on the Hugging Face Hub.
         frames: How many frames of a clip the model sees, evenly spaced.
         timeout: Seconds to wait for one answer.
         retries: How often to ask again after a failure of the server.
@@ -184,8 +185,15 @@ def sidecar(job: Job) -> Describe:
 
 def openai(job: Job) -> Describe:
     """A vision-language model behind an OpenAI-compatible server: vLLM, Ollama, a hosted one."""
-    chat = connect(job.server, job.key, job.model, timeout=job.timeout, retries=job.retries)
+    return _watcher(job, connect(job.server, job.key, job.model, timeout=job.timeout, retries=job.retries))
 
+
+def transformers(job: Job) -> Describe:
+    """A vision-language model on this machine, through transformers."""
+    return _watcher(job, load(job.model))
+
+
+def _watcher(job: Job, chat: Chat) -> Describe:
     def describe(clip: Clip) -> str:
         show = job.show or _known_show(clip, job.cast)
         return watch(clip, show, job.cast, chat, job.frames)
@@ -200,8 +208,9 @@ def _known_show(clip: Clip, cast: Cast) -> Show:
     return cast.show(str(clip.extra["show"]))
 
 
-# Add a captioner here: its name → a function like `sidecar` or `openai` above.
+# Add a captioner here: its name → a function like those above.
 CAPTIONERS: Mapping[str, Callable[[Job], Describe]] = {
     "sidecar": sidecar,
     "openai": openai,
+    "transformers": transformers,
 }

@@ -29,6 +29,10 @@ LONGEST_SIDE = 768
 """Pictures are made smaller than this before they are sent: models see no more, and servers limit sizes."""
 
 
+LONGEST_REPLY = 512
+"""Tokens that a local model may write."""
+
+
 class ServerError(CastmixError):
     """The server, not the question, is at fault: unreachable, too slow, overloaded, or it refuses us."""
 
@@ -101,6 +105,59 @@ def connect(
         )
 
     return chat
+
+
+def load(model: str | None) -> Chat:
+    """A chat with a vision-language model on this machine, on the GPU if there is one. Answers are greedy.
+
+    Args:
+        model: Its folder, or its name on the Hugging Face Hub; any class that transformers loads as an
+            image-text-to-text model and whose processor has a chat template.
+
+    Raises:
+        CastmixError: No model named, or it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if not model:
+        raise CastmixError("name the vision-language model: --model with its folder or its name on the hub")
+    try:
+        processor: Any = AutoProcessor.from_pretrained(model)
+        network: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise CastmixError(f"{model} cannot be loaded as a vision-language model: {reason:.300}") from error
+    network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def chat(messages: list[Message]) -> str:
+        inputs = processor.apply_chat_template(
+            list(map(_for_processor, messages)),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(network.device, dtype=network.dtype)
+        tokens = network.generate(**inputs, max_new_tokens=LONGEST_REPLY, do_sample=False)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        return str(processor.batch_decode(new, skip_special_tokens=True)[0])
+
+    return chat
+
+
+def _for_processor(message: Message) -> Message:
+    """The message as transformers' chat templates take it: always parts, pictures as PIL images."""
+    from PIL import Image
+
+    def part(one: Mapping[str, Any]) -> dict[str, Any]:
+        if one["type"] == "text":
+            return dict(one)
+        file = io.BytesIO(base64.b64decode(one["image_url"]["url"].partition(",")[2]))
+        return {"type": "image", "image": Image.open(file)}
+
+    content = message["content"]
+    parts = [words(content)] if isinstance(content, str) else list(map(part, content))
+    return {**message, "content": parts}
 
 
 def _address(server: str) -> str:
