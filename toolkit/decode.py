@@ -31,7 +31,7 @@ class Frame:
         index: Number of decoded frames before it.
         time: Seconds, as the file stamps it (FFmpeg's `pts_time`: a stream may start after 0).
         duration: Seconds it is shown for, as the file says or by the average rate.
-        after_loss: Frames between the one before and this one could not be decoded.
+        lost_before: Packets (or pictures) between the frame before and this one that could not be decoded.
         image: The stored picture, neither upright nor with square pixels.
         pixel_aspect: Width over height of a stored pixel.
     """
@@ -39,7 +39,7 @@ class Frame:
     index: int
     time: float
     duration: float
-    after_loss: bool
+    lost_before: int
     image: av.VideoFrame
     pixel_aspect: float
 
@@ -110,16 +110,14 @@ class VideoReader:
         self.container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        index, after_loss, lost, last = 0, False, 0, -1 / self.fps
+        index, known_lost, last = 0, 0, -1 / self.fps
         for image in self._images():
-            if self.lost > lost:
-                lost, after_loss = self.lost, True
-            if after_loss and not image.key_frame:
+            if self.lost > known_lost and not image.key_frame:
                 continue
             time = image.time if image.time is not None else last + 1 / self.fps
             duration = float((image.duration or 0) * (image.time_base or 0)) or 1 / self.fps
-            yield Frame(index, time, duration, after_loss, image, self.pixel_aspect)
-            index, after_loss, last = index + 1, False, time
+            yield Frame(index, time, duration, self.lost - known_lost, image, self.pixel_aspect)
+            index, known_lost, last = index + 1, self.lost, time
 
     def missing_after(self, end: float) -> float:
         """Seconds of video that the file declares after `end`, the end of its last decoded frame.
