@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "models": 1, "vlm": 1, "sandbox.shows": 1,
     # Building blocks.
     "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "checkpoint": 2, "metrics": 2,
+    "batches": 2, "generated": 2, "preview": 2, "trainer": 2, "interrupt": 0,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
     "sandbox.pretrain": STAGES,

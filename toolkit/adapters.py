@@ -67,19 +67,19 @@ def attach(module: torch.nn.Module, lora: Lora, name: str, fingerprint: str = ""
     """
     linears = _linears(module)
     trained_on = lora.metadata.get("castmix.base_fingerprint", "unknown")
+    origin = f"{lora.metadata.get('castmix.base', 'an unknown base')} (fingerprint {trained_on})"
     for key, (a, b) in lora.tensors.items():
         here = linears.get(key)
         if here is None or (here.in_features, here.out_features) != (a.shape[1], b.shape[0]):
             found = f"is {here.in_features}→{here.out_features}" if here is not None else "does not exist"
             raise CastmixError(
-                f"the LoRA {name!r} does not fit this model: its layer {key} is {a.shape[1]}→{b.shape[0]}, "
-                f"which here {found}. It was trained on {lora.metadata.get('castmix.base', 'an unknown base')} "
-                f"(fingerprint {trained_on}), this base has {fingerprint or 'none'}: choose that as --model"
+                f"the LoRA {name!r} does not fit this model: layer {key} is {a.shape[1]}→{b.shape[0]}, which "
+                f"here {found}. It was trained on {origin}, this base has {fingerprint or 'none'}"
             )
     if fingerprint and trained_on not in ("unknown", fingerprint):
         say(
-            f"warning: the LoRA {name!r} was trained on {lora.metadata.get('castmix.base', 'another base')} "
-            f"(fingerprint {trained_on}), not on this base ({fingerprint}); the shapes fit, the look may not"
+            f"warning: the LoRA {name!r} was trained on {origin}, not on this base ({fingerprint}): "
+            "the shapes fit, the look may not"
         )
     # alpha is folded into B already: alpha = rank makes peft's scale 1.
     _inject(module, name, {key: a.shape[0] for key, (a, _) in lora.tensors.items()}, None)
@@ -155,7 +155,7 @@ def _inject(module: torch.nn.Module, name: str, ranks: Mapping[str, int], alpha:
     others = {f"^{re.escape(key)}$": r for key, r in ranks.items() if r != rank}
     config = LoraConfig(
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_alpha=rank if alpha is None else alpha,  # any number will do
         target_modules="|".join(map(re.escape, ranks)),
         rank_pattern=others,
         alpha_pattern=others if alpha is None else {},

@@ -88,9 +88,7 @@ def _warn_of_other_rate(rows: Sequence[Clip], spec: ModelSpec) -> None:
     rates = {clip.fps for clip in rows} - {spec.fps}
     if rates:
         found = ", ".join(f"{rate:g}" for rate in sorted(rates))
-        say(
-            f"warning: clips of {found} frames a second, but {spec.name} makes {spec.fps:g}: motion will differ"
-        )
+        say(f"warning: clips have {found} frames a second, {spec.name} makes {spec.fps:g}")
 
 
 def _encode_clip(clip: Clip, spec: ModelSpec, encoders: Encoders) -> Tensor:

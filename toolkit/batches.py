@@ -1,0 +1,139 @@
+"""What a training step is made of: which clips, how much noise, whose caption is dropped.
+
+All of it is a function of (seed, step) and of the row of the batch, so a run has no state but its weights:
+interrupted or not, on one process or several, row k of step n is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.dataset import Item, choose
+from toolkit.errors import CastmixError
+from toolkit.flow import generator_for, sample_sigmas, sigma_quantiles
+from toolkit.settings import Sigma
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What batches are drawn from.
+
+    `learned` are the clips to learn, `kept` those of the base model's own world, of which every batch has
+    `kept_size`. `empty` (L, D) embeds the empty prompt.
+    """
+
+    learned: Sequence[Item]
+    kept: Sequence[Item]
+    batch_size: int
+    kept_size: int
+    caption_dropout: float
+    empty: Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one latent shape: latents and noise (B, C, f, h, w), prompt_embeds (B, L, D), sigma (B,).
+
+    `kept` (B,) is true for rows of the base model's world.
+    """
+
+    latents: Tensor
+    prompt_embeds: Tensor
+    sigma: Tensor
+    noise: Tensor
+    kept: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on a device."""
+        return Batch(
+            *(
+                part.to(device)
+                for part in (self.latents, self.prompt_embeds, self.sigma, self.noise, self.kept)
+            )
+        )
+
+
+def new_mix(
+    learned: Sequence[Item],
+    kept: Sequence[Item],
+    empty: Tensor,
+    *,
+    batch_size: int,
+    preserve_share: float,
+    caption_dropout: float,
+    seed: int,
+) -> Mix:
+    """Check the shares and fix how many rows of a batch are kept ones."""
+    for name, value in (("preserve_share", preserve_share), ("caption_dropout", caption_dropout)):
+        if not 0 <= value <= 1:
+            raise CastmixError(f"{name} must be between 0 and 1, got {value:g}")
+    if batch_size < 1:
+        raise CastmixError(f"batch_size must be at least 1, got {batch_size}")
+    kept_size = round(batch_size * preserve_share) if kept else 0
+    if kept_size == batch_size:
+        raise CastmixError(
+            f"preserve_share {preserve_share:g} leaves no room for your clips in a batch of {batch_size}: "
+            "use a smaller share or a larger batch_size"
+        )
+    return Mix(learned, kept, batch_size, kept_size, caption_dropout, empty, seed)
+
+
+def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, processes: int = 1) -> list[Batch]:
+    """This process's rows of the batch of a step, one Batch for each latent shape among them."""
+    seed, size = mix.seed, mix.batch_size
+    new = choose(len(mix.learned), size - mix.kept_size, seed=seed, step=step, what="data")
+    old = choose(len(mix.kept), mix.kept_size, seed=seed, step=step, what="preserve") if mix.kept_size else []
+    items = [*(mix.learned[i] for i in new), *(mix.kept[i] for i in old)]
+    sigmas = sample_sigmas(
+        size, mean=sigma.mean, std=sigma.std, shift=shift, generator=generator_for(seed, step, "sigma")
+    )
+    dropped = torch.rand(size, generator=generator_for(seed, step, "caption dropout")) < mix.caption_dropout
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for row in range(rank, size, processes):
+        by_shape.setdefault(items[row].shape, []).append(row)
+    batches = []
+    for rows in by_shape.values():
+        latents, embeds = zip(*(items[row].load() for row in rows), strict=True)
+        batches.append(
+            Batch(
+                latents=torch.stack(latents),
+                prompt_embeds=torch.stack(
+                    [mix.empty if dropped[row] else own for row, own in zip(rows, embeds, strict=True)]
+                ),
+                sigma=sigmas[rows],
+                noise=torch.stack([_noise(items[row], seed, step, f"noise/{row}") for row in rows]),
+                kept=torch.tensor([row >= len(new) for row in rows]),
+            )
+        )
+    return batches
+
+
+def validation(
+    held: Sequence[Item],
+    levels: int,
+    sigma: Sigma,
+    shift: float,
+    seed: int,
+    rank: int = 0,
+    processes: int = 1,
+) -> Iterator[Batch]:
+    """Each clip held back at `levels` equally likely noise levels, with noise that never changes."""
+    sigmas = sigma_quantiles(levels, mean=sigma.mean, std=sigma.std, shift=shift)
+    for i in range(rank, len(held), processes):
+        latents, embeds = held[i].load()
+        yield Batch(
+            latents=latents.expand(levels, *latents.shape),
+            prompt_embeds=embeds.expand(levels, *embeds.shape),
+            sigma=sigmas,
+            noise=torch.stack([_noise(held[i], seed, 0, f"validation/{i}/{k}") for k in range(levels)]),
+            kept=torch.zeros(levels, dtype=torch.bool),
+        )
+
+
+def _noise(item: Item, seed: int, step: int, what: str) -> Tensor:
+    return torch.randn(item.shape, generator=generator_for(seed, step, what))

@@ -1,0 +1,237 @@
+"""`castmix train`: a LoRA from cached clips. This module checks and assembles; the loop is in trainer.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.captions import TAG
+from toolkit.data import fingerprint_text
+from toolkit.dataset import Item, hold_back, load_empty_prompt, load_items
+from toolkit.errors import CastmixError
+from toolkit.interrupt import stop_signals
+from toolkit.models import ModelSpec, find_model, fingerprint
+from toolkit.progress import say
+from toolkit.run import write_run
+from toolkit.settings import Adapter, Memory, Optim, Sigma, Watch
+
+if TYPE_CHECKING:
+    import torch
+
+    from toolkit.checkpoint import Checkpoint
+    from toolkit.models import Denoiser
+
+GRAMMAR = "[Character: <name>], <action>. … [scene-style:cartoon|realistic]"
+
+
+def train(
+    data: list[Path],
+    out: Path,
+    *,
+    model: str = "sandbox",
+    steps: int = 500,
+    batch_size: int = 4,
+    preserve: Path | None = None,
+    preserve_share: float = 0.5,
+    holdout: float = 0.1,
+    caption_dropout: float = 0.1,
+    sample_prompts: Sequence[str] = (),
+    save_every: int = 100,
+    seed: int = 0,
+    restart: bool = False,
+    adapter: Adapter = Adapter(),
+    optim: Optim = Optim(),
+    sigma: Sigma = Sigma(),
+    memory: Memory = Memory(),
+    watch: Watch = Watch(),
+) -> Path:
+    """Train a LoRA on cached clips; the same command again goes on where it stopped.
+
+    Args:
+        data: Folders of clips, each with a cache of this model.
+        out: Folder of the run: lora.safetensors, run.yaml, metrics.jsonl, tensorboard, samples.
+        model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
+        steps: Optimiser steps in all.
+        batch_size: Clips a step, over all processes.
+        preserve: Folder of clips of the base model's own world, to keep what it knows.
+        preserve_share: Share of such clips in each batch.
+        holdout: Clips of each folder held back for validation: a share below 1, or a number.
+        caption_dropout: Share of clips that are trained with an empty prompt, for guidance.
+        sample_prompts: Prompts to make videos of while training.
+        save_every: Steps between checkpoints (also at the end and on Ctrl-C).
+        seed: Of every random draw.
+        restart: Begin afresh instead of going on.
+        adapter: The LoRA.
+        optim: How the weights move.
+        sigma: Which noise levels are trained.
+        memory: Memory against time.
+        watch: What is looked at while training.
+
+    Returns:
+        The path of lora.safetensors.
+
+    Raises:
+        CastmixError: missing or stale cache, settings that differ from the run in `out`, a loss that is no
+            number.
+        KeyboardInterrupt: after Ctrl-C, when the state is saved.
+    """
+    arguments = dict(locals())
+    spec = find_model(model)
+    split = [hold_back(load_items(folder, spec), holdout) for folder in data]
+    learned, held = ([item for part in split for item in part[side]] for side in (0, 1))
+    kept = load_items(preserve, spec) if preserve is not None else []
+    settings = {
+        "model": fingerprint(spec),
+        "data": _identity([*learned, *held]),
+        "preserve": _identity(kept),
+        "preserve_share": preserve_share if kept else None,
+        "steps": steps if optim.schedule == "cosine" else None,
+        "memory.precision": memory.precision,
+        **{name: arguments[name] for name in ("batch_size", "holdout", "caption_dropout", "seed")},
+        **_flat("optim", optim),
+        **_flat("sigma", sigma),
+        **_flat("adapter", dataclasses.replace(adapter, save_dtype="float32")),
+    }
+    if restart:
+        _forget(out)
+    state = _resumable(out, settings, steps)
+    if state is not None and state.step == steps:
+        say(f"{out} is finished ({steps} steps). More steps go on from there, --restart begins afresh")
+        return out / "lora.safetensors"
+
+    import torch
+    from accelerate import Accelerator
+
+    from toolkit.batches import new_mix
+    from toolkit.checkpoint import restore
+    from toolkit.preview import previewer
+    from toolkit.trainer import LORA, Run, learn, new_optimizer
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    mix = new_mix(
+        learned,
+        kept,
+        load_empty_prompt(data[0], spec),
+        batch_size=batch_size,
+        preserve_share=preserve_share,
+        caption_dropout=caption_dropout,
+        seed=seed,
+    )
+    precision = _precision(accelerator.device, memory)
+    denoiser, parameters = _network(spec, accelerator.device, precision, adapter, memory, seed)
+    videos = sample_prompts and watch.sample_every and accelerator.is_main_process
+    run = Run(
+        out=out,
+        steps=steps,
+        save_every=save_every,
+        mix=mix,
+        held=held,
+        sigma=sigma,
+        shift=spec.shift if sigma.shift is None else sigma.shift,
+        optim=optim,
+        watch=watch,
+        accelerator=accelerator,
+        denoiser=denoiser,
+        parameters=parameters,
+        optimizer=new_optimizer(parameters, optim),
+        settings=settings,
+        metadata=_metadata(spec, settings["model"], adapter, learned),
+        save_dtype=getattr(torch, adapter.save_dtype),
+        precision=precision,
+        preview=previewer(spec, sample_prompts, learned[0].shape, denoiser.device, watch, out)
+        if videos
+        else None,
+    )
+    if state is not None:
+        restore(state, parameters, run.optimizer)
+        say(f"going on after step {state.step} of {steps}")
+    if accelerator.is_main_process:
+        write_run(
+            out / "run.yaml", "train", {**arguments, "restart": False}, model_fingerprint=settings["model"]
+        )
+    with stop_signals() as stop:
+        done = learn(run, state.step if state is not None else 0, stop)
+    if done < steps:
+        say(f"stopped after step {done} of {steps}; the same command goes on from there")
+        raise KeyboardInterrupt
+    return out / LORA
+
+
+def _identity(items: Sequence[Item]) -> str:
+    """Clips and captions in one line, for messages and for comparing."""
+    prints = ",".join(item.fingerprint for item in items)
+    return f"{len(items)} clips ({fingerprint_text(prints)})"
+
+
+def _flat(group: str, settings: Any) -> dict[str, Any]:
+    return {f"{group}.{name}": value for name, value in dataclasses.asdict(settings).items()}
+
+
+def _forget(out: Path) -> None:
+    """Remove what a run leaves in its folder, and nothing else."""
+    for name in ("state.safetensors", "lora.safetensors", "metrics.jsonl", "run.yaml"):
+        (out / name).unlink(missing_ok=True)
+    for name in ("tensorboard", "samples"):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _resumable(out: Path, settings: dict[str, Any], steps: int) -> Checkpoint | None:
+    """The state in `out` if there is one, of the same settings and not past the last step."""
+    from toolkit.checkpoint import check_same, load_checkpoint
+
+    state = load_checkpoint(out)
+    if state is not None:
+        check_same(out, state.settings, settings)
+        if state.step > steps:
+            raise CastmixError(
+                f"{out} is at step {state.step} already, steps is {steps}: ask for more, use another --out, "
+                "or --restart to begin afresh"
+            )
+    return state
+
+
+def _precision(device: torch.device, memory: Memory) -> torch.dtype:
+    import torch
+
+    if memory.precision == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.bfloat16 if memory.precision == "bfloat16" else torch.float32
+
+
+def _network(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, adapter: Adapter, memory: Memory, seed: int
+) -> tuple[Denoiser, dict[str, torch.nn.Parameter]]:
+    """The frozen base with a fresh adapter, and the adapter's tensors."""
+    from toolkit.adapters import add, trainable
+    from toolkit.models import load_denoiser
+    from toolkit.trainer import ADAPTER
+
+    denoiser = load_denoiser(spec, device, dtype)
+    add(denoiser.module, ADAPTER, adapter, seed)
+    module: Any = denoiser.module
+    if memory.checkpointing:
+        module.enable_gradient_checkpointing()
+    if memory.compile:
+        module.compile_repeated_blocks()
+    return denoiser, trainable(denoiser.module, ADAPTER)
+
+
+def _metadata(spec: ModelSpec, base: str, adapter: Adapter, learned: Sequence[Item]) -> dict[str, str]:
+    """What lora.safetensors says of itself. No dates and no paths: equal runs give equal bytes."""
+    cast = sorted({name for item in learned for name in TAG.findall(item.text)})
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{spec.slug}/lora",
+        "modelspec.implementation": "https://github.com/huggingface/diffusers",
+        "modelspec.title": f"castmix LoRA: {', '.join(cast) or 'no named characters'}",
+        "modelspec.trigger_phrase": ", ".join(f"[Character: {name}]" for name in cast),
+        "castmix.base": spec.name,
+        "castmix.base_fingerprint": base,
+        "castmix.cast": json.dumps(cast, ensure_ascii=False),
+        "castmix.grammar": GRAMMAR,
+        "castmix.rank": str(adapter.rank),
+    }
