@@ -1,0 +1,66 @@
+"""The latents that the sandbox VAE is taught: linear principal components of small space-time blocks.
+
+Learning a latent space end to end stalls on a CPU. So it is *defined* first, by principal components of 1x8x8 blocks (the
+first frame, which a causal Wan VAE treats alone) and 4x8x8 blocks (all others); the Wan encoder then learns to produce these
+numbers and the Wan decoder to draw from them, which it does better than the linear inverse. The DiT can train meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SPATIAL, TEMPORAL = 8, 4
+
+
+def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, F, H, W, 3) uint8 -> first-frame blocks (N, 1, h, w, 192) and the others (N, f-1, h, w, 768), -1..1."""
+    video = frames.float() / 127.5 - 1
+    n, f, h, w, _ = video.shape
+    split = video.reshape(n, f, h // SPATIAL, SPATIAL, w // SPATIAL, SPATIAL, 3)
+    first = split[:, :1].permute(0, 1, 2, 4, 3, 5, 6).flatten(4)
+    rest = split[:, 1:].reshape(n, (f - 1) // TEMPORAL, TEMPORAL, *split.shape[2:]).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return first, rest.flatten(4)
+
+
+@dataclass(frozen=True)
+class LinearCodec:
+    """Mean (D,) and basis (D, C) for first-frame blocks and for the others; a basis column carries its scale."""
+
+    first: tuple[Tensor, Tensor]
+    rest: tuple[Tensor, Tensor]
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """(N, F, H, W, 3) uint8 -> normalised latents (N, C, f, h, w)."""
+        parts = [
+            (blocks - mean) @ basis
+            for blocks, (mean, basis) in zip(to_blocks(frames), (self.first, self.rest), strict=True)
+        ]
+        return torch.cat(parts, 1).permute(0, 4, 1, 2, 3)
+
+
+def fit_linear(frames: NDArray[np.uint8], channels: int) -> LinearCodec:
+    """Fit the codec on clips (N, F, H, W, 3).
+
+    Channels are scaled to std proportional to the square root of their own (mean square 1 over channels): strong channels
+    stay above the noise for longer, so that sampling settles the coarse picture first and the fine one last.
+    """
+    sums: list[list[Tensor]] = [[], []]
+    for start in range(0, len(frames), 100):
+        for k, blocks in enumerate(to_blocks(torch.from_numpy(frames[start : start + 100]))):
+            x = blocks.reshape(-1, blocks.shape[-1])
+            sums[k].append(x.T @ x / len(x))
+            sums[k].append(x.mean(0))
+    fitted: list[tuple[Tensor, Tensor]] = []
+    for parts in sums:
+        mean = torch.stack(parts[1::2]).mean(0)
+        second = torch.stack(parts[0::2]).mean(0)
+        variance, vectors = torch.linalg.eigh(second - mean[:, None] * mean[None])
+        std = variance[-channels:].flip(0).sqrt()
+        basis = vectors[:, -channels:].flip(1)
+        fitted.append((mean, basis / std * (std / std.mean()).sqrt()))
+    return LinearCodec(fitted[0], fitted[1])

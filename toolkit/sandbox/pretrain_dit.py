@@ -1,0 +1,137 @@
+"""Pretrains the sandbox's text encoder and DiT together, from scratch, on latents of generic clips.
+
+Flow matching on velocity, logit-normal sigma (scale 1.1, shift 2), Muon for matrices and AdamW for the rest, an exponential
+moving average of the weights, 10 % caption dropout. Every draw comes from (seed, step), so that a run goes on exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.models.sandbox import SHIFT, TEXT_LENGTH, new_text_encoder, new_tokenizer, new_transformer
+
+
+class TextToVideo(nn.Module):
+    """Text encoder and DiT as one module: tokens in, velocity out."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.text_encoder = new_text_encoder(vocab_size)
+        self.transformer = new_transformer()
+        for name, p in self.transformer.named_parameters():
+            if name.startswith("proj_out"):
+                nn.init.zeros_(p)  # start from predicting nothing
+
+    def forward(self, latents: Tensor, sigma: Tensor, ids: Tensor) -> Tensor:
+        mask = (ids != 0).to(torch.int64)
+        embeds = self.text_encoder(ids, mask).last_hidden_state * mask[..., None]  # zero after the real tokens, like Wan
+        velocity: Tensor = self.transformer(latents, sigma * 1000, embeds, return_dict=False)[0]
+        return velocity
+
+
+def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside blocks, AdamW for embeddings, norms, biases and the ends of the network."""
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        inner = ".blocks." in name or "encoder.block." in name
+        (matrices if inner and p.ndim == 2 and "relative_attention_bias" not in name else others).append(p)
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, tail: float = 0.3) -> float:
+    """Linear warm-up, constant, then a linear way down to 2 % over the last `tail` of the run."""
+    left = (steps - step) / (tail * steps)
+    return peak * min(1.0, (step + 1) / warmup, max(0.02, left))
+
+
+def batch(
+    latents: Tensor, ids: Tensor, size: int, seed: int, step: int, device: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x0, noise, sigma and token ids of one step; captions of a tenth of it are emptied."""
+    g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    pick = torch.randint(len(latents), (size,), generator=g)
+    x0 = latents[pick].float()
+    noise = torch.randn(x0.shape, generator=g)
+    u = torch.sigmoid(1.1 * torch.randn(size, generator=g))
+    sigma = SHIFT * u / (1 + (SHIFT - 1) * u)
+    tokens = ids[pick].clone()
+    empty = torch.zeros(tokens.shape[1], dtype=tokens.dtype)
+    empty[0] = 1  # </s> alone, what the tokenizer makes of ""
+    tokens[torch.rand(size, generator=g) < 0.1] = empty
+    return x0.to(device), noise.to(device), sigma.to(device), tokens.to(device)
+
+
+def load_shards(folder: Path) -> tuple[Tensor, list[str]]:
+    parts = [torch.load(p) for p in sorted(folder.glob("z*.pt"))]
+    return torch.cat([z for z, _ in parts]), [c for _, captions in parts for c in captions]
+
+
+def train_dit(
+    data: Callable[[], tuple[Tensor, Tensor]],
+    vocab_size: int,
+    state_file: Path,
+    *,
+    steps: int,
+    batch_size: int = 48,
+    lr: float = 1.5e-3,
+    ema: float = 0.998,
+    seed: int = 0,
+    device: str = "cpu",
+    save_every: int = 250,
+    refresh_every: int = 0,
+) -> Iterator[tuple[int, float, TextToVideo]]:
+    """Train until `steps`, going on from `state_file`; yields (step, mean loss since the last yield, averaged model)."""
+    torch.manual_seed(seed)
+    model, average = TextToVideo(vocab_size).to(device), TextToVideo(vocab_size).to(device)
+    average.load_state_dict(model.state_dict())
+    average.requires_grad_(False)
+    optims, start = optimizers(model, lr), 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for o, s in zip(optims, state["optims"], strict=True):
+            o.load_state_dict(s)
+        start = int(state["step"])
+    model.transformer.set_attention_backend("_native_math")  # on a CPU its backward is twice as fast as flash here
+    model.transformer.compile_repeated_blocks()
+    latents, ids = data()
+    losses: list[float] = []
+    for step in range(start, steps):
+        if refresh_every and step % refresh_every == 0:
+            latents, ids = data()
+        x0, noise, sigma, tokens = batch(latents, ids, batch_size, seed, step, device)
+        s = sigma.view(-1, 1, 1, 1, 1)
+        with torch.autocast(device, torch.bfloat16):
+            predicted = model((1 - s) * x0 + s * noise, sigma, tokens)
+        loss = (predicted.float() - (noise - x0)).square().mean()
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; the last good state is in {state_file}")
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o in optims:
+            for group in o.param_groups:
+                group["lr"] = learning_rate(step, steps, lr)
+            o.step()
+            o.zero_grad(set_to_none=True)
+        decay = min(ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        losses.append(loss.item())
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
+            state["optims"] = [o.state_dict() for o in optims]
+            torch.save(state, state_file.with_suffix(".tmp"))
+            os.replace(state_file.with_suffix(".tmp"), state_file)
+            yield step + 1, sum(losses) / len(losses), average
+            losses.clear()

@@ -1,0 +1,89 @@
+"""Trains the recogniser on frames drawn for it alone, named characters in either style among strangers and near misses.
+
+A near miss shares all but one of body, colour and accessory with a named character (two of them with colours swapped look
+just like that), and counts as nobody. Frames are degraded as a VAE and a young DiT degrade them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from toolkit.sandbox import paint, world
+from toolkit.sandbox.recognise import Recogniser, to_tensor
+
+
+def near_miss(look: world.Look, rng: np.random.Generator) -> world.Look:
+    """The same look but for one of the three attributes that make a character."""
+    key = str(rng.choice(["body", "colour", "accessory"]))
+    pool = {"body": list(paint.BODIES), "colour": list(paint.COLOURS), "accessory": list(paint.ACCESSORIES)}[key]
+    other = str(rng.choice([v for v in pool if v != getattr(look, key)]))
+    return replace(look, body=other) if key == "body" else (
+        replace(look, colour=other) if key == "colour" else replace(look, accessory=other)
+    )
+
+
+def frame(
+    seed: int, named: Mapping[str, world.Look], strangers: Sequence[world.Look]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """One frame (64, 96, 3) and who is in it, (names, styles) of 0 and 1. Styles of characters and scene are independent."""
+    rng = np.random.default_rng(seed)
+    names = list(named)
+    truth = np.zeros((len(names), len(world.STYLES)), np.float32)
+    actors: list[world.Actor] = []
+    for name in rng.permutation(names)[: int(rng.choice([1, 2, 2, 3]))]:
+        kind, style = rng.random(), int(rng.integers(2))
+        look = named[str(name)]
+        if kind < 0.25:
+            look = strangers[int(rng.integers(len(strangers)))]
+        elif kind < 0.55:
+            look = near_miss(look, rng)
+        else:
+            truth[names.index(str(name)), style] = 1
+        action = str(rng.choice(list(world.ACTIONS)))
+        actors.append(world.Actor(look, action, world.STYLES[style], 0.0))
+    scene, style = str(rng.choice(paint.SCENES)), world.STYLES[int(rng.integers(2))]
+    time = np.asarray([rng.uniform(0, 2 * world.PERIOD)], np.float32)
+    picture, _ = world.draw(world.place(actors, rng), scene, style, seconds=time, seed=seed)
+    return picture[0], truth
+
+
+def degrade(frames: Tensor, g: torch.Generator) -> Tensor:
+    """Blur, noise, and a slight shift of brightness and contrast, each frame its own."""
+    small = nn.functional.avg_pool2d(frames, 2)
+    soft = nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear")
+    mix = torch.rand(len(frames), 1, 1, 1, generator=g)
+    frames = frames + mix * (soft - frames)
+    frames = frames * (0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1, generator=g))
+    frames = frames + 0.1 * (torch.rand(len(frames), 1, 1, 1, generator=g) - 0.5)
+    return frames + 0.08 * torch.rand(len(frames), 1, 1, 1, generator=g) * torch.randn(frames.shape, generator=g)
+
+
+def train_recogniser(
+    frames: NDArray[np.uint8], truths: NDArray[np.float32], names: Sequence[str], *, epochs: int = 6, seed: int = 0
+) -> Iterator[tuple[int, float, Recogniser]]:
+    """Train on frames (N, 64, 96, 3) with truths (N, names, styles); yields (epoch, mean loss, model)."""
+    torch.manual_seed(seed)
+    model = Recogniser(names)
+    size, total = 64, epochs * (len(frames) // 64)
+    optim = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optim, 4e-3, total_steps=total)
+    for epoch in range(epochs):
+        g = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(frames), generator=g).numpy()
+        losses = []
+        for start in range(0, len(order) - size + 1, size):
+            pick = order[start : start + size]
+            logits = model(degrade(to_tensor(frames[pick]), g))
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(truths[pick]))
+            loss.backward()
+            optim.step()
+            schedule.step()
+            optim.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+        yield epoch + 1, sum(losses) / len(losses), model

@@ -1,0 +1,86 @@
+"""Trains the sandbox VAE: its encoder learns the latents of `codec`, its decoder learns to draw from them.
+
+For two thirds of the run the two learn apart (the decoder from exact latents with a little noise, so that it forgives a
+DiT's errors); then the decoder also sees what the encoder really makes, and the picture's error reaches the encoder too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from toolkit.models.sandbox import new_vae, vae_decode, vae_encode
+from toolkit.sandbox.codec import LinearCodec
+
+
+def to_video(frames: NDArray[np.uint8]) -> Tensor:
+    """(N, F, H, W, 3) uint8 -> (N, 3, F, H, W) in -1..1."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of videos in -1..1."""
+    return -10 * math.log10(((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().mean().item())
+
+
+def train_vae(
+    frames: NDArray[np.uint8],
+    codec: LinearCodec,
+    state_file: Path,
+    *,
+    steps: int,
+    batch_size: int = 4,
+    lr: float = 2.5e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    save_every: int = 100,
+) -> Iterator[tuple[int, float, float, torch.nn.Module]]:
+    """Train until `steps`, going on from `state_file`; yields (step, picture loss, latent loss, vae)."""
+    torch.manual_seed(seed)
+    vae = new_vae().to(device)
+    optim = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    start = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        optim.load_state_dict(state["optim"])
+        start = int(state["step"])
+    vae.encoder.compile()
+    vae.decoder.compile()
+    log: list[tuple[float, float]] = []
+    for step in range(start, steps):
+        g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
+        video, target = to_video(pick).to(device), codec.encode(torch.from_numpy(pick)).to(device)
+        noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            latents = vae_encode(vae, video)
+            source = target
+            if step > 2 * steps // 3:
+                half = (torch.arange(batch_size) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
+                source = torch.where(half, latents.float(), target)
+            drawn = vae_decode(vae, source + noise)
+        error = drawn.float() - video
+        picture = error.square().mean() + 0.1 * error.abs().mean()
+        latent = (latents.float() - target).square().mean()
+        (picture + 0.3 * latent).backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        for group in optim.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+        log.append((error.square().mean().item(), latent.item()))
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
+            torch.save(state, state_file.with_suffix(".tmp"))
+            os.replace(state_file.with_suffix(".tmp"), state_file)
+            pictures, latents_ = (sum(values) / len(log) for values in zip(*log, strict=True))
+            yield step + 1, pictures, latents_, vae
+            log.clear()

@@ -1,0 +1,147 @@
+"""Episodes of the sandbox's shows: ordinary mp4 files with the truth beside them.
+
+An episode has a title card, hard cuts between shots of one or two characters, and subtitles burnt into a black band below
+the picture (`--crop 0,0,16,0` removes it). Beside `x.mp4` stand `x.truth.json` (shots, who does what, boxes), `x.masks.npz`
+(every character's mask in every frame, packed bits) and `x.captions.jsonl` (what the `sidecar` captioner reads).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.captions import Caption, Clause, format
+from toolkit.cast import Show, read_cast
+from toolkit.data import write_atomic
+from toolkit.progress import track
+from toolkit.sandbox import paint, world
+from toolkit.video import write_video
+
+HEIGHT, WIDTH, BAND = 128, 192, 16
+FPS = 24.0
+TITLE_SECONDS = 1.5
+BAND_CROP = (0, 0, BAND, 0)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One planned shot: `actors` are drawn left to right."""
+
+    seconds: float
+    scene: str
+    actors: tuple[world.Actor, ...]
+    seed: int
+    subtitle: str
+
+    def caption(self, style: Any) -> Caption:
+        clauses = [Clause(a.name, a.action) for a in self.actors]
+        where = "on the beach" if self.scene == "beach" else f"in the {self.scene}"
+        clauses[0] = Clause(clauses[0].name, f"{clauses[0].action} {where}")
+        return Caption(tuple(clauses), style)
+
+
+def plan_shot(show: Show, index: int, avoid: str, rng: np.random.Generator) -> Shot:
+    """A shot with one character (two thirds) or two, in another scene than `avoid`; often in its signature action."""
+    scenes = [s for s in (show.scenes or paint.SCENES) if s != avoid]
+    scene = scenes[int(rng.integers(len(scenes)))]
+    first = index % len(show.characters)
+    cast = [show.characters[first]]
+    if rng.random() < 1 / 3 and len(show.characters) > 1:
+        others = [c for c in show.characters if c is not cast[0]]
+        cast.append(others[int(rng.integers(len(others)))])
+    actors = []
+    for character in cast:
+        own = character.signature if character.signature in world.ACTIONS else ""
+        action = own if own and rng.random() < 0.35 else str(rng.choice(list(world.BASE_ACTIONS)))
+        actors.append(world.Actor(world.look_of(character.look), action, show.style, 0.0, name=character.name))
+    words = [f"{c.name}, look at that!" for c in cast] + ["And off we go.", "Is anyone there?", "What a day!", ""]
+    seconds = float(rng.choice([5.3, 6.6]))
+    subtitle = words[int(rng.integers(len(words)))]
+    return Shot(seconds, scene, world.place(actors, rng), int(rng.integers(1 << 31)), subtitle)
+
+
+def _text(width: int, height: int, text: str, size: int) -> NDArray[np.uint8]:
+    """White text in the middle of a black picture (height, width, 3)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.new("RGB", (width, height))
+    ImageDraw.Draw(picture).text(
+        (width / 2, height / 2), text, fill="white", font=ImageFont.load_default(size), anchor="mm"
+    )
+    return np.asarray(picture)
+
+
+def _boxes(masks: NDArray[np.bool_]) -> list[list[int] | None]:
+    """Boxes [left, top, right, bottom) of a mask (F, H, W), None in frames without it."""
+    boxes: list[list[int] | None] = []
+    for mask in masks:
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        boxes.append([int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1] if len(xs) else None)
+    return boxes
+
+
+def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
+    """Draw one episode and its truth. The mp4 is written last: where it stands, everything stands."""
+    rng = np.random.default_rng(seed)
+    title = _text(WIDTH, HEIGHT + BAND, show.name, 22)
+    frames = [np.repeat(title[None], round(TITLE_SECONDS * FPS), 0)]
+    truth: list[dict[str, Any]] = [{"kind": "title", "first_frame": 0, "last_frame": len(frames[0]) - 1}]
+    captions, masks, scene = [], {}, ""
+    for index in track(range(shots), f"drawing {path.name}"):
+        shot = plan_shot(show, index, scene, rng)
+        scene = shot.scene
+        times = np.arange(round(shot.seconds * FPS), dtype=np.float32) / np.float32(FPS)
+        picture, shot_masks = world.draw(
+            shot.actors, shot.scene, show.style, seconds=times, height=HEIGHT, width=WIDTH, seed=shot.seed
+        )
+        band = np.repeat(_text(WIDTH, BAND, shot.subtitle, 11)[None], len(times), 0)
+        first = sum(map(len, frames))
+        frames.append(np.concatenate([picture, band], 1))
+        text = format(shot.caption(show.style))
+        start, end = first / FPS, (first + len(times) - 1) / FPS
+        captions.append({"start": round(start, 4), "end": round(end, 4), "text": text})
+        people = [
+            {**asdict(a), "boxes": _boxes(m)} for a, m in zip(shot.actors, shot_masks, strict=True)
+        ]
+        truth.append(
+            {"kind": "scene", "first_frame": first, "last_frame": first + len(times) - 1, "scene": shot.scene}
+            | {"style": show.style, "caption": text, "subtitle": shot.subtitle, "actors": people}
+        )
+        for actor, mask in zip(shot.actors, shot_masks, strict=True):
+            masks[f"{first:05d} {actor.name}"] = np.packbits(mask, axis=-1)
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **masks)
+    write_atomic(path.with_suffix(".masks.npz"), buffer.getvalue())
+    about = {"show": show.id, "seed": seed, "fps": FPS, "width": WIDTH, "height": HEIGHT + BAND, "band": BAND}
+    write_atomic(path.with_suffix(".truth.json"), json.dumps(about | {"shots": truth}) + "\n")
+    rows = "".join(json.dumps(row) + "\n" for row in captions)
+    write_atomic(path.with_suffix(".captions.jsonl"), rows)
+    write_video(path, np.concatenate(frames), FPS, {"title": show.name})
+
+
+def draw(out: Path, *, shows: list[str] | None = None, episodes: int = 2, shots: int = 9, seed: int = 0) -> list[Path]:
+    """Draw episodes of the sandbox's shows as mp4 files, with the truth beside them.
+
+    Args:
+        out: Folder to write to; one sub-folder a show. Episodes that stand there already are kept.
+        shows: Ids of shows in the registry, all of the sandbox's when left out.
+        episodes: Episodes a show.
+        shots: Shots an episode, besides its title card.
+        seed: Another seed plans other episodes of the same characters.
+    """
+    cast = read_cast()
+    chosen = [cast.show(s) for s in shows] if shows else [s for s in cast.shows if s.source == "sandbox"]
+    paths = []
+    for number, show in enumerate(chosen):
+        for episode in range(episodes):
+            path = Path(out) / show.id / f"{show.id}-{seed}-{episode + 1:02d}.mp4"
+            if not path.exists():
+                draw_episode(show, path, shots=shots, seed=seed * 10_007 + number * 101 + episode)
+            paths.append(path)
+    return paths
