@@ -21,10 +21,12 @@ class Optim:
     Attributes:
         lr: Learning rate.
         warmup: Steps of warm-up.
+        fused: In one kernel.
     """
 
     lr: float = 1e-4
     warmup: int = 10
+    fused: bool = False
 
 
 called: list[dict[str, Any]] = []
@@ -98,7 +100,7 @@ def test_flags_reach_the_verb_in_its_own_types(castmix_with: Callable[..., Resul
             "--prompts",
             "y",
         ),
-        *("--kind", "motion", "--guidance-scale", "2", "--no-keep", "--optim.lr", "2e-4"),
+        *("--kind", "motion", "--guidance-scale", "2", "--no-keep", "--optim.lr", "2e-4", "--optim.fused"),
     )
     assert result.exit_code == 0, result.output
     assert result.stdout == str(Path("o/lora.safetensors")) + "\n"
@@ -112,7 +114,7 @@ def test_flags_reach_the_verb_in_its_own_types(castmix_with: Callable[..., Resul
             "kind": "motion",
             "guidance_scale": 2.0,
             "keep": False,
-            "optim": Optim(lr=2e-4, warmup=10),
+            "optim": Optim(lr=2e-4, fused=True),
         }
     ]
 
@@ -178,7 +180,7 @@ def test_help_says_what_the_docstring_says(castmix_with: Callable[..., Result]) 
     assert "castmix learn [OPTIONS] DATA..." in text
     for part in (
         "Learn from clips.",
-        "DATA: Folders of clips.",
+        "DATA...  Folders of clips.",
         "--out PATH",
         "Where the result goes. [required]",
         "--steps N",
@@ -186,7 +188,8 @@ def test_help_says_what_the_docstring_says(castmix_with: Callable[..., Result]) 
         "--crop N,N,N,N",
         "--kind subject|motion",
         "--keep / --no-keep",
-        "--optim.lr X",
+        "--optim.fused / --optim.no-fused",
+        "The optimiser:\n  --optim.lr X",
         "Learning rate. [default: 0.0001]",
         "--preset NAME|FILE",
     ):

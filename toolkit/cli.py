@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from toolkit import __version__
 from toolkit.errors import CastmixError
 from toolkit.presets import preset_names, read_preset
-from toolkit.signatures import REQUIRED, Setting, bind, convert, describe, item_hint, settings, words
+from toolkit.signatures import REQUIRED, Setting, bind, convert, describe, groups, item_hint, settings, words
 
 Table = Mapping[str, "str | Table"]
 
@@ -57,6 +57,26 @@ class Verbs(click.Group):
         return Verbs(target, name=cmd_name, help=GROUPS[cmd_name])
 
 
+class Verb(click.Command):
+    """A command whose help shows each group of settings under a heading."""
+
+    def __init__(self, headings: Mapping[str, str], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.headings = headings
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of a group apart."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            group = (parameter.name or "").partition("__")[0]
+            record = parameter.get_help_record(ctx)
+            if record is not None and not isinstance(parameter, click.Argument):
+                sections.setdefault(self.headings.get(group, "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 class Value(click.ParamType[Any]):
     """A value read by the verb's own annotation."""
 
@@ -80,13 +100,11 @@ def find_verb(target: str) -> Callable[..., Any]:
 
 def command(name: str, verb: Callable[..., Any]) -> click.Command:
     """Make the command of a verb: options, help and errors come from its signature and docstring."""
-    prose, _ = describe(verb)
     known = settings(verb)
     argument = _argument_of(known)
     parameters: list[click.Parameter] = [_option(one) for one in known.values() if one is not argument]
     if argument is not None:
         parameters.insert(0, _argument(argument))
-        prose += f"\n\n{_shout(argument.name)}: {argument.help}"
     about = "Settings from a preset or a run.yaml; flags win."
     parameters.append(click.Option(["--preset"], metavar="NAME|FILE", help=about))
 
@@ -100,11 +118,14 @@ def command(name: str, verb: Callable[..., Any]) -> click.Command:
         context.exit(_run(name, verb, preset, given))
 
     names = preset_names(name)
-    return click.Command(
-        name,
+    return Verb(
+        headings={
+            name: describe(group)[0].partition("\n")[0].rstrip(".") for name, group in groups(verb).items()
+        },
+        name=name,
         callback=callback,
         params=parameters,
-        help=prose,
+        help=describe(verb)[0],
         epilog=f"Presets: {', '.join(names)}" if names else None,
         no_args_is_help=any(setting.default is REQUIRED for setting in known.values()),
     )
@@ -145,6 +166,7 @@ def _argument(setting: Setting) -> click.Argument:
         type=Value(item or setting.hint),
         nargs=-1 if item else 1,
         required=False,  # a preset may hold it: _run checks
+        help=setting.help,
         metavar=_shout(setting.name) + ("..." if item else ""),
     )
 
@@ -153,8 +175,10 @@ def _option(setting: Setting) -> click.Option:
     flag = _flag(setting)
     text = " ".join([setting.help, _default(setting)]).strip()
     if setting.hint is bool:
-        declaration = f"{flag}/--no-{flag[2:]}"
-        return click.Option([declaration, _identifier(setting)], default=None, help=text)
+        group, dot, last = flag[2:].rpartition(".")
+        return click.Option(
+            [f"{flag}/--{group}{dot}no-{last}", _identifier(setting)], default=None, help=text
+        )
     item = item_hint(setting.hint)
     hint = item or setting.hint
     return click.Option(

@@ -51,8 +51,8 @@ def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for parameter in inspect.signature(verb).parameters.values():
         name, hint, default = parameter.name, hints[parameter.name], parameter.default
-        if dataclasses.is_dataclass(hint):
-            for inner in settings(typing.cast(type, hint)).values():
+        if _is_group(hint):
+            for inner in settings(hint).values():
                 value = inner.default if default is REQUIRED else getattr(default, inner.name)
                 setting = dataclasses.replace(inner, name=f"{name}.{inner.name}", default=value)
                 found[setting.name] = setting
@@ -61,19 +61,24 @@ def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
     return found
 
 
+def groups(verb: Callable[..., Any]) -> dict[str, type]:
+    """The verb's parameters that are groups of settings, with their classes."""
+    return {name: hint for name, hint in typing.get_type_hints(verb).items() if _is_group(hint)}
+
+
 def bind(verb: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of the verb from values by dotted name; what a group is not given, it keeps."""
     parameters = inspect.signature(verb).parameters
     arguments: dict[str, Any] = {}
-    groups: dict[str, dict[str, Any]] = {}
+    inside: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         group, dot, inner = name.partition(".")
         if dot:
-            groups.setdefault(group, {})[inner] = value
+            inside.setdefault(group, {})[inner] = value
         else:
             arguments[name] = value
-    for group, inside in groups.items():
-        arguments[group] = dataclasses.replace(parameters[group].default, **inside)
+    for group, changes in inside.items():
+        arguments[group] = dataclasses.replace(parameters[group].default, **changes)
     return arguments
 
 
@@ -144,6 +149,10 @@ def _read(value: Any, hint: Any) -> Any:
     if hint not in _SCALARS:
         raise TypeError(f"a verb cannot take {hint}: presets and the command line have no way to write it")
     return _SCALARS[hint](value)
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _one_of(value: Any, options: tuple[Any, ...]) -> Any:
