@@ -16,14 +16,22 @@ from toolkit.dataset import (
     clip_fingerprint,
 )
 from toolkit.errors import CastmixError
-from toolkit.models import Encoders, ModelSpec, find_model, fingerprint, latent_shape, load_encoders
+from toolkit.models import (
+    Encoders,
+    ModelSpec,
+    default_device,
+    find_model,
+    fingerprint,
+    latent_shape,
+    load_encoders,
+)
 from toolkit.progress import say, track
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox", device: str | None = None) -> Path:
+def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Path:
     """Encode clips and captions for training.
 
     Clips whose file, caption and model have not changed since are kept; of one whose caption alone changed,
@@ -33,7 +41,6 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox", devic
         clips: A folder of captioned clips.
         out: Folder of the cache; left out, CLIPS/cache/MODEL, where `castmix train` looks.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
-        device: Where to encode, e.g. cpu or cuda:1; left out, a GPU if there is one.
 
     Returns:
         The folder of the cache.
@@ -45,7 +52,7 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox", devic
     rows = read_clips(clips)
     _require_captions(clips, rows)
     folder = Path(out) if out is not None else cache_folder(clips, spec)
-    encoders = load_encoders(spec, device or _default_device())
+    encoders = load_encoders(spec, default_device())
     identity = fingerprint(spec, "encoders")
     _warn_of_other_rate(rows, spec)
     empty = {"prompt_embeds": encoders.encode_text([""])[0].cpu()}
@@ -141,9 +148,3 @@ def _drop_leftovers(folder: Path, rows: Sequence[Clip]) -> None:
     for path in folder.glob("*.safetensors"):
         if path.stem not in ids:
             path.unlink()
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

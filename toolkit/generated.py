@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def save_generated(path: Path, video: Tensor, fps: float, facts: Mapping[str, An
     video: (3, F, H, W) in [-1, 1]. facts: prompt, seed, model, …; the mp4's metadata has them too.
     """
     frames = ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
-    record = {"ai_generated": True, **facts, "castmix": __version__}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "peft")}
+    record = {"ai_generated": True, **facts, "versions": {"castmix": __version__, **versions}}
     text = json.dumps(record, ensure_ascii=False)
     write_video(
         path, frames, fps, {"comment": NOTICE, "description": str(facts.get("prompt", "")), "castmix": text}

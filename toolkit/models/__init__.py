@@ -167,6 +167,13 @@ def _with_own_settings(spec: ModelSpec) -> ModelSpec:
     return replace(spec, **values)
 
 
+def default_device() -> str:
+    """Where models run: a GPU if torch sees one (CUDA_VISIBLE_DEVICES chooses), else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_encoders(
     model: str | ModelSpec, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Encoders:
