@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,10 +129,9 @@ def parse_lora(text: str) -> tuple[Path, float]:
     head, colon, tail = text.rpartition(":")
     path, weight = Path(text), 1.0
     if colon and head and not path.exists():
-        try:
-            path, weight = Path(head), float(tail)
-        except ValueError:
-            pass  # a colon of the path itself, as in C:\\runs\\a.safetensors
+        with contextlib.suppress(ValueError):  # a colon of the path itself, as in C:\\runs\\a.safetensors
+            weight = float(tail)
+            path = Path(head)
     if not math.isfinite(weight):
         raise CastmixError(f"--lora {text}: the weight must be a finite number, got {tail}")
     path = path / "lora.safetensors" if path.is_dir() else path
@@ -181,10 +181,13 @@ def _sample_and_save(
     encoders.release_text()
     denoiser = load_denoiser(spec, device)
     weights = _attach(denoiser, loaded, facts["model_fingerprint"])
-    batches = [
-        range(i, min(i + settings.batch_size, len(paths))) for i in range(0, len(paths), settings.batch_size)
-    ]
+    size, count = settings.batch_size, len(paths)
+    batches = [range(i, min(i + size, count)) for i in range(0, count, size)]
     ticks = iter(track(range(len(batches) * settings.steps), "generating"))
+
+    def tick(step: int, latents: Tensor) -> None:
+        next(ticks, None)
+
     with activate(denoiser.module, weights):
         for rows in batches:
             latents = sample_latents(
@@ -196,13 +199,12 @@ def _sample_and_save(
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 shift=settings.shift,
-                callback=lambda i, latents: next(ticks, None),
+                callback=tick,
             )
             for row, one in zip(rows, latents, strict=True):
                 video = encoders.decode_video(one.unsqueeze(0))[0]
-                save_generated(
-                    paths[row], video, spec.fps, {"prompt": prompts[row], "seed": seed + row, **facts}
-                )
+                own = {"prompt": prompts[row], "seed": seed + row}
+                save_generated(paths[row], video, spec.fps, {**own, **facts})
     for _ in ticks:  # the bar ends
         pass
 
@@ -212,10 +214,8 @@ def _encode(spec: ModelSpec, encoders: Encoders, prompts: Sequence[str]) -> Tens
     for prompt in prompts:
         tokens = encoders.count_tokens(prompt)
         if tokens > spec.text_length:
-            say(
-                f"warning: the prompt {prompt[:40]!r}… has {tokens} tokens, {spec.name} takes {spec.text_length}: "
-                "its end is cut off"
-            )
+            limit = f"{spec.name} takes {spec.text_length}: its end is cut off"
+            say(f"warning: the prompt {prompt[:40]!r}… has {tokens} tokens, {limit}")
     return encoders.encode_text(prompts)
 
 
