@@ -167,7 +167,7 @@ def _sample_and_save(
     settings: Settings,
     facts: dict[str, Any],
 ) -> None:
-    """Encode all prompts, free the text encoder, load the network; then sample, decode and save in batches."""
+    """Encode all prompts, free the text encoder, load the network; then sample and save in batches."""
     from toolkit.adapters import activate
     from toolkit.generated import save_generated
     from toolkit.lora import load_lora
