@@ -1,0 +1,103 @@
+"""Importing and helping is quick because nothing heavy is imported; names mean the same in every order."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import toolkit
+from toolkit.cli import COMMANDS
+
+REPOSITORY = Path(toolkit.__file__).parent.parent
+HEAVY = [
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "av",
+    "scenedetect",
+    "cv2",
+    "openai",
+    "rich",
+]
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+COMMAND_LINES = [["--help"], *([name, "--help"] for name in COMMANDS)]
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import sys
+from click.testing import CliRunner
+from toolkit.cli import castmix
+result = CliRunner().invoke(castmix(), {words})
+assert result.exit_code == 0, result
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    assert python(code) == "[]"
+
+
+def test_all_names_resolve() -> None:
+    missing = [name for name in toolkit.__all__ if not hasattr(toolkit, name)]
+    assert missing == []
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = toolkit.trian
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import toolkit",
+        "import toolkit.train",
+        "from toolkit.train import train",
+        "from toolkit import train",
+        "import importlib; importlib.import_module('toolkit.train')",
+        "import toolkit.cli",
+    ],
+)
+def test_a_verb_is_the_function_whatever_was_imported_first(first: str) -> None:
+    code = f"""
+{first}
+import toolkit, toolkit.train
+from toolkit.train import train
+from toolkit import train as same
+assert toolkit.train is train is same and callable(train)
+"""
+    python(code)
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w-]+", line)[0].lower() for line in declared}  # type: ignore[index]
+    providers = importlib.metadata.packages_distributions()
+    missing = {}
+    for path in (REPOSITORY / "toolkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                tops = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                tops = {str(node.module).partition(".")[0]}
+            else:
+                continue
+            for top in tops - sys.stdlib_module_names - {"toolkit"}:
+                if not names & {name.lower() for name in providers.get(top, [])}:
+                    missing[top] = path.name
+    assert missing == {}
