@@ -23,7 +23,11 @@ def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
     n, f, h, w, _ = video.shape
     split = video.reshape(n, f, h // SPATIAL, SPATIAL, w // SPATIAL, SPATIAL, 3)
     first = split[:, :1].permute(0, 1, 2, 4, 3, 5, 6).flatten(4)
-    rest = split[:, 1:].reshape(n, (f - 1) // TEMPORAL, TEMPORAL, *split.shape[2:]).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    rest = (
+        split[:, 1:]
+        .reshape(n, (f - 1) // TEMPORAL, TEMPORAL, *split.shape[2:])
+        .permute(0, 1, 3, 5, 2, 4, 6, 7)
+    )
     return first, rest.flatten(4)
 
 

@@ -88,7 +88,13 @@ def _pattern(name: str, u: Array, v: Array) -> Array | None:
     if name == "striped":
         return np.abs((u + 0.24) % 0.96 - 0.48) - 0.2
     if name == "spotted":
-        spots = [(-0.5, 0.42, 0.2), (0.52, 0.34, 0.22), (0.02, 0.62, 0.2), (-0.52, -0.42, 0.17), (0.5, -0.42, 0.17)]
+        spots = [
+            (-0.5, 0.42, 0.2),
+            (0.52, 0.34, 0.22),
+            (0.02, 0.62, 0.2),
+            (-0.52, -0.42, 0.17),
+            (0.5, -0.42, 0.17),
+        ]
         return np.minimum.reduce([_circle(u, v, x, y, r) for x, y, r in spots])
     return None
 
@@ -117,7 +123,9 @@ def _over(image: Array, alpha: Array, colour: Array | RGB) -> None:
     image += alpha[..., None] * (np.asarray(colour, np.float32) - image)
 
 
-def _fill(image: Array, distance: Array, colour: RGB, style: str, light: Array, px: Array, inked: bool = True) -> None:
+def _fill(
+    image: Array, distance: Array, colour: RGB, style: str, light: Array, px: Array, inked: bool = True
+) -> None:
     """Paint one shape. `px` is how many pixels one unit measures, `light` the shading of the realistic style."""
     if style == "cartoon":
         if inked:
@@ -155,7 +163,9 @@ def creature(
     light = light.astype(np.float32)
     flat = np.clip(0.92 - 0.12 * (dx + dy), 0.55, 1.15).astype(np.float32)
     if style == "realistic":
-        shade = ((xx - get["x"] - 0.03) / (0.9 * get["size"])) ** 2 + ((yy - get["ground"]) / (0.2 * get["size"])) ** 2
+        shade = ((xx - get["x"] - 0.03) / (0.9 * get["size"])) ** 2 + (
+            (yy - get["ground"]) / (0.2 * get["size"])
+        ) ** 2
         _over(image, 0.5 * np.clip(1.25 - shade, 0, 1), (18, 16, 20))
     swing = 0.16 * get["step"]
     feet = np.minimum(_circle(u, v + swing, -0.36, 0.86, 0.24), _circle(u, v - swing, 0.36, 0.86, 0.24))
@@ -232,10 +242,12 @@ def smooth_noise(rng: np.random.Generator, h: int, w: int, cells: int) -> Array:
 
 def scene(name: str, style: str, height: int, width: int, rng: np.random.Generator) -> Array:
     """An empty scene (H, W, 3), 0..255."""
-    y = np.broadcast_to(((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None], (height, width)).copy()
+    y = np.broadcast_to(
+        ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None], (height, width)
+    ).copy()
     x = np.broadcast_to(((np.arange(width, dtype=np.float32) + 0.5) / height)[None], (height, width)).copy()
     sky, ground = _SKY[name]
-    shift = float(rng.uniform(-0.12, 0.12))
+    shift = float(rng.uniform(-0.06, 0.06))
     edge = float(height)
     soft = height / 2.5 if style == "realistic" else edge
     image = np.ones((height, width, 3), np.float32) * np.asarray(sky, np.float32)
@@ -248,6 +260,6 @@ def scene(name: str, style: str, height: int, width: int, rng: np.random.Generat
     if style == "realistic":
         grey = image.mean(-1, keepdims=True)
         image = (0.6 * image + 0.4 * grey) * (0.92 - 0.3 * (y[..., None] - 0.45))
-        image *= 1 + 0.075 * smooth_noise(rng, height, width, 6)[..., None]
+        image *= 1 + 0.055 * smooth_noise(rng, height, width, 6)[..., None]
         image *= 1.04 - 0.16 * ((x / (width / height) - 0.5) ** 2 + (y - 0.5) ** 2)[..., None] * 2
     return image

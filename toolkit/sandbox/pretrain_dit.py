@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from toolkit.models.sandbox import SHIFT, TEXT_LENGTH, new_text_encoder, new_tokenizer, new_transformer
+from toolkit.models.sandbox import SHIFT, new_text_encoder, new_transformer
 
 
 class TextToVideo(nn.Module):
@@ -31,7 +30,9 @@ class TextToVideo(nn.Module):
 
     def forward(self, latents: Tensor, sigma: Tensor, ids: Tensor) -> Tensor:
         mask = (ids != 0).to(torch.int64)
-        embeds = self.text_encoder(ids, mask).last_hidden_state * mask[..., None]  # zero after the real tokens, like Wan
+        embeds = (
+            self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
+        )  # zero after the real tokens, like Wan
         velocity: Tensor = self.transformer(latents, sigma * 1000, embeds, return_dict=False)[0]
         return velocity
 
@@ -71,26 +72,26 @@ def batch(
     return x0.to(device), noise.to(device), sigma.to(device), tokens.to(device)
 
 
-def load_shards(folder: Path) -> tuple[Tensor, list[str]]:
-    parts = [torch.load(p) for p in sorted(folder.glob("z*.pt"))]
-    return torch.cat([z for z, _ in parts]), [c for _, captions in parts for c in captions]
-
-
 def train_dit(
-    data: Callable[[], tuple[Tensor, Tensor]],
+    latents: Tensor,
+    ids: Tensor,
     vocab_size: int,
     state_file: Path,
     *,
     steps: int,
-    batch_size: int = 48,
+    batch_size: int = 32,
     lr: float = 1.5e-3,
     ema: float = 0.998,
     seed: int = 0,
     device: str = "cpu",
     save_every: int = 250,
-    refresh_every: int = 0,
+    fast: bool = True,
 ) -> Iterator[tuple[int, float, TextToVideo]]:
-    """Train until `steps`, going on from `state_file`; yields (step, mean loss since the last yield, averaged model)."""
+    """Train on latents (N, C, f, h, w) and token ids (N, L) until `steps`, going on from `state_file`.
+
+    fast: compile the blocks; the first step waits for it, the others take two thirds of the time.
+    Yields (step, loss, averaged model) after every step; the state is saved every `save_every` steps.
+    """
     torch.manual_seed(seed)
     model, average = TextToVideo(vocab_size).to(device), TextToVideo(vocab_size).to(device)
     average.load_state_dict(model.state_dict())
@@ -103,20 +104,22 @@ def train_dit(
         for o, s in zip(optims, state["optims"], strict=True):
             o.load_state_dict(s)
         start = int(state["step"])
-    model.transformer.set_attention_backend("_native_math")  # on a CPU its backward is twice as fast as flash here
-    model.transformer.compile_repeated_blocks()
-    latents, ids = data()
-    losses: list[float] = []
+    if fast:
+        if device == "cpu":
+            model.transformer.set_attention_backend(
+                "_native_math"
+            )  # half the time of flash there, backward included
+        model.transformer.compile_repeated_blocks()
     for step in range(start, steps):
-        if refresh_every and step % refresh_every == 0:
-            latents, ids = data()
         x0, noise, sigma, tokens = batch(latents, ids, batch_size, seed, step, device)
         s = sigma.view(-1, 1, 1, 1, 1)
         with torch.autocast(device, torch.bfloat16):
             predicted = model((1 - s) * x0 + s * noise, sigma, tokens)
         loss = (predicted.float() - (noise - x0)).square().mean()
         if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}; the last good state is in {state_file}")
+            raise FloatingPointError(
+                f"loss is {loss.item()} at step {step}; the last good state is in {state_file}"
+            )
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optims:
@@ -127,11 +130,9 @@ def train_dit(
         decay = min(ema, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(loss.item())
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
             state["optims"] = [o.state_dict() for o in optims]
             torch.save(state, state_file.with_suffix(".tmp"))
             os.replace(state_file.with_suffix(".tmp"), state_file)
-            yield step + 1, sum(losses) / len(losses), average
-            losses.clear()
+        yield step + 1, loss.item(), average

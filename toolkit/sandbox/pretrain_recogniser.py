@@ -21,10 +21,14 @@ from toolkit.sandbox.recognise import Recogniser, to_tensor
 def near_miss(look: world.Look, rng: np.random.Generator) -> world.Look:
     """The same look but for one of the three attributes that make a character."""
     key = str(rng.choice(["body", "colour", "accessory"]))
-    pool = {"body": list(paint.BODIES), "colour": list(paint.COLOURS), "accessory": list(paint.ACCESSORIES)}[key]
+    pool = {"body": list(paint.BODIES), "colour": list(paint.COLOURS), "accessory": list(paint.ACCESSORIES)}[
+        key
+    ]
     other = str(rng.choice([v for v in pool if v != getattr(look, key)]))
-    return replace(look, body=other) if key == "body" else (
-        replace(look, colour=other) if key == "colour" else replace(look, accessory=other)
+    return (
+        replace(look, body=other)
+        if key == "body"
+        else (replace(look, colour=other) if key == "colour" else replace(look, accessory=other))
     )
 
 
@@ -61,11 +65,18 @@ def degrade(frames: Tensor, g: torch.Generator) -> Tensor:
     frames = frames + mix * (soft - frames)
     frames = frames * (0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1, generator=g))
     frames = frames + 0.1 * (torch.rand(len(frames), 1, 1, 1, generator=g) - 0.5)
-    return frames + 0.08 * torch.rand(len(frames), 1, 1, 1, generator=g) * torch.randn(frames.shape, generator=g)
+    return frames + 0.08 * torch.rand(len(frames), 1, 1, 1, generator=g) * torch.randn(
+        frames.shape, generator=g
+    )
 
 
 def train_recogniser(
-    frames: NDArray[np.uint8], truths: NDArray[np.float32], names: Sequence[str], *, epochs: int = 6, seed: int = 0
+    frames: NDArray[np.uint8],
+    truths: NDArray[np.float32],
+    names: Sequence[str],
+    *,
+    epochs: int = 6,
+    seed: int = 0,
 ) -> Iterator[tuple[int, float, Recogniser]]:
     """Train on frames (N, 64, 96, 3) with truths (N, names, styles); yields (epoch, mean loss, model)."""
     torch.manual_seed(seed)

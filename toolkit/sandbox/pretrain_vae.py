@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toolkit.models.sandbox import new_vae, vae_decode, vae_encode
+from toolkit.models.sandbox import AutoencoderKLWan, new_vae, vae_decode, vae_encode
 from toolkit.sandbox.codec import LinearCodec
 
 
@@ -41,8 +41,13 @@ def train_vae(
     seed: int = 0,
     device: str = "cpu",
     save_every: int = 100,
-) -> Iterator[tuple[int, float, float, torch.nn.Module]]:
-    """Train until `steps`, going on from `state_file`; yields (step, picture loss, latent loss, vae)."""
+    fast: bool = True,
+) -> Iterator[tuple[int, float, AutoencoderKLWan]]:
+    """Train on clips (N, F, H, W, 3) until `steps`, going on from `state_file`.
+
+    fast: compile both halves; the first step waits for it.
+    Yields (step, squared error of the picture, vae) after every step; the state is saved every `save_every` steps.
+    """
     torch.manual_seed(seed)
     vae = new_vae().to(device)
     optim = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
@@ -52,9 +57,9 @@ def train_vae(
         vae.load_state_dict(state["vae"])
         optim.load_state_dict(state["optim"])
         start = int(state["step"])
-    vae.encoder.compile()
-    vae.decoder.compile()
-    log: list[tuple[float, float]] = []
+    if fast:
+        vae.encoder.compile()
+        vae.decoder.compile()
     for step in range(start, steps):
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
@@ -73,14 +78,13 @@ def train_vae(
         (picture + 0.3 * latent).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for group in optim.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = (
+                lr * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
         optim.step()
         optim.zero_grad(set_to_none=True)
-        log.append((error.square().mean().item(), latent.item()))
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
             torch.save(state, state_file.with_suffix(".tmp"))
             os.replace(state_file.with_suffix(".tmp"), state_file)
-            pictures, latents_ = (sum(values) / len(log) for values in zip(*log, strict=True))
-            yield step + 1, pictures, latents_, vae
-            log.clear()
+        yield step + 1, error.square().mean().item(), vae

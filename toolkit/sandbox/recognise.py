@@ -67,7 +67,9 @@ def load_recogniser(path: Path = WEIGHTS) -> Recogniser:
     from safetensors import safe_open
 
     if not path.exists():
-        raise CastmixError(f"no recogniser at {path}: make it with `castmix sandbox pretrain --part recogniser`")
+        raise CastmixError(
+            f"no recogniser at {path}: make it with `castmix sandbox pretrain --part recogniser`"
+        )
     with safe_open(path, "pt") as file:
         model = Recogniser(json.loads(file.metadata()["names"]))
         model.load_state_dict({k: file.get_tensor(k).float() for k in file.keys()})
@@ -81,7 +83,9 @@ def recognise(model: Recogniser, frames: NDArray[np.uint8]) -> Verdict:
         CastmixError: The frames have another size than the sandbox's.
     """
     if frames.shape[1:] != (HEIGHT, WIDTH, 3):
-        raise CastmixError(f"the recogniser reads frames of {HEIGHT}x{WIDTH}, got {frames.shape[1]}x{frames.shape[2]}")
+        raise CastmixError(
+            f"the recogniser reads frames of {HEIGHT}x{WIDTH}, got {frames.shape[1]}x{frames.shape[2]}"
+        )
     with torch.inference_mode():
         seen = model(to_tensor(frames[::2])).sigmoid().mean(0)
     return Verdict(

@@ -59,8 +59,15 @@ def plan_shot(show: Show, index: int, avoid: str, rng: np.random.Generator) -> S
     for character in cast:
         own = character.signature if character.signature in world.ACTIONS else ""
         action = own if own and rng.random() < 0.35 else str(rng.choice(list(world.BASE_ACTIONS)))
-        actors.append(world.Actor(world.look_of(character.look), action, show.style, 0.0, name=character.name))
-    words = [f"{c.name}, look at that!" for c in cast] + ["And off we go.", "Is anyone there?", "What a day!", ""]
+        actors.append(
+            world.Actor(world.look_of(character.look), action, show.style, 0.0, name=character.name)
+        )
+    words = [f"{c.name}, look at that!" for c in cast] + [
+        "And off we go.",
+        "Is anyone there?",
+        "What a day!",
+        "",
+    ]
     seconds = float(rng.choice([5.3, 6.6]))
     subtitle = words[int(rng.integers(len(words)))]
     return Shot(seconds, scene, world.place(actors, rng), int(rng.integers(1 << 31)), subtitle)
@@ -106,9 +113,7 @@ def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
         text = format(shot.caption(show.style))
         start, end = first / FPS, (first + len(times) - 1) / FPS
         captions.append({"start": round(start, 4), "end": round(end, 4), "text": text})
-        people = [
-            {**asdict(a), "boxes": _boxes(m)} for a, m in zip(shot.actors, shot_masks, strict=True)
-        ]
+        people = [{**asdict(a), "boxes": _boxes(m)} for a, m in zip(shot.actors, shot_masks, strict=True)]
         truth.append(
             {"kind": "scene", "first_frame": first, "last_frame": first + len(times) - 1, "scene": shot.scene}
             | {"style": show.style, "caption": text, "subtitle": shot.subtitle, "actors": people}
@@ -125,7 +130,9 @@ def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
     write_video(path, np.concatenate(frames), FPS, {"title": show.name})
 
 
-def draw(out: Path, *, shows: list[str] | None = None, episodes: int = 2, shots: int = 9, seed: int = 0) -> list[Path]:
+def draw(
+    out: Path, *, shows: list[str] | None = None, episodes: int = 2, shots: int = 9, seed: int = 0
+) -> list[Path]:
     """Draw episodes of the sandbox's shows as mp4 files, with the truth beside them.
 
     Args:

@@ -1,0 +1,110 @@
+"""The base model and recogniser that ship: a real pipeline folder, small, and good enough to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import toolkit
+from toolkit.models import find_model, load_denoiser, load_encoders
+from toolkit.sandbox import world
+from toolkit.sandbox.pretrain import named_looks
+from toolkit.sandbox.pretrain_recogniser import frame
+from toolkit.sandbox.pretrain_vae import psnr, to_video
+from toolkit.sandbox.recognise import load_recogniser, recognise, to_tensor
+
+BASE = Path(toolkit.__file__).parent / "sandbox" / "base"
+NAMED = named_looks()
+STRANGERS = world.generic_looks(list(NAMED.values()))
+
+
+def test_the_base_is_small_and_of_the_fixed_shape() -> None:
+    assert sum(p.stat().st_size for p in BASE.rglob("*") if p.is_file()) <= 16_000_000
+    spec = find_model("sandbox")
+    assert (spec.num_frames, spec.height, spec.width, spec.fps) == (17, 64, 96, 8)
+    assert spec.text_length == 64
+
+
+def test_diffusers_alone_loads_the_base_and_draws(tmp_path: Path) -> None:
+    from diffusers import WanPipeline
+
+    pipeline = WanPipeline.from_pretrained(BASE, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    video = pipeline(
+        "a red bear jumps in the meadow, cartoon style",
+        height=64,
+        width=96,
+        num_frames=17,
+        num_inference_steps=2,
+        max_sequence_length=64,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).frames[0]
+    assert video.shape == (17, 64, 96, 3)
+    assert np.isfinite(video).all()
+
+
+def test_the_vae_keeps_what_is_seen() -> None:
+    cast = world.base_cast(STRANGERS)
+    clips = np.stack([world.generic_scenario(10**8 + i, STRANGERS, cast).draw() for i in range(4)])
+    encoders = load_encoders("sandbox")
+    video = to_video(clips)
+    with torch.no_grad():
+        again = encoders.decode_video(encoders.encode_video(video))
+    assert psnr(again, video) > 20
+
+
+def test_the_recogniser_reads_truth_that_it_has_not_seen() -> None:
+    model = load_recogniser()
+    assert set(model.names) == set(NAMED)
+    drawn = [frame(90_000_000 + i, NAMED, STRANGERS) for i in range(200)]
+    pictures, truths = (np.stack(part) for part in zip(*drawn, strict=True))
+    with torch.inference_mode():
+        seen = model(to_tensor(pictures)).sigmoid().numpy() > 0.5
+    order = [list(NAMED).index(name) for name in model.names]
+    right = (seen == (truths[:, order] > 0.5)).all((1, 2))
+    assert right.mean() > 0.85
+
+
+def test_the_recogniser_is_not_fooled_by_swapped_colours_and_knows_nobody_among_strangers() -> None:
+    model = load_recogniser()
+    pixo, rufus = NAMED["Pixo"], NAMED["Rufus"]
+    swapped = [
+        world.Actor(replace(pixo, colour=rufus.colour), "sways", "cartoon", 0.4),
+        world.Actor(replace(rufus, colour=pixo.colour), "sways", "realistic", 1.1),
+    ]
+    assert recognise(model, world.draw(swapped, "room", "cartoon")[0]).seen() == {}
+    true = [world.Actor(pixo, "sways", "cartoon", 0.4), world.Actor(rufus, "sways", "realistic", 1.1)]
+    assert recognise(model, world.draw(true, "room", "cartoon")[0]).seen() == {
+        "Pixo": "cartoon",
+        "Rufus": "realistic",
+    }
+
+
+def test_the_base_follows_the_asked_colour() -> None:
+    from toolkit.sampling import sample_latents
+
+    spec, encoders, denoiser = find_model("sandbox"), load_encoders("sandbox"), load_denoiser("sandbox")
+    prompts = [f"a {c} ball stands still in the snow, cartoon style" for c in ("red", "blue")]
+    latents = sample_latents(
+        denoiser,
+        encoders.encode_text(prompts),
+        encoders.encode_text([""]),
+        shape=(48, 5, 8, 12),
+        seeds=[0, 0],
+        steps=6,
+        guidance_scale=spec.guidance_scale,
+        shift=spec.shift,
+    )
+    red, blue = encoders.decode_video(latents)[:, :, 8, 16:60, 24:72].mean((2, 3))
+    assert red[0] - red[2] > blue[0] - blue[2] + 0.2
+
+
+def test_contact_sheets_are_pictures(tmp_path: Path) -> None:
+    from toolkit.sandbox.pretrain import contact_sheet
+
+    contact_sheet([torch.zeros(3, 17, 64, 96)], tmp_path / "a" / "sheet.png")
+    assert (tmp_path / "a" / "sheet.png").stat().st_size > 0

@@ -1,0 +1,79 @@
+"""The demo's page: videos before and after training side by side, captions, the loss curve, the scores."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.data import Clip, write_atomic
+
+TEMPLATE = Path(__file__).parent / "templates" / "demo.html"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt's videos before and after training, and whom the recogniser saw in each (name → style)."""
+
+    prompt: str
+    before: Path
+    after: Path
+    seen_before: Mapping[str, str]
+    seen_after: Mapping[str, str]
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses by step, as points "x,y x,y" of a 600x200 picture whose top is `top` and right end `steps`."""
+
+    train: str
+    held_back: str
+    top: float
+    steps: int
+    last: float
+
+
+def curve(metrics: Path) -> Curve:
+    """Read the loss curve from a training's metrics.jsonl; the training loss is averaged over a twentieth of the run."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    train = [(int(r["step"]), float(r["loss"])) for r in rows if "loss" in r]
+    held = [(int(r["step"]), float(r["val_loss"])) for r in rows if "val_loss" in r]
+    steps, window = max(s for s, _ in train), max(1, len(train) // 20)
+    smooth = [
+        (s, sum(v for _, v in train[max(0, i - window) : i + 1]) / len(train[max(0, i - window) : i + 1]))
+        for i, (s, _) in enumerate(train)
+    ]
+    top = 1.05 * max(v for _, v in smooth + held)
+
+    def points(values: Sequence[tuple[int, float]]) -> str:
+        return " ".join(f"{600 * s / steps:.1f},{200 * (1 - v / top):.1f}" for s, v in values)
+
+    return Curve(points(smooth), points(held), top, steps, held[-1][1] if held else smooth[-1][1])
+
+
+def write_page(
+    out: Path, scores: Mapping[str, Any], pairs: Sequence[Pair], clips: Sequence[Clip], losses: Curve
+) -> Path:
+    """Write `out/index.html`; videos are linked relative to it. Returns its path."""
+    from jinja2 import Environment
+
+    page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+    def link(path: Path) -> str:
+        return os.path.relpath(path, out).replace(os.sep, "/")
+
+    html = page.render(
+        scores=scores,
+        total=sum(scores["seconds"].values()),
+        both=[p for p in pairs if not p.alone],
+        alone=[p for p in pairs if p.alone],
+        clips=clips[:: max(1, len(clips) // 8)][:8],
+        losses=losses,
+        link=link,
+    )
+    write_atomic(out / "index.html", html)
+    return out / "index.html"

@@ -1,0 +1,213 @@
+"""Chains of stages. `demo` goes from two shows on disk to two of their characters in one scene, with scores."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.cache import cache
+from toolkit.caption import caption
+from toolkit.cast import Show, read_cast
+from toolkit.data import Clip, read_clips, write_atomic, write_clip, write_index
+from toolkit.generate import generate
+from toolkit.page import Pair, curve, write_page
+from toolkit.prepare import prepare
+from toolkit.progress import say, stage, track
+from toolkit.settings import Memory, Optim, Watch
+from toolkit.train import train
+from toolkit.video import read_video, write_video
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in the grammar, whom it asks for, and in which style each of them is at home."""
+
+    text: str
+    asked: tuple[tuple[str, str], ...]
+
+    @property
+    def alone(self) -> bool:
+        return len(self.asked) == 1
+
+
+def demo_prompts(shows: Sequence[Show], each: int = 4) -> list[Prompt]:
+    """`each` prompts a character alone, then as many for every pair of characters across the first two shows."""
+    from toolkit.captions import Caption, Clause, format
+    from toolkit.sandbox.world import BASE_ACTIONS
+
+    actions, places = list(BASE_ACTIONS), ["in the meadow", "in the room", "on the beach", "in the snow"]
+    prompts = []
+    for show in shows:
+        for i, person in enumerate(show.characters):
+            for k in range(each):
+                clause = Clause(person.name, f"{actions[(i + k) % len(actions)]} {places[k % len(places)]}")
+                prompts.append(Prompt(format(Caption((clause,), show.style)), ((person.name, show.style),)))
+    left, right = shows[0], shows[1]
+    for i, a in enumerate(left.characters):
+        for j, b in enumerate(right.characters):
+            for k in range(each):
+                first = Clause(a.name, f"{actions[(i + k) % len(actions)]} {places[k % len(places)]}")
+                second = Clause(b.name, actions[(j + k + 2) % len(actions)])
+                style = (left if k % 2 == 0 else right).style
+                text = format(Caption((first, second), style))
+                prompts.append(Prompt(text, ((a.name, left.style), (b.name, right.style))))
+    return prompts
+
+
+def base_clips(out: Path, count: int, seed: int) -> Path:
+    """Clips of the base model's own world, captioned in prose: training on them too keeps names from leaking."""
+    from toolkit.sandbox import world
+
+    named = [
+        world.look_of(c.look)
+        for show in read_cast().shows
+        if show.source == "sandbox"
+        for c in show.characters
+    ]
+    looks = world.generic_looks(named)
+    cast = world.base_cast(looks)
+    for index in track(range(count), "drawing clips of strangers"):
+        path = out / "clips" / f"stranger-{index:04d}.mp4"
+        if path.with_suffix(".json").exists():
+            continue
+        scenario = world.generic_scenario(900_000_000 + seed * 100_000 + index, looks, cast)
+        frames = scenario.draw()
+        write_video(path, frames, world.FPS)
+        end = (len(frames) - 1) / world.FPS
+        height, width = frames.shape[1:3]
+        clip = Clip(path, scenario.caption, "sandbox", 0.0, end, world.FPS, len(frames), width, height, 0, {})
+        write_clip(out, clip)
+    write_index(out)
+    return out
+
+
+def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What the sandbox's recogniser sees in videos of these prompts.
+
+    Returns `identity` (share of prompts with one character where it is seen), `both_present` (share of prompts with two
+    where both are), `style_kept` (share of those two-character prompts where both are seen, each in its own show's
+    style), and what was seen in each video, name → style.
+    """
+    from toolkit.sandbox.recognise import load_recogniser, recognise
+
+    model = load_recogniser()
+    seen = [recognise(model, read_video(video)[0]).seen() for video in videos]
+    right = [all(name in found for name, _ in p.asked) for p, found in zip(prompts, seen, strict=True)]
+    styled = [all(found.get(n) == s for n, s in p.asked) for p, found in zip(prompts, seen, strict=True)]
+
+    def share(answers: Sequence[bool], alone: bool) -> float:
+        picked = [a for a, p in zip(answers, prompts, strict=True) if p.alone == alone]
+        return round(sum(picked) / len(picked), 4)
+
+    return {
+        "identity": share(right, True),
+        "both_present": share(right, False),
+        "style_kept": share(styled, False),
+        "seen": seen,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
+    stage(title)
+    start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - start, 1)
+
+
+def demo(
+    out: Path,
+    *,
+    steps: int = 240,
+    batch_size: int = 16,
+    shots: int = 12,
+    strangers: int = 96,
+    each: int = 4,
+    sample_steps: int = 10,
+    seed: int = 0,
+) -> Path:
+    """The whole way on the sandbox: draw two shows, fine-tune their characters, mix them, score it, show it.
+
+    Args:
+        out: Folder for everything; `index.html` in it is the page to look at, `scores.json` the numbers.
+        steps: Training steps.
+        batch_size: Clips a step, half of them strangers from the base model's own world.
+        shots: Shots of the one episode of each show.
+        strangers: How many clips of strangers to draw.
+        each: Prompts per character alone, and per pair of characters.
+        sample_steps: Denoising steps a video.
+        seed: Of footage, training and videos.
+
+    Returns:
+        The path of index.html.
+    """
+    from toolkit.sandbox import shows as sandbox_shows
+    from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
+
+    out = Path(out)
+    seconds: dict[str, float] = {}
+    shows = [show for show in read_cast().shows if show.source == "sandbox"]
+    shows = [next(s for s in shows if s.style == style) for style in ("cartoon", "realistic")]
+    with _timed(seconds, "draw", "1/7 Two shows, drawn by code"):
+        ids = [show.id for show in shows]
+        episodes = sandbox_shows.draw(out / "footage", shows=ids, episodes=1, shots=shots, seed=seed)
+        base_clips(out / "strangers", strangers, seed)
+    with _timed(seconds, "prepare", "2/7 Episodes become clips of one shot each"):
+        size = {"fps": FPS, "num_frames": NUM_FRAMES, "height": HEIGHT, "width": WIDTH}
+        prepare(episodes, out / "data", crop=sandbox_shows.BAND_CROP, **size)
+    with _timed(seconds, "caption", "3/7 Clips get captions: who does what, in which style"):
+        caption(out / "data", captioner="sidecar")
+    with _timed(seconds, "cache", "4/7 Clips and captions become latents and embeddings"):
+        cache(out / "data")
+        cache(out / "strangers")
+    with _timed(seconds, "train", "5/7 One rank-32 LoRA for the characters of both shows"):
+        lora = train(
+            [out / "data"],
+            out / "lora",
+            steps=steps,
+            batch_size=batch_size,
+            preserve=out / "strangers",
+            optim=Optim(lr=1e-3, schedule="cosine"),
+            memory=Memory(precision="bfloat16"),
+            watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
+            seed=seed,
+        )
+    prompts = demo_prompts(shows, each)
+    texts = [p.text for p in prompts]
+    with _timed(seconds, "generate", "6/7 The same prompts before and after"):
+        before = generate(texts, out / "before", steps=sample_steps, seed=seed)
+        after = generate(texts, out / "after", lora=[str(lora)], steps=sample_steps, seed=seed)
+    with _timed(seconds, "judge", "7/7 A recogniser looks at them"):
+        first, last = judge(before, prompts), judge(after, prompts)
+    scores = {
+        "identity_before": first["identity"],
+        "identity_after": last["identity"],
+        "both_present": last["both_present"],
+        "both_present_before": first["both_present"],
+        "style_kept": last["style_kept"],
+        "prompts_alone": sum(p.alone for p in prompts),
+        "prompts_both": sum(not p.alone for p in prompts),
+        "seed": seed,
+        "seconds": seconds,
+    }
+    write_atomic(out / "scores.json", json.dumps(scores, indent=1) + "\n")
+    pairs = [
+        Pair(p.text, b, a, sb, sa, p.alone)
+        for p, b, a, sb, sa in zip(prompts, before, after, first["seen"], last["seen"], strict=True)
+    ]
+    page = write_page(out, scores, pairs, read_clips(out / "data"), curve(out / "lora" / "metrics.jsonl"))
+    _tell(scores, page)
+    return page
+
+
+def _tell(scores: dict[str, Any], page: Path) -> None:
+    say(f"identity {scores['identity_before']:.2f} before, {scores['identity_after']:.2f} after")
+    say(
+        f"both characters in one scene {scores['both_present']:.2f}, both in their own style {scores['style_kept']:.2f}"
+    )
+    say(f"{sum(scores['seconds'].values()):.0f} s in all; look at {page}")

@@ -1,0 +1,288 @@
+"""`castmix sandbox pretrain`: makes the sandbox's base model and recogniser from nothing, on a CPU or one GPU.
+
+Generic clips are drawn (`world`), their latents defined (`codec`), a VAE learns those latents (`pretrain_vae`), a DiT with its
+text encoder learns to draw them from prose (`pretrain_dit`), a recogniser learns the named characters (`pretrain_recogniser`),
+and everything becomes one `WanPipeline` folder. Every part goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from toolkit.cast import read_cast
+from toolkit.data import safetensors_bytes, write_atomic
+from toolkit.progress import say, stage, track
+from toolkit.sandbox import paint, world
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import T5Tokenizer
+
+    from toolkit.sandbox.codec import LinearCodec
+    from toolkit.sandbox.pretrain_dit import TextToVideo
+
+SHARD = 1000
+PIXEL_SHARDS = 4  # as many clips as the VAE needs; the DiT learns from latents alone
+PROMPTS = (
+    "a red ball with a crown jumps in the meadow, cartoon style",
+    "a blue bear spins in the room, realistic style",
+    "a striped green ghost with a hat walks on the beach, cartoon style",
+    "a yellow cone with a scarf sways in the city, realistic style",
+    "a red star with glasses jumps and a green ball spins in the snow, cartoon style",
+    "a purple bear floats and a yellow box with a hat stands still in the meadow, realistic style",
+)
+Part = Literal["all", "data", "vae", "dit", "recogniser", "base"]
+
+
+def named_looks() -> dict[str, world.Look]:
+    """The looks of the sandbox shows' characters, which the base must never see."""
+    shows = [s for s in read_cast().shows if s.source == "sandbox"]
+    return {c.name: world.look_of(c.look) for s in shows for c in s.characters}
+
+
+def tokenizer() -> T5Tokenizer:
+    """The sandbox's tokenizer: the world's words whole, everything else spelled."""
+    from toolkit.models.sandbox import new_tokenizer
+
+    attributes = (*paint.COLOURS, *paint.BODIES, *paint.PATTERNS, *paint.ACCESSORIES, *paint.SCENES)
+    return new_tokenizer([*world.ACTIONS, *attributes, *world.STYLES])
+
+
+def draw_shard(index: int, folder: Path) -> None:
+    """Draw one thousand clips; keep their latents and captions (and, of the first few shards, their pixels)."""
+    import torch
+
+    from toolkit.sandbox.codec import fit_linear
+
+    looks = world.generic_looks(list(named_looks().values()))
+    cast = world.base_cast(looks)
+    scenarios = [world.generic_scenario(index * SHARD + i, looks, cast) for i in range(SHARD)]
+    frames = np.stack([s.draw() for s in track(scenarios, f"drawing shard {index}")])
+    if index == 0:
+        torch.save(asdict(fit_linear(frames, 48)), folder / "codec.pt")
+    codec = load_codec(folder)
+    if index < PIXEL_SHARDS:
+        np.save(folder / f"pixels-{index:03d}.npy", frames)
+    latents = torch.cat([codec.encode(torch.from_numpy(frames[i : i + 100])) for i in range(0, SHARD, 100)])
+    path = folder / f"latents-{index:03d}.pt"
+    torch.save((latents.half(), [s.caption for s in scenarios]), path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def load_codec(folder: Path) -> LinearCodec:
+    """The latents' definition that `draw_shard` fitted on the first shard."""
+    import torch
+
+    from toolkit.sandbox.codec import LinearCodec
+
+    return LinearCodec(**torch.load(folder / "codec.pt", weights_only=True))
+
+
+def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
+    """Latents (N, C, f, h, w) and captions of all shards."""
+    import torch
+
+    shards = [torch.load(p, weights_only=True) for p in sorted(folder.glob("latents-*.pt"))]
+    return torch.cat([latents for latents, _ in shards]), [c for _, captions in shards for c in captions]
+
+
+def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:
+    """Save videos (3, F, H, W) in -1..1 as a picture, one video a row, every fourth frame."""
+    import torch
+    from PIL import Image
+
+    strips = [torch.cat(list(v[:, ::4].unbind(1)), -1) for v in rows]
+    picture = ((torch.cat(strips, 1).clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def sample(
+    model: TextToVideo, words: T5Tokenizer, prompts: Sequence[str], decode: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Videos (B, 3, F, H, W) of prompts: 12 Euler steps, guidance 4, seed 0."""
+    import torch
+
+    from toolkit.flow import guided, sample_euler, sigma_schedule
+    from toolkit.models.sandbox import CHANNELS, SHIFT, TEXT_LENGTH
+
+    def ids(texts: Sequence[str]) -> Tensor:
+        padded = words(list(texts), padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt")
+        tokens: Tensor = padded.input_ids
+        return tokens
+
+    asked, empty = ids(prompts), ids([""] * len(prompts))
+
+    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma.expand(len(latents))
+        return guided(model(latents, level, asked), model(latents, level, empty), 4.0)
+
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn((len(prompts), CHANNELS, 5, world.HEIGHT // 8, world.WIDTH // 8), generator=g)
+    with torch.no_grad():
+        return decode(sample_euler(velocity, noise, sigma_schedule(12, SHIFT)))
+
+
+def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
+    import torch
+
+    from toolkit.models.sandbox import vae_decode, vae_encode
+    from toolkit.sandbox.pretrain_vae import psnr, to_video, train_vae
+
+    frames = np.concatenate([np.load(p) for p in sorted(folder.glob("pixels-*.npy"))])
+    test = to_video(frames[-16:])
+    training = train_vae(
+        frames[:-16], load_codec(folder), folder / "vae.state", steps=steps, seed=seed, device=device
+    )
+    for step, _, vae in track(training, "VAE", total=steps):
+        if step % 250 == 0 or step == steps:
+            with torch.no_grad():
+                drawn = vae_decode(vae, vae_encode(vae, test.to(device))).cpu()
+            say(f"VAE step {step}: {psnr(drawn, test):.2f} dB on clips held back")
+            contact_sheet(
+                [v for pair in zip(test[:4], drawn[:4], strict=True) for v in pair],
+                folder / f"sheets/vae-{step:06d}.png",
+            )
+
+
+def _load_vae(folder: Path) -> torch.nn.Module:  # noqa: F821
+    import torch
+
+    from toolkit.models.sandbox import new_vae
+
+    vae = new_vae()
+    vae.load_state_dict(torch.load(folder / "vae.state", map_location="cpu", weights_only=True)["vae"])
+    return vae.eval()
+
+
+def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
+    from toolkit.models.sandbox import TEXT_LENGTH, vae_decode
+    from toolkit.sandbox.pretrain_dit import train_dit
+
+    latents, captions = load_latents(folder)
+    words, vae = tokenizer(), _load_vae(folder)
+    ids = words(
+        captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+    training = train_dit(
+        latents, ids, len(words), folder / "dit.state", steps=steps, seed=seed, device=device
+    )
+    recent: list[float] = []
+    for step, loss, model in track(training, "DiT", total=steps):
+        recent.append(loss)
+        if step % 250 == 0 or step == steps:
+            say(f"DiT step {step}: loss {np.mean(recent):.4f}")
+            recent.clear()
+            videos = sample(model.to("cpu"), words, PROMPTS, lambda z: vae_decode(vae, z))
+            model.to(device)
+            contact_sheet(list(videos), folder / f"sheets/dit-{step:06d}.png")
+
+
+def _train_recogniser(folder: Path, frames: int, seed: int) -> None:
+    from toolkit.sandbox.pretrain_recogniser import frame, train_recogniser
+
+    named = named_looks()
+    strangers = world.generic_looks(list(named.values()))
+    drawn = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
+    pictures, truths = (np.stack(part) for part in zip(*drawn, strict=True))
+    for epoch, loss, model in track(
+        train_recogniser(pictures, truths, list(named), epochs=6, seed=seed), "recogniser", total=6
+    ):
+        say(f"recogniser epoch {epoch}: loss {loss:.4f}")
+    tensors = {k: v.half() for k, v in model.state_dict().items()}
+    write_atomic(
+        folder / "recogniser.safetensors", safetensors_bytes(tensors, {"names": json.dumps(list(named))})
+    )
+
+
+def _assemble(folder: Path) -> Path:
+    """Put the parts into `folder/base`, a standard pipeline folder in 16 bits, and draw its contact sheet."""
+    import torch
+
+    from toolkit.models.sandbox import SHIFT, TEXT_LENGTH, save_base, vae_decode
+    from toolkit.sandbox.pretrain_dit import TextToVideo
+
+    words, vae = tokenizer(), _load_vae(folder)
+    model = TextToVideo(len(words))
+    state = torch.load(folder / "dit.state", map_location="cpu", weights_only=True)
+    model.load_state_dict(state["average"])
+    settings = {
+        "text_length": TEXT_LENGTH,
+        "shift": SHIFT,
+        "guidance_scale": 4.0,
+        "steps": 12,
+        "fps": world.FPS,
+    }
+    settings |= {"num_frames": world.NUM_FRAMES, "height": world.HEIGHT, "width": world.WIDTH}
+    videos = sample(model, words, PROMPTS, lambda z: vae_decode(vae, z))
+    contact_sheet(list(videos), folder / "sheets" / "base.png")
+    base = folder / "base"
+    save_base(
+        base,
+        tokenizer=words,
+        text_encoder=model.text_encoder,
+        transformer=model.transformer,
+        vae=vae,
+        settings=settings,
+    )
+    size = sum(p.stat().st_size for p in base.rglob("*") if p.is_file())
+    say(f"{base}: {size / 1e6:.1f} MB after {state['step']} DiT steps")
+    return base
+
+
+def pretrain(
+    out: Path,
+    *,
+    part: Part = "all",
+    clips: int = 22_000,
+    vae_steps: int = 1500,
+    dit_steps: int = 4200,
+    frames: int = 40_000,
+    device: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make the sandbox's base model and recogniser from nothing; the same command again goes on where it stopped.
+
+    Args:
+        out: Folder for the drawn data, training states, contact sheets and the result, `base`.
+        part: One part alone: data, vae, dit, recogniser, or base (put the folder together).
+        clips: Clips to draw, in thousands.
+        vae_steps: Steps of the VAE, four clips each.
+        dit_steps: Steps of DiT and text encoder, 32 clips each.
+        frames: Frames to train the recogniser on.
+        device: cuda or cpu; a GPU if there is one.
+        seed: Of every random draw.
+
+    Returns:
+        The pipeline folder, or `out` when only another part was asked for.
+    """
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    todo = [part] if part != "all" else ["data", "vae", "dit", "recogniser", "base"]
+    if "data" in todo:
+        stage(f"drawing {clips} clips")
+        for index in range(-(-clips // SHARD)):
+            if not (out / f"latents-{index:03d}.pt").exists():
+                draw_shard(index, out)
+    if "vae" in todo:
+        stage("VAE")
+        _train_vae(out, vae_steps, device, seed)
+    if "dit" in todo:
+        stage("DiT and text encoder")
+        _train_dit(out, dit_steps, device, seed)
+    if "recogniser" in todo and not (out / "recogniser.safetensors").exists():
+        stage("recogniser")
+        _train_recogniser(out, frames, seed)
+    if "base" in todo:
+        stage("the pipeline folder")
+        return _assemble(out)
+    return out
