@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -242,4 +243,6 @@ def castmix(table: Table = COMMANDS) -> click.Group:
 
 def main() -> None:
     """Run the castmix command on `sys.argv`."""
+    # It says at every import that an optional CPU kernel is missing: nothing that a person could act on.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     castmix()(prog_name="castmix")
