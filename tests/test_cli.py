@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from toolkit import __version__, cli
-from toolkit.cli import COMMANDS, castmix, find_verb
+from toolkit.cli import COMMANDS, Verbs, castmix, find_verb
 from toolkit.errors import CastmixError
 from toolkit.signatures import describe, settings
 
@@ -226,3 +229,25 @@ def test_every_option_of_every_verb_has_a_help(words: str) -> None:
     bare = [name for name, setting in settings(verb).items() if not setting.help]
     assert not bare, f"the docstring of {words} does not say what {bare} are"
     assert CliRunner().invoke(castmix(), [*words.split(), "--help"]).exit_code == 0
+
+
+def documented() -> Iterator[tuple[str, list[str]]]:
+    """Every castmix command line that is written in README and docs/, by file."""
+    root = Path(cli.__file__).parents[1]
+    for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = path.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ {4}(?:\w+=\S+ )*castmix (.*)", text, flags=re.MULTILINE):
+            yield path.name, shlex.split(line, comments=True)
+
+
+def test_commands_in_the_docs_are_commands() -> None:
+    lines = list(documented())
+    assert lines
+    for name, words in lines:
+        command: click.Command = castmix()
+        while isinstance(command, Verbs):
+            command = command.get_command(click.Context(command), words.pop(0)) or command
+        try:
+            command.make_context(name, words)
+        except click.UsageError as error:
+            pytest.fail(f"{name}: castmix {command.name} {' '.join(words)}: {error.format_message()}")
