@@ -43,7 +43,8 @@ def save_checkpoint(
     tensors = {f"parameter/{name}": parameter.data for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+            # 8-bit AdamW shares one table among all tensors; a file has each of its own
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value).clone()
     header = {"step": str(step), "settings": json.dumps(settings, sort_keys=True)}
     write_atomic(out / STATE, safetensors_bytes(tensors, header))
 

@@ -79,6 +79,7 @@ def train(
             number.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
+    out = Path(out)
     arguments = dict(locals())
     spec = find_model(model)
     split = [hold_back(load_items(folder, spec), holdout) for folder in data]

@@ -38,8 +38,8 @@ def _from_hub(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if spec.path.count("/") != 1 or Path(spec.path).is_absolute():
-        raise CastmixError(f"model {spec.name!r}: its folder {spec.path} does not exist ({spec.download})")
+    if Path(spec.path).is_absolute():
+        raise CastmixError(f"model {spec.name!r}: no folder {spec.path}; to fetch: {spec.download}")
     patterns = ["model_index.json", *(f"{part}/*" for part in (*parts, "scheduler"))]
     configs = ["model_index.json", "*/config.json", "scheduler/*"]
     why = "they are not on this machine"
