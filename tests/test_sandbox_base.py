@@ -11,10 +11,10 @@ import torch
 import toolkit
 from toolkit.models import find_model, load_denoiser, load_encoders
 from toolkit.sandbox import world
-from toolkit.sandbox.pretrain import named_looks
 from toolkit.sandbox.pretrain_recogniser import frame
 from toolkit.sandbox.pretrain_vae import psnr, to_video
 from toolkit.sandbox.recognise import load_recogniser, recognise, to_tensor
+from toolkit.sandbox.shows import named_looks
 
 BASE = Path(toolkit.__file__).parent / "sandbox" / "base"
 NAMED = named_looks()

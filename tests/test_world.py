@@ -13,7 +13,7 @@ import pytest
 from toolkit.captions import validate
 from toolkit.cast import read_cast
 from toolkit.sandbox import paint, shows, world
-from toolkit.sandbox.pretrain import named_looks
+from toolkit.sandbox.shows import named_looks
 from toolkit.video import read_video
 
 NAMED = named_looks()
@@ -95,11 +95,13 @@ def test_every_action_goes_round_in_time(action: str) -> None:
     late = world.pose(actor, np.asarray([0.3 + turn], np.float32))
     for key in early:
         gap = late[key] - early[key]
-        np.testing.assert_allclose(gap % (2 * np.pi) if key == "rot" else gap, 0, atol=2e-2)
+        if key == "rot":  # to the nearest whole turn
+            gap -= 2 * np.pi * np.round(gap / (2 * np.pi))
+        np.testing.assert_allclose(gap, 0, atol=2e-2)
 
 
 def test_actions_differ_from_one_another() -> None:
-    times = np.linspace(0, world.PERIOD, 9, dtype=np.float32)
+    times = np.arange(world.NUM_FRAMES, dtype=np.float32) / world.FPS  # those of a clip
     paths = {
         name: np.concatenate(
             [*world.pose(world.Actor(world.Look("box", "blue"), name, "cartoon", 0.75), times).values()]
@@ -113,7 +115,7 @@ def test_actions_differ_from_one_another() -> None:
 @pytest.fixture(scope="module")
 def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("episode") / "e.mp4"
-    shows.draw_episode(read_cast().show("inkwell-bay"), path, shots=3, seed=5)
+    shows.draw_episode(read_cast().show("inkwell-bay"), path, shots=2, seed=5)
     return path
 
 
@@ -123,7 +125,8 @@ def test_an_episode_has_a_title_hard_cuts_and_a_subtitle_band(episode: Path) -> 
     assert fps == truth["fps"] == shows.FPS
     assert frames.shape == (truth["shots"][-1]["last_frame"] + 1, shows.HEIGHT + shows.BAND, shows.WIDTH, 3)
     assert truth["shots"][0]["kind"] == "title"
-    steps = np.abs(np.diff(frames[:, : shows.HEIGHT].astype(np.int16), axis=0)).mean((1, 2, 3))
+    coarse = frames[:, : shows.HEIGHT : 4, ::4].astype(np.int16)
+    steps = np.abs(np.diff(coarse, axis=0)).mean((1, 2, 3))
     cuts = [shot["first_frame"] - 1 for shot in truth["shots"][1:]]
     assert set(np.argsort(steps)[-len(cuts) :]) == set(cuts)
     band = frames[:, shows.HEIGHT + 1 :]
@@ -137,7 +140,7 @@ def test_an_episodes_captions_follow_the_grammar_and_its_boxes_the_masks(episode
     truth = json.loads(episode.with_suffix(".truth.json").read_text())
     rows = [json.loads(line) for line in episode.with_suffix(".captions.jsonl").read_text().splitlines()]
     masks = np.load(episode.with_suffix(".masks.npz"))
-    assert len(rows) == 3
+    assert len(rows) == 2
     for row, shot in zip(rows, truth["shots"][1:], strict=True):
         assert validate(row["text"], cast) == []
         assert row["start"] == pytest.approx(shot["first_frame"] / shows.FPS, abs=1e-3)

@@ -1,13 +1,14 @@
 """The sandbox base: sizes of a tiny Wan, and how its parts become a standard `WanPipeline` folder.
 
-Canvas 64x96 (H x W), 17 frames: latents (48, 5, 8, 12), 120 tokens. 48 channels because detail must survive the VAE.
+Canvas 64x96 (H x W), 17 frames: latents (48, 5, 8, 12), 120 tokens. 48 channels because detail must survive
+the VAE.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,12 +20,12 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 CHANNELS, TEXT_DIM, TEXT_LENGTH = 48, 128, 64
 SHIFT = 2.0
 
-# Pieces that stay whole. A bare word is the same token in prose and inside a tag; everything else is spelled out.
+# Pieces that stay whole. A bare word is the same token in prose and inside a tag; all else is spelled out.
 _GLUE = ("▁a", "▁and", "▁in", "▁on", "▁the", "▁with", "▁[Character:", "▁[scene-style:", "],", "].", "▁style")
 
 
 def new_tokenizer(words: Iterable[str]) -> T5Tokenizer:
-    """Word pieces for `words`, single characters for anything else (so that a new name is spelled, never unknown)."""
+    """Word pieces for `words`, single characters for anything else: a new name is spelled, never unknown."""
     pieces = dict.fromkeys([*sorted({w.lower() for text in words for w in text.split()}), *_GLUE])
     letters = [chr(c) for c in range(33, 127)]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
@@ -34,6 +35,7 @@ def new_tokenizer(words: Iterable[str]) -> T5Tokenizer:
 
 
 def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
+    """A small text encoder of Wan's kind."""
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=vocab_size,
@@ -49,6 +51,7 @@ def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
 
 
 def new_transformer() -> WanTransformer3DModel:
+    """A small Wan transformer."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=3,
@@ -65,7 +68,10 @@ def new_transformer() -> WanTransformer3DModel:
 
 
 def new_vae() -> AutoencoderKLWan:
-    """A small Wan VAE; its latents are normalised by construction, so mean 0 and std 1 stand in the config."""
+    """A small Wan VAE.
+
+    Its latents are normalised by construction, so mean 0 and std 1 stand in the config.
+    """
     return AutoencoderKLWan(
         base_dim=16,
         decoder_base_dim=24,
@@ -90,9 +96,12 @@ def save_base(
     text_encoder: UMT5EncoderModel,
     transformer: WanTransformer3DModel,
     vae: AutoencoderKLWan,
-    settings: dict[str, object],
+    settings: Mapping[str, object],
 ) -> None:
-    """Write a `WanPipeline` folder in 16 bits, beside the old one first, then in its place. `settings` -> castmix.json."""
+    """Write a `WanPipeline` folder in 16 bits, beside the old one first, then in its place.
+
+    `settings` become its castmix.json.
+    """
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline = WanPipeline(
@@ -104,13 +113,16 @@ def save_base(
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(fresh)
-    (fresh / "castmix.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (fresh / "castmix.json").write_text(json.dumps(dict(settings), indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
 def vae_encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    """(B, 3, F, H, W) -> latent means, as `vae.encode` does but in two chunks instead of one a latent frame: faster, equal."""
+    """(B, 3, F, H, W) -> latent means.
+
+    As `vae.encode` does it, but in two chunks instead of one a latent frame: faster, equal.
+    """
     x = patchify(video, vae.config.patch_size)
     cache: list[object] = [None] * vae._cached_conv_counts["encoder"]
     first = vae.encoder(x[:, :, :1], feat_cache=cache, feat_idx=[0])

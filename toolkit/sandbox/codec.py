@@ -1,8 +1,9 @@
 """The latents that the sandbox VAE is taught: linear principal components of small space-time blocks.
 
-Learning a latent space end to end stalls on a CPU. So it is *defined* first, by principal components of 1x8x8 blocks (the
-first frame, which a causal Wan VAE treats alone) and 4x8x8 blocks (all others); the Wan encoder then learns to produce these
-numbers and the Wan decoder to draw from them, which it does better than the linear inverse. The DiT can train meanwhile.
+Learning a latent space end to end stalls on a CPU. So it is *defined* first, by principal components of 1x8x8
+blocks (the first frame, which a causal Wan VAE treats alone) and 4x8x8 blocks (all others); the Wan encoder
+then learns to produce these numbers and the Wan decoder to draw from them, which it does better than the
+linear inverse. The DiT can train meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ SPATIAL, TEMPORAL = 8, 4
 
 
 def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, F, H, W, 3) uint8 -> first-frame blocks (N, 1, h, w, 192) and the others (N, f-1, h, w, 768), -1..1."""
+    """(N, F, H, W, 3) uint8 -> blocks of the first frame (N, 1, h, w, 192) and the rest (N, f-1, h, w, 768).
+
+    Values are in -1..1.
+    """
     video = frames.float() / 127.5 - 1
     n, f, h, w, _ = video.shape
     split = video.reshape(n, f, h // SPATIAL, SPATIAL, w // SPATIAL, SPATIAL, 3)
@@ -33,7 +37,10 @@ def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class LinearCodec:
-    """Mean (D,) and basis (D, C) for first-frame blocks and for the others; a basis column carries its scale."""
+    """Mean (D,) and basis (D, C) for blocks of the first frame and of the rest.
+
+    A column of the basis carries its scale.
+    """
 
     first: tuple[Tensor, Tensor]
     rest: tuple[Tensor, Tensor]
@@ -50,8 +57,9 @@ class LinearCodec:
 def fit_linear(frames: NDArray[np.uint8], channels: int) -> LinearCodec:
     """Fit the codec on clips (N, F, H, W, 3).
 
-    Channels are scaled to std proportional to the square root of their own (mean square 1 over channels): strong channels
-    stay above the noise for longer, so that sampling settles the coarse picture first and the fine one last.
+    Channels are scaled to std proportional to the square root of their own (mean square 1 over channels):
+    strong channels stay above the noise for longer, so that sampling settles the coarse picture first and the
+    fine one last.
     """
     sums: list[list[Tensor]] = [[], []]
     for start in range(0, len(frames), 100):

@@ -1,35 +1,31 @@
-"""`castmix sandbox pretrain`: makes the sandbox's base model and recogniser from nothing, on a CPU or one GPU.
+"""`castmix sandbox pretrain`: the sandbox's base model and recogniser from nothing, on a CPU or one GPU.
 
-Generic clips are drawn (`world`), their latents defined (`codec`), a VAE learns those latents (`pretrain_vae`), a DiT with its
-text encoder learns to draw them from prose (`pretrain_dit`), a recogniser learns the named characters (`pretrain_recogniser`),
-and everything becomes one `WanPipeline` folder. Every part goes on where it stopped.
+Generic clips are drawn (`world`), their latents defined (`codec`), a VAE learns those latents
+(`pretrain_vae`), a DiT with its text encoder learns to draw them from prose (`pretrain_dit`), a recogniser
+learns the named characters (`pretrain_recogniser`), and everything becomes one `WanPipeline` folder. Every
+part goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from toolkit.cast import read_cast
 from toolkit.data import safetensors_bytes, write_atomic
 from toolkit.progress import say, stage, track
 from toolkit.sandbox import paint, world
+from toolkit.sandbox.shows import named_looks
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import T5Tokenizer
 
-    from toolkit.sandbox.codec import LinearCodec
     from toolkit.sandbox.pretrain_dit import TextToVideo
 
-SHARD = 1000
-PIXEL_SHARDS = 4  # as many clips as the VAE needs; the DiT learns from latents alone
 PROMPTS = (
     "a red ball with a crown jumps in the meadow, cartoon style",
     "a blue bear spins in the room, realistic style",
@@ -38,13 +34,8 @@ PROMPTS = (
     "a red star with glasses jumps and a green ball spins in the snow, cartoon style",
     "a purple bear floats and a yellow box with a hat stands still in the meadow, realistic style",
 )
+EPOCHS = 6  # of the recogniser
 Part = Literal["all", "data", "vae", "dit", "recogniser", "base"]
-
-
-def named_looks() -> dict[str, world.Look]:
-    """The looks of the sandbox shows' characters, which the base must never see."""
-    shows = [s for s in read_cast().shows if s.source == "sandbox"]
-    return {c.name: world.look_of(c.look) for s in shows for c in s.characters}
 
 
 def tokenizer() -> T5Tokenizer:
@@ -53,44 +44,6 @@ def tokenizer() -> T5Tokenizer:
 
     attributes = (*paint.COLOURS, *paint.BODIES, *paint.PATTERNS, *paint.ACCESSORIES, *paint.SCENES)
     return new_tokenizer([*world.ACTIONS, *attributes, *world.STYLES])
-
-
-def draw_shard(index: int, folder: Path) -> None:
-    """Draw one thousand clips; keep their latents and captions (and, of the first few shards, their pixels)."""
-    import torch
-
-    from toolkit.sandbox.codec import fit_linear
-
-    looks = world.generic_looks(list(named_looks().values()))
-    cast = world.base_cast(looks)
-    scenarios = [world.generic_scenario(index * SHARD + i, looks, cast) for i in range(SHARD)]
-    frames = np.stack([s.draw() for s in track(scenarios, f"drawing shard {index}")])
-    if index == 0:
-        torch.save(asdict(fit_linear(frames, 48)), folder / "codec.pt")
-    codec = load_codec(folder)
-    if index < PIXEL_SHARDS:
-        np.save(folder / f"pixels-{index:03d}.npy", frames)
-    latents = torch.cat([codec.encode(torch.from_numpy(frames[i : i + 100])) for i in range(0, SHARD, 100)])
-    path = folder / f"latents-{index:03d}.pt"
-    torch.save((latents.half(), [s.caption for s in scenarios]), path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
-
-
-def load_codec(folder: Path) -> LinearCodec:
-    """The latents' definition that `draw_shard` fitted on the first shard."""
-    import torch
-
-    from toolkit.sandbox.codec import LinearCodec
-
-    return LinearCodec(**torch.load(folder / "codec.pt", weights_only=True))
-
-
-def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
-    """Latents (N, C, f, h, w) and captions of all shards."""
-    import torch
-
-    shards = [torch.load(p, weights_only=True) for p in sorted(folder.glob("latents-*.pt"))]
-    return torch.cat([latents for latents, _ in shards]), [c for _, captions in shards for c in captions]
 
 
 def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:
@@ -134,6 +87,7 @@ def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
     import torch
 
     from toolkit.models.sandbox import vae_decode, vae_encode
+    from toolkit.sandbox.pretrain_data import load_codec
     from toolkit.sandbox.pretrain_vae import psnr, to_video, train_vae
 
     frames = np.concatenate([np.load(p) for p in sorted(folder.glob("pixels-*.npy"))])
@@ -152,18 +106,19 @@ def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
             )
 
 
-def _load_vae(folder: Path) -> torch.nn.Module:  # noqa: F821
+def _load_vae(folder: Path) -> nn.Module:
     import torch
 
     from toolkit.models.sandbox import new_vae
 
-    vae = new_vae()
+    vae: nn.Module = new_vae()
     vae.load_state_dict(torch.load(folder / "vae.state", map_location="cpu", weights_only=True)["vae"])
     return vae.eval()
 
 
 def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
     from toolkit.models.sandbox import TEXT_LENGTH, vae_decode
+    from toolkit.sandbox.pretrain_data import load_latents
     from toolkit.sandbox.pretrain_dit import train_dit
 
     latents, captions = load_latents(folder)
@@ -192,14 +147,13 @@ def _train_recogniser(folder: Path, frames: int, seed: int) -> None:
     strangers = world.generic_looks(list(named.values()))
     drawn = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
     pictures, truths = (np.stack(part) for part in zip(*drawn, strict=True))
-    for epoch, loss, model in track(
-        train_recogniser(pictures, truths, list(named), epochs=6, seed=seed), "recogniser", total=6
-    ):
+    training = train_recogniser(pictures, truths, list(named), epochs=EPOCHS, seed=seed)
+    for epoch, loss, model in track(training, "recogniser", total=EPOCHS):
         say(f"recogniser epoch {epoch}: loss {loss:.4f}")
-    tensors = {k: v.half() for k, v in model.state_dict().items()}
-    write_atomic(
-        folder / "recogniser.safetensors", safetensors_bytes(tensors, {"names": json.dumps(list(named))})
-    )
+        if epoch == EPOCHS:
+            tensors = {k: v.half() for k, v in model.state_dict().items()}
+            data = safetensors_bytes(tensors, {"names": json.dumps(list(named))})
+            write_atomic(folder / "recogniser.safetensors", data)
 
 
 def _assemble(folder: Path) -> Path:
@@ -213,14 +167,9 @@ def _assemble(folder: Path) -> Path:
     model = TextToVideo(len(words))
     state = torch.load(folder / "dit.state", map_location="cpu", weights_only=True)
     model.load_state_dict(state["average"])
-    settings = {
-        "text_length": TEXT_LENGTH,
-        "shift": SHIFT,
-        "guidance_scale": 4.0,
-        "steps": 12,
-        "fps": world.FPS,
-    }
-    settings |= {"num_frames": world.NUM_FRAMES, "height": world.HEIGHT, "width": world.WIDTH}
+    settings = {"text_length": TEXT_LENGTH, "shift": SHIFT, "guidance_scale": 4.0, "steps": 12}
+    settings |= {"fps": world.FPS, "num_frames": world.NUM_FRAMES}
+    settings |= {"height": world.HEIGHT, "width": world.WIDTH}
     videos = sample(model, words, PROMPTS, lambda z: vae_decode(vae, z))
     contact_sheet(list(videos), folder / "sheets" / "base.png")
     base = folder / "base"
@@ -248,7 +197,7 @@ def pretrain(
     device: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Make the sandbox's base model and recogniser from nothing; the same command again goes on where it stopped.
+    """Make the sandbox's base model and recogniser from nothing; again, it goes on where it stopped.
 
     Args:
         out: Folder for the drawn data, training states, contact sheets and the result, `base`.
@@ -264,6 +213,8 @@ def pretrain(
         The pipeline folder, or `out` when only another part was asked for.
     """
     import torch
+
+    from toolkit.sandbox.pretrain_data import SHARD, draw_shard
 
     out.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

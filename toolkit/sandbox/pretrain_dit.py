@@ -1,19 +1,20 @@
 """Pretrains the sandbox's text encoder and DiT together, from scratch, on latents of generic clips.
 
-Flow matching on velocity, logit-normal sigma (scale 1.1, shift 2), Muon for matrices and AdamW for the rest, an exponential
-moving average of the weights, 10 % caption dropout. Every draw comes from (seed, step), so that a run goes on exactly.
+Flow matching on velocity, logit-normal sigma (scale 1.1, shift 2), Muon for matrices and AdamW for the rest,
+an exponential moving average of the weights, 10 % caption dropout. Every draw comes from (seed, step), so
+that a run goes on exactly.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from toolkit.errors import CastmixError
 from toolkit.models.sandbox import SHIFT, new_text_encoder, new_transformer
 
 
@@ -29,17 +30,18 @@ class TextToVideo(nn.Module):
                 nn.init.zeros_(p)  # start from predicting nothing
 
     def forward(self, latents: Tensor, sigma: Tensor, ids: Tensor) -> Tensor:
+        """Velocity of latents (B, C, f, h, w) at sigma (B,) in 0..1, for token ids (B, L)."""
         mask = (ids != 0).to(torch.int64)
-        embeds = (
-            self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
-        )  # zero after the real tokens, like Wan
+        embeds = self.text_encoder(ids, mask).last_hidden_state
+        embeds = embeds * mask[..., None]  # zero after the real tokens, like Wan
         velocity: Tensor = self.transformer(latents, sigma * 1000, embeds, return_dict=False)[0]
         return velocity
 
 
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for embeddings, norms, biases and the ends of the network."""
-    matrices, others = [], []
+    """Muon for matrices inside blocks, AdamW for embeddings, norms, biases and the ends of the network."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         inner = ".blocks." in name or "encoder.block." in name
         (matrices if inner and p.ndim == 2 and "relative_attention_bias" not in name else others).append(p)
@@ -70,6 +72,14 @@ def batch(
     empty[0] = 1  # </s> alone, what the tokenizer makes of ""
     tokens[torch.rand(size, generator=g) < 0.1] = empty
     return x0.to(device), noise.to(device), sigma.to(device), tokens.to(device)
+
+
+def velocity_error(model: TextToVideo, x0: Tensor, noise: Tensor, sigma: Tensor, tokens: Tensor) -> Tensor:
+    """Mean squared error of the predicted velocity, computed in bfloat16."""
+    s = sigma.view(-1, 1, 1, 1, 1)
+    with torch.autocast(x0.device.type, torch.bfloat16):
+        predicted: Tensor = model((1 - s) * x0 + s * noise, sigma, tokens)
+    return (predicted.float() - (noise - x0)).square().mean()
 
 
 def train_dit(
@@ -105,22 +115,16 @@ def train_dit(
             o.load_state_dict(s)
         start = int(state["step"])
     if fast:
-        if device == "cpu":
-            model.transformer.set_attention_backend(
-                "_native_math"
-            )  # half the time of flash there, backward included
+        if device == "cpu":  # half the time of flash there, backward included
+            model.transformer.set_attention_backend("_native_math")
         model.transformer.compile_repeated_blocks()
     for step in range(start, steps):
-        x0, noise, sigma, tokens = batch(latents, ids, batch_size, seed, step, device)
-        s = sigma.view(-1, 1, 1, 1, 1)
-        with torch.autocast(device, torch.bfloat16):
-            predicted = model((1 - s) * x0 + s * noise, sigma, tokens)
-        loss = (predicted.float() - (noise - x0)).square().mean()
+        loss = velocity_error(model, *batch(latents, ids, batch_size, seed, step, device))
         if not math.isfinite(loss.item()):
-            raise FloatingPointError(
+            raise CastmixError(
                 f"loss is {loss.item()} at step {step}; the last good state is in {state_file}"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optims:
             for group in o.param_groups:
@@ -134,5 +138,5 @@ def train_dit(
             state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
             state["optims"] = [o.state_dict() for o in optims]
             torch.save(state, state_file.with_suffix(".tmp"))
-            os.replace(state_file.with_suffix(".tmp"), state_file)
+            state_file.with_suffix(".tmp").replace(state_file)
         yield step + 1, loss.item(), average

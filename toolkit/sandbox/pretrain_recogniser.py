@@ -1,7 +1,7 @@
-"""Trains the recogniser on frames drawn for it alone, named characters in either style among strangers and near misses.
+"""Trains the recogniser on frames drawn for it: named characters in either style, strangers, near misses.
 
-A near miss shares all but one of body, colour and accessory with a named character (two of them with colours swapped look
-just like that), and counts as nobody. Frames are degraded as a VAE and a young DiT degrade them.
+A near miss shares all but one of body, colour and accessory with a named character (two of them with colours
+swapped look just like that), and counts as nobody. Frames are degraded as a VAE and a young DiT degrade them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,18 @@ from toolkit.sandbox.recognise import Recogniser, to_tensor
 def near_miss(look: world.Look, rng: np.random.Generator) -> world.Look:
     """The same look but for one of the three attributes that make a character."""
     key = str(rng.choice(["body", "colour", "accessory"]))
-    pool = {"body": list(paint.BODIES), "colour": list(paint.COLOURS), "accessory": list(paint.ACCESSORIES)}[
-        key
-    ]
-    other = str(rng.choice([v for v in pool if v != getattr(look, key)]))
-    return (
-        replace(look, body=other)
-        if key == "body"
-        else (replace(look, colour=other) if key == "colour" else replace(look, accessory=other))
-    )
+    pools = {"body": list(paint.BODIES), "colour": list(paint.COLOURS), "accessory": list(paint.ACCESSORIES)}
+    other = str(rng.choice([v for v in pools[key] if v != getattr(look, key)]))
+    return replace(look, **{key: other})
 
 
 def frame(
     seed: int, named: Mapping[str, world.Look], strangers: Sequence[world.Look]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """One frame (64, 96, 3) and who is in it, (names, styles) of 0 and 1. Styles of characters and scene are independent."""
+    """One frame (64, 96, 3) and who is in it, (names, styles) of 0 and 1.
+
+    Styles of characters and of the scene are independent.
+    """
     rng = np.random.default_rng(seed)
     names = list(named)
     truth = np.zeros((len(names), len(world.STYLES)), np.float32)
@@ -51,9 +48,9 @@ def frame(
             truth[names.index(str(name)), style] = 1
         action = str(rng.choice(list(world.ACTIONS)))
         actors.append(world.Actor(look, action, world.STYLES[style], 0.0))
-    scene, style = str(rng.choice(paint.SCENES)), world.STYLES[int(rng.integers(2))]
+    scene, scene_style = str(rng.choice(paint.SCENES)), world.STYLES[int(rng.integers(2))]
     time = np.asarray([rng.uniform(0, 2 * world.PERIOD)], np.float32)
-    picture, _ = world.draw(world.place(actors, rng), scene, style, seconds=time, seed=seed)
+    picture, _ = world.draw(world.place(actors, rng), scene, scene_style, seconds=time, seed=seed)
     return picture[0], truth
 
 
@@ -65,9 +62,8 @@ def degrade(frames: Tensor, g: torch.Generator) -> Tensor:
     frames = frames + mix * (soft - frames)
     frames = frames * (0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1, generator=g))
     frames = frames + 0.1 * (torch.rand(len(frames), 1, 1, 1, generator=g) - 0.5)
-    return frames + 0.08 * torch.rand(len(frames), 1, 1, 1, generator=g) * torch.randn(
-        frames.shape, generator=g
-    )
+    level = 0.08 * torch.rand(len(frames), 1, 1, 1, generator=g)
+    return frames + level * torch.randn(frames.shape, generator=g)
 
 
 def train_recogniser(
@@ -92,7 +88,7 @@ def train_recogniser(
             pick = order[start : start + size]
             logits = model(degrade(to_tensor(frames[pick]), g))
             loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(truths[pick]))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optim.step()
             schedule.step()
             optim.zero_grad(set_to_none=True)

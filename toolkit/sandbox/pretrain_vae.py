@@ -1,22 +1,22 @@
 """Trains the sandbox VAE: its encoder learns the latents of `codec`, its decoder learns to draw from them.
 
-For two thirds of the run the two learn apart (the decoder from exact latents with a little noise, so that it forgives a
-DiT's errors); then the decoder also sees what the encoder really makes, and the picture's error reaches the encoder too.
+For two thirds of the run the two learn apart (the decoder from exact latents with a little noise, so that it
+forgives a DiT's errors); then the decoder also sees what the encoder really makes, and the picture's error
+reaches the encoder too.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from toolkit.models.sandbox import AutoencoderKLWan, new_vae, vae_decode, vae_encode
+from toolkit.models.sandbox import new_vae, vae_decode, vae_encode
 from toolkit.sandbox.codec import LinearCodec
 
 
@@ -28,6 +28,11 @@ def to_video(frames: NDArray[np.uint8]) -> Tensor:
 def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of videos in -1..1."""
     return -10 * math.log10(((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().mean().item())
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float:
+    """Linear warm-up, then a cosine down to 2 %."""
+    return peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def train_vae(
@@ -42,11 +47,12 @@ def train_vae(
     device: str = "cpu",
     save_every: int = 100,
     fast: bool = True,
-) -> Iterator[tuple[int, float, AutoencoderKLWan]]:
+) -> Iterator[tuple[int, float, nn.Module]]:
     """Train on clips (N, F, H, W, 3) until `steps`, going on from `state_file`.
 
     fast: compile both halves; the first step waits for it.
-    Yields (step, squared error of the picture, vae) after every step; the state is saved every `save_every` steps.
+    Yields (step, squared error of the picture, vae) after every step; the state is saved every `save_every`
+    steps.
     """
     torch.manual_seed(seed)
     vae = new_vae().to(device)
@@ -75,16 +81,14 @@ def train_vae(
         error = drawn.float() - video
         picture = error.square().mean() + 0.1 * error.abs().mean()
         latent = (latents.float() - target).square().mean()
-        (picture + 0.3 * latent).backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        (picture + 0.3 * latent).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for group in optim.param_groups:
-            group["lr"] = (
-                lr * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-            )
+            group["lr"] = learning_rate(step, steps, lr)
         optim.step()
         optim.zero_grad(set_to_none=True)
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
             torch.save(state, state_file.with_suffix(".tmp"))
-            os.replace(state_file.with_suffix(".tmp"), state_file)
+            state_file.with_suffix(".tmp").replace(state_file)
         yield step + 1, error.square().mean().item(), vae

@@ -1,8 +1,9 @@
 """Who is in a frame, and drawn in which style: a small network that reads pixels and nothing else.
 
-It looks at single 64x96 frames and answers, for every named character of the sandbox's shows and for either style, whether
-somewhere in the frame that character stands in that style. Evidence is local (a map of logits, its soft maximum taken), so
-a character's style is read off the character, not off the scene behind it. Creatures that it does not know are "nobody".
+It looks at single 64x96 frames and answers, for every named character of the sandbox's shows and for either
+style, whether somewhere in the frame that character stands in that style. Evidence is local (a map of logits,
+its soft maximum taken), so a character's style is read off the character, not off the scene behind it.
+Creatures that it does not know are "nobody".
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Recogniser(nn.Module):
         self.head = nn.Conv2d(96, len(self.names) * len(STYLES), 1)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Logits of frames, the soft maximum of a map of them."""
         local = self.head(self.features(frames)).flatten(2)
-        return torch.logsumexp(4 * local, -1).div(4).unflatten(1, (len(self.names), len(STYLES)))
+        return (torch.logsumexp(4 * local, -1) / 4).view(-1, len(self.names), len(STYLES))
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def load_recogniser(path: Path = WEIGHTS) -> Recogniser:
         )
     with safe_open(path, "pt") as file:
         model = Recogniser(json.loads(file.metadata()["names"]))
-        model.load_state_dict({k: file.get_tensor(k).float() for k in file.keys()})
+        names = file.keys()
+        model.load_state_dict({k: file.get_tensor(k).float() for k in names})
     return model.eval()
 
 

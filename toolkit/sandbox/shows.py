@@ -1,8 +1,9 @@
 """Episodes of the sandbox's shows: ordinary mp4 files with the truth beside them.
 
-An episode has a title card, hard cuts between shots of one or two characters, and subtitles burnt into a black band below
-the picture (`--crop 0,0,16,0` removes it). Beside `x.mp4` stand `x.truth.json` (shots, who does what, boxes), `x.masks.npz`
-(every character's mask in every frame, packed bits) and `x.captions.jsonl` (what the `sidecar` captioner reads).
+An episode has a title card, hard cuts between shots of one or two characters, and subtitles burnt into a
+black band below the picture (`--crop 0,0,16,0` removes it). Beside `x.mp4` stand `x.truth.json` (shots, who
+does what, boxes), `x.masks.npz` (every character's mask in every frame, packed bits) and `x.captions.jsonl`
+(what the `sidecar` captioner reads).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.captions import Caption, Clause, format
-from toolkit.cast import Show, read_cast
+from toolkit.cast import Show, Style, read_cast
 from toolkit.data import write_atomic
 from toolkit.progress import track
 from toolkit.sandbox import paint, world
@@ -27,6 +28,13 @@ HEIGHT, WIDTH, BAND = 128, 192, 16
 FPS = 24.0
 TITLE_SECONDS = 1.5
 BAND_CROP = (0, 0, BAND, 0)
+SAYINGS = ("And off we go.", "Is anyone there?", "What a day!", "")
+
+
+def named_looks() -> dict[str, world.Look]:
+    """The looks of the sandbox shows' characters, which the base must never see."""
+    shows = [s for s in read_cast().shows if s.source == "sandbox"]
+    return {c.name: world.look_of(c.look) for s in shows for c in s.characters}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Shot:
     seed: int
     subtitle: str
 
-    def caption(self, style: Any) -> Caption:
+    def caption(self, style: Style) -> Caption:
+        """What happens in the shot, in the grammar; the place goes with the first character."""
         clauses = [Clause(a.name, a.action) for a in self.actors]
         where = "on the beach" if self.scene == "beach" else f"in the {self.scene}"
         clauses[0] = Clause(clauses[0].name, f"{clauses[0].action} {where}")
@@ -47,7 +56,10 @@ class Shot:
 
 
 def plan_shot(show: Show, index: int, avoid: str, rng: np.random.Generator) -> Shot:
-    """A shot with one character (two thirds) or two, in another scene than `avoid`; often in its signature action."""
+    """A shot with one character (two thirds) or two, often in its signature action.
+
+    It plays in another scene than `avoid`.
+    """
     scenes = [s for s in (show.scenes or paint.SCENES) if s != avoid]
     scene = scenes[int(rng.integers(len(scenes)))]
     first = index % len(show.characters)
@@ -62,14 +74,9 @@ def plan_shot(show: Show, index: int, avoid: str, rng: np.random.Generator) -> S
         actors.append(
             world.Actor(world.look_of(character.look), action, show.style, 0.0, name=character.name)
         )
-    words = [f"{c.name}, look at that!" for c in cast] + [
-        "And off we go.",
-        "Is anyone there?",
-        "What a day!",
-        "",
-    ]
+    lines = [*(f"{c.name}, look at that!" for c in cast), *SAYINGS]
     seconds = float(rng.choice([5.3, 6.6]))
-    subtitle = words[int(rng.integers(len(words)))]
+    subtitle = lines[int(rng.integers(len(lines)))]
     return Shot(seconds, scene, world.place(actors, rng), int(rng.integers(1 << 31)), subtitle)
 
 
@@ -93,35 +100,43 @@ def _boxes(masks: NDArray[np.bool_]) -> list[list[int] | None]:
     return boxes
 
 
+def draw_shot(shot: Shot, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Frames with their subtitle (F, H + band, W, 3) and visible masks (actors, F, H, W) of a shot."""
+    times = np.arange(round(shot.seconds * FPS), dtype=np.float32) / np.float32(FPS)
+    picture, masks = world.draw(
+        shot.actors, shot.scene, style, seconds=times, height=HEIGHT, width=WIDTH, seed=shot.seed
+    )
+    band = np.repeat(_text(WIDTH, BAND, shot.subtitle, 11)[None], len(times), 0)
+    return np.concatenate([picture, band], 1), masks
+
+
 def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
     """Draw one episode and its truth. The mp4 is written last: where it stands, everything stands."""
     rng = np.random.default_rng(seed)
     title = _text(WIDTH, HEIGHT + BAND, show.name, 22)
     frames = [np.repeat(title[None], round(TITLE_SECONDS * FPS), 0)]
     truth: list[dict[str, Any]] = [{"kind": "title", "first_frame": 0, "last_frame": len(frames[0]) - 1}]
-    captions, masks, scene = [], {}, ""
+    captions: list[dict[str, Any]] = []
+    masks: dict[str, NDArray[np.uint8]] = {}
+    scene = ""
     for index in track(range(shots), f"drawing {path.name}"):
         shot = plan_shot(show, index, scene, rng)
         scene = shot.scene
-        times = np.arange(round(shot.seconds * FPS), dtype=np.float32) / np.float32(FPS)
-        picture, shot_masks = world.draw(
-            shot.actors, shot.scene, show.style, seconds=times, height=HEIGHT, width=WIDTH, seed=shot.seed
-        )
-        band = np.repeat(_text(WIDTH, BAND, shot.subtitle, 11)[None], len(times), 0)
+        picture, shot_masks = draw_shot(shot, show.style)
         first = sum(map(len, frames))
-        frames.append(np.concatenate([picture, band], 1))
+        last = first + len(picture) - 1
+        frames.append(picture)
         text = format(shot.caption(show.style))
-        start, end = first / FPS, (first + len(times) - 1) / FPS
-        captions.append({"start": round(start, 4), "end": round(end, 4), "text": text})
+        captions.append({"start": round(first / FPS, 4), "end": round(last / FPS, 4), "text": text})
         people = [{**asdict(a), "boxes": _boxes(m)} for a, m in zip(shot.actors, shot_masks, strict=True)]
         truth.append(
-            {"kind": "scene", "first_frame": first, "last_frame": first + len(times) - 1, "scene": shot.scene}
-            | {"style": show.style, "caption": text, "subtitle": shot.subtitle, "actors": people}
+            {"kind": "scene", "first_frame": first, "last_frame": last, "scene": scene, "style": show.style}
+            | {"caption": text, "subtitle": shot.subtitle, "actors": people}
         )
         for actor, mask in zip(shot.actors, shot_masks, strict=True):
             masks[f"{first:05d} {actor.name}"] = np.packbits(mask, axis=-1)
     buffer = BytesIO()
-    np.savez_compressed(buffer, **masks)
+    np.savez_compressed(buffer, allow_pickle=False, **masks)
     write_atomic(path.with_suffix(".masks.npz"), buffer.getvalue())
     about = {"show": show.id, "seed": seed, "fps": FPS, "width": WIDTH, "height": HEIGHT + BAND, "band": BAND}
     write_atomic(path.with_suffix(".truth.json"), json.dumps(about | {"shots": truth}) + "\n")

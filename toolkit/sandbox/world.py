@@ -1,8 +1,9 @@
 """The sandbox world: who lives in it, what they do, what one says about it, and how it looks.
 
-Two populations are kept apart. *Generic* creatures, and a persistent cast of them known by name, feed the base model's
-pretraining. The *named* characters of the shows in `character_data/` are never seen there: no generic creature has two of
-(body, colour, accessory) in common with a named one, and the actions in `HELD_OUT` belong to the shows alone.
+Two populations are kept apart. *Generic* creatures, and a persistent cast of them known by name, feed the
+base model's pretraining. The *named* characters of the shows in `character_data/` are never seen there: no
+generic creature has two of (body, colour, accessory) in common with a named one, and the actions in
+`HELD_OUT` belong to the shows alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from toolkit.sandbox import paint
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 64, 96, 17, 8.0
 PERIOD = NUM_FRAMES / FPS  # seconds: one clip holds one turn of an action
 STYLES = ("cartoon", "realistic")
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Actor:
-    """One creature in a clip. `x` and `ground` in picture heights, `size` its half height, `phase` in turns."""
+    """One creature in a clip.
+
+    `x` and `ground` in picture heights, `size` its half height, `phase` in turns.
+    """
 
     look: Look
     action: str
@@ -51,11 +56,12 @@ class Actor:
     phase: float = 0.0
 
 
-# --- what they do: p is time in turns; the result moves the creature (heights), turns it (radians), stretches it
+# --- what they do: p is time in turns; the result moves the creature (in picture heights), turns it (in
+# radians) and stretches it
 
 
 def _wave(p: Array) -> Array:
-    return np.sin(2 * np.pi * p)
+    return np.asarray(np.sin(2 * np.pi * p))
 
 
 def _triangle(p: Array) -> Array:
@@ -63,7 +69,7 @@ def _triangle(p: Array) -> Array:
 
 
 def _hop(p: Array) -> Array:
-    return np.maximum(0, np.sin(2 * np.pi * p))
+    return np.asarray(np.maximum(0, np.sin(2 * np.pi * p)))
 
 
 def _turn(p: Array) -> Array:
@@ -107,11 +113,7 @@ def pose(actor: Actor, seconds: Array) -> dict[str, Array]:
         "y": actor.ground - actor.size * move["sy"] + move["dy"],
         "ground": actor.ground + 0 * p,
         "size": actor.size + 0 * p,
-        "rot": move["rot"],
-        "sx": move["sx"],
-        "sy": move["sy"],
-        "step": move["step"],
-    }
+    } | {key: move[key] for key in ("rot", "sx", "sy", "step")}
 
 
 def draw(
@@ -124,7 +126,10 @@ def draw(
     width: int = WIDTH,
     seed: int = 0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draw a clip: frames (F, H, W, 3) uint8 and visible masks (len(actors), F, H, W); later actors stand in front."""
+    """Draw a clip: frames (F, H, W, 3) uint8 and visible masks (len(actors), F, H, W).
+
+    Later actors stand in front.
+    """
     times = np.arange(NUM_FRAMES, dtype=np.float32) / FPS if seconds is None else seconds
     rng = np.random.default_rng(seed)
     empty = paint.scene(scene, scene_style, height, width, rng)
@@ -145,7 +150,7 @@ def draw(
 
 
 def generic_looks(named: Sequence[Look]) -> list[Look]:
-    """Every look that shares no identifying pair with a named character, so that named ones are new to the base."""
+    """Every look that shares no identifying pair with a named character: those are new to the base."""
     taken = frozenset[tuple[str, str]]().union(*(look.pairs for look in named))
     return [
         look
@@ -167,16 +172,14 @@ class Member:
 
 
 def base_cast(looks: Sequence[Look], count: int = 48) -> list[Member]:
-    """The pretraining cast: names of two syllables, looks drawn from the generic population, one style each."""
+    """The pretraining cast: names of two syllables, generic looks, one style each."""
     rng = np.random.default_rng(48)
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
-    names = list(dict.fromkeys("".join(rng.choice(syllables, 2)).capitalize() for _ in range(4 * count)))[
-        :count
-    ]
+    drawn = ["".join(rng.choice(syllables, 2)).capitalize() for _ in range(4 * count)]
+    names = list(dict.fromkeys(drawn))[:count]
     picks = rng.choice(len(looks), count, replace=False)
-    return [
-        Member(n, looks[int(k)], STYLES[i % 2]) for i, (n, k) in enumerate(zip(names, picks, strict=True))
-    ]
+    rows = enumerate(zip(names, picks, strict=True))
+    return [Member(name, looks[int(k)], STYLES[i % 2]) for i, (name, k) in rows]
 
 
 def describe(look: Look, rng: np.random.Generator) -> str:
@@ -201,6 +204,7 @@ class Scenario:
     caption: str
 
     def draw(self) -> NDArray[np.uint8]:
+        """Frames (F, H, W, 3) of the clip."""
         return draw(self.actors, self.scene, self.style, seed=self.seed)[0]
 
 
@@ -223,7 +227,7 @@ def place(actors: Sequence[Actor], rng: np.random.Generator) -> tuple[Actor, ...
 
 
 def generic_scenario(seed: int, looks: Sequence[Look], cast: Sequence[Member]) -> Scenario:
-    """One pretraining clip: prose without tags, one style for scene and creatures, held-out looks and actions absent."""
+    """One pretraining clip: prose without tags, one style for scene and creatures, nothing held out."""
     rng = np.random.default_rng(seed)
     style = STYLES[int(rng.integers(2))]
     count = 1 + int(rng.random() < 0.5)
