@@ -12,7 +12,7 @@ from toolkit.cast import read_cast
 from toolkit.page import curve
 from toolkit.recipes import Prompt, base_clips, demo, demo_prompts, judge
 from toolkit.sandbox import world
-from toolkit.sandbox.pretrain import named_looks
+from toolkit.sandbox.shows import named_looks
 from toolkit.video import write_video
 
 SHOWS = [read_cast().show("inkwell-bay"), read_cast().show("clay-street")]

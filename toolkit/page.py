@@ -38,7 +38,10 @@ class Curve:
 
 
 def curve(metrics: Path) -> Curve:
-    """Read the loss curve from a training's metrics.jsonl; the training loss is averaged over a twentieth of the run."""
+    """Read the loss curve from a training's metrics.jsonl.
+
+    The training loss is averaged over a twentieth of the run.
+    """
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     train = [(int(r["step"]), float(r["loss"])) for r in rows if "loss" in r]
     held = [(int(r["step"]), float(r["val_loss"])) for r in rows if "val_loss" in r]

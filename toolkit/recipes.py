@@ -1,4 +1,4 @@
-"""Chains of stages. `demo` goes from two shows on disk to two of their characters in one scene, with scores."""
+"""Chains of stages. `demo` goes from two shows to two of their characters in one scene, with scores."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from toolkit.cache import cache
 from toolkit.caption import caption
 from toolkit.cast import Show, read_cast
 from toolkit.data import Clip, read_clips, write_atomic, write_clip, write_index
+from toolkit.errors import CastmixError
 from toolkit.generate import generate
 from toolkit.page import Pair, curve, write_page
 from toolkit.prepare import prepare
@@ -32,11 +33,12 @@ class Prompt:
 
     @property
     def alone(self) -> bool:
+        """Whether it asks for one character."""
         return len(self.asked) == 1
 
 
 def demo_prompts(shows: Sequence[Show], each: int = 4) -> list[Prompt]:
-    """`each` prompts a character alone, then as many for every pair of characters across the first two shows."""
+    """`each` prompts for every character alone, then for every pair across the first two shows."""
     from toolkit.captions import Caption, Clause, format
     from toolkit.sandbox.world import BASE_ACTIONS
 
@@ -60,16 +62,14 @@ def demo_prompts(shows: Sequence[Show], each: int = 4) -> list[Prompt]:
 
 
 def base_clips(out: Path, count: int, seed: int) -> Path:
-    """Clips of the base model's own world, captioned in prose: training on them too keeps names from leaking."""
-    from toolkit.sandbox import world
+    """Draw clips of the base model's own world, captioned in prose.
 
-    named = [
-        world.look_of(c.look)
-        for show in read_cast().shows
-        if show.source == "sandbox"
-        for c in show.characters
-    ]
-    looks = world.generic_looks(named)
+    Training on them too keeps names from leaking. Returns `out`; clips that are there are kept.
+    """
+    from toolkit.sandbox import world
+    from toolkit.sandbox.shows import named_looks
+
+    looks = world.generic_looks(list(named_looks().values()))
     cast = world.base_cast(looks)
     for index in track(range(count), "drawing clips of strangers"):
         path = out / "clips" / f"stranger-{index:04d}.mp4"
@@ -89,9 +89,9 @@ def base_clips(out: Path, count: int, seed: int) -> Path:
 def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the sandbox's recogniser sees in videos of these prompts.
 
-    Returns `identity` (share of prompts with one character where it is seen), `both_present` (share of prompts with two
-    where both are), `style_kept` (share of those two-character prompts where both are seen, each in its own show's
-    style), and what was seen in each video, name → style.
+    Returns `identity` (share of prompts with one character where it is seen), `both_present` (share of those
+    with two where both are), `style_kept` (share of those with two where both are seen, each in its own
+    show's style), and `seen`, what was seen in each video, name → style.
     """
     from toolkit.sandbox.recognise import load_recogniser, recognise
 
@@ -145,56 +145,25 @@ def demo(
 
     Returns:
         The path of index.html.
-    """
-    from toolkit.sandbox import shows as sandbox_shows
-    from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
 
-    out = Path(out)
+    Raises:
+        CastmixError: A setting that leaves a stage with nothing to do.
+    """
+    if min(steps, shots, strangers, each, sample_steps) < 1:
+        raise CastmixError("steps, shots, strangers, each and sample_steps of the demo must be 1 or more")
+    out, shows = Path(out), _one_show_a_style()
     seconds: dict[str, float] = {}
-    shows = [show for show in read_cast().shows if show.source == "sandbox"]
-    shows = [next(s for s in shows if s.style == style) for style in ("cartoon", "realistic")]
-    with _timed(seconds, "draw", "1/7 Two shows, drawn by code"):
-        ids = [show.id for show in shows]
-        episodes = sandbox_shows.draw(out / "footage", shows=ids, episodes=1, shots=shots, seed=seed)
-        base_clips(out / "strangers", strangers, seed)
-    with _timed(seconds, "prepare", "2/7 Episodes become clips of one shot each"):
-        size = {"fps": FPS, "num_frames": NUM_FRAMES, "height": HEIGHT, "width": WIDTH}
-        prepare(episodes, out / "data", crop=sandbox_shows.BAND_CROP, **size)
-    with _timed(seconds, "caption", "3/7 Clips get captions: who does what, in which style"):
-        caption(out / "data", captioner="sidecar")
-    with _timed(seconds, "cache", "4/7 Clips and captions become latents and embeddings"):
-        cache(out / "data")
-        cache(out / "strangers")
+    _make_data(out, shows, shots, strangers, seed, seconds)
     with _timed(seconds, "train", "5/7 One rank-32 LoRA for the characters of both shows"):
-        lora = train(
-            [out / "data"],
-            out / "lora",
-            steps=steps,
-            batch_size=batch_size,
-            preserve=out / "strangers",
-            optim=Optim(lr=1e-3, schedule="cosine"),
-            memory=Memory(precision="bfloat16"),
-            watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
-            seed=seed,
-        )
+        lora = _fine_tune(out, steps, batch_size, seed)
     prompts = demo_prompts(shows, each)
-    texts = [p.text for p in prompts]
+    texts = [prompt.text for prompt in prompts]
     with _timed(seconds, "generate", "6/7 The same prompts before and after"):
         before = generate(texts, out / "before", steps=sample_steps, seed=seed)
         after = generate(texts, out / "after", lora=[str(lora)], steps=sample_steps, seed=seed)
     with _timed(seconds, "judge", "7/7 A recogniser looks at them"):
         first, last = judge(before, prompts), judge(after, prompts)
-    scores = {
-        "identity_before": first["identity"],
-        "identity_after": last["identity"],
-        "both_present": last["both_present"],
-        "both_present_before": first["both_present"],
-        "style_kept": last["style_kept"],
-        "prompts_alone": sum(p.alone for p in prompts),
-        "prompts_both": sum(not p.alone for p in prompts),
-        "seed": seed,
-        "seconds": seconds,
-    }
+    scores = _scores(first, last, prompts) | {"seed": seed, "seconds": seconds}
     write_atomic(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     pairs = [
         Pair(p.text, b, a, sb, sa, p.alone)
@@ -205,9 +174,62 @@ def demo(
     return page
 
 
+def _one_show_a_style() -> list[Show]:
+    """The sandbox's first cartoon show and its first realistic one."""
+    sandbox = [show for show in read_cast().shows if show.source == "sandbox"]
+    return [next(s for s in sandbox if s.style == style) for style in ("cartoon", "realistic")]
+
+
+def _make_data(
+    out: Path, shows: Sequence[Show], shots: int, strangers: int, seed: int, seconds: dict[str, float]
+) -> None:
+    """The demo's first stages: footage, clips, captions and caches in `out`."""
+    from toolkit.sandbox.shows import BAND_CROP, draw
+    from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
+
+    data = out / "data"
+    with _timed(seconds, "draw", "1/7 Two shows, drawn by code"):
+        ids = [show.id for show in shows]
+        episodes = draw(out / "footage", shows=ids, episodes=1, shots=shots, seed=seed)
+        base_clips(out / "strangers", strangers, seed)
+    with _timed(seconds, "prepare", "2/7 Episodes become clips of one shot each"):
+        prepare(episodes, data, fps=FPS, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, crop=BAND_CROP)
+    with _timed(seconds, "caption", "3/7 Clips get captions: who does what, in which style"):
+        caption(data, captioner="sidecar")
+    with _timed(seconds, "cache", "4/7 Clips and captions become latents and embeddings"):
+        cache(data)
+        cache(out / "strangers")
+
+
+def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
+    return train(
+        [out / "data"],
+        out / "lora",
+        steps=steps,
+        batch_size=batch_size,
+        preserve=out / "strangers",
+        optim=Optim(lr=1e-3, schedule="cosine"),
+        memory=Memory(precision="bfloat16"),
+        watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
+        seed=seed,
+    )
+
+
+def _scores(first: dict[str, Any], last: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Of verdicts before and after training."""
+    return {
+        "identity_before": first["identity"],
+        "identity_after": last["identity"],
+        "both_present": last["both_present"],
+        "both_present_before": first["both_present"],
+        "style_kept": last["style_kept"],
+        "prompts_alone": sum(p.alone for p in prompts),
+        "prompts_both": sum(not p.alone for p in prompts),
+    }
+
+
 def _tell(scores: dict[str, Any], page: Path) -> None:
     say(f"identity {scores['identity_before']:.2f} before, {scores['identity_after']:.2f} after")
-    say(
-        f"both characters in one scene {scores['both_present']:.2f}, both in their own style {scores['style_kept']:.2f}"
-    )
+    both, kept = scores["both_present"], scores["style_kept"]
+    say(f"both characters in one scene {both:.2f}, both in their own style {kept:.2f}")
     say(f"{sum(scores['seconds'].values()):.0f} s in all; look at {page}")
