@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toolkit.captions import validate
@@ -92,3 +93,19 @@ def test_the_demo_runs_through_and_again(tmp_path: Path) -> None:
     for video in [*(tmp_path / "demo").glob("before/*.mp4"), *(tmp_path / "demo").glob("after/*.mp4")]:
         assert video.relative_to(tmp_path / "demo").as_posix() in html
     assert demo(tmp_path / "demo", **small) == page
+
+
+def test_the_preview_shows_every_pair(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from toolkit.page import Pair, write_preview
+
+    black, white = (np.full((5, 64, 96, 3), level, np.uint8) for level in (0, 250))
+    write_video(tmp_path / "before.mp4", black, 8)
+    write_video(tmp_path / "after.mp4", white, 8)
+    pair = Pair("a prompt", tmp_path / "before.mp4", tmp_path / "after.mp4", {}, {}, True)
+    write_preview(tmp_path / "preview.png", [pair, pair])
+    picture = np.asarray(Image.open(tmp_path / "preview.png"))
+    half = picture.shape[1] // 2
+    assert picture[30:150, 10 : half - 20].max() < 20
+    assert picture[30:150, half + 20 : -10].min() > 235

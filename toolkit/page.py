@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,33 @@ def write_page(
     )
     write_atomic(out / "index.html", html)
     return out / "index.html"
+
+
+def write_preview(path: Path, pairs: Sequence[Pair], scale: int = 2) -> None:
+    """Save a picture: for each pair its prompt, three frames before training and three after."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from toolkit.video import read_video
+
+    def strip(video: Path) -> Image.Image:
+        frames = read_video(video)[0]
+        row = np.concatenate([frames[i] for i in (0, len(frames) // 2, len(frames) - 1)], 1)
+        picture = Image.fromarray(row)
+        return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS)
+
+    gap, text = 16, 26
+    rows = [(pair.prompt, strip(pair.before), strip(pair.after)) for pair in pairs]
+    width, height = rows[0][1].size
+    sheet = Image.new("RGB", (2 * width + gap, len(rows) * (height + text) + text), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    pen.text((4, 4), "before", fill="black", font=font)
+    pen.text((width + gap + 4, 4), "after", fill="black", font=font)
+    for i, (prompt, before, after) in enumerate(rows):
+        top = text + i * (height + text)
+        sheet.paste(before, (0, top))
+        sheet.paste(after, (width + gap, top))
+        pen.text((4, top + height + 4), prompt, fill="black", font=font)
+    buffer = BytesIO()
+    sheet.save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())

@@ -16,7 +16,7 @@ from toolkit.cast import Show, read_cast
 from toolkit.data import Clip, read_clips, write_atomic, write_clip, write_index
 from toolkit.errors import CastmixError
 from toolkit.generate import generate
-from toolkit.page import Pair, curve, write_page
+from toolkit.page import Pair, curve, write_page, write_preview
 from toolkit.prepare import prepare
 from toolkit.progress import say, stage, track
 from toolkit.settings import Memory, Optim, Watch
@@ -37,27 +37,23 @@ class Prompt:
         return len(self.asked) == 1
 
 
-def demo_prompts(shows: Sequence[Show], each: int = 4) -> list[Prompt]:
-    """`each` prompts for every character alone, then for every pair across the first two shows."""
+def demo_prompts(shows: Sequence[Show], each: int = 8) -> list[Prompt]:
+    """`each` prompts for the lead of either show alone, then 2 x `each` for both leads together."""
     from toolkit.captions import Caption, Clause, format
     from toolkit.sandbox.world import BASE_ACTIONS
 
     actions, places = list(BASE_ACTIONS), ["in the meadow", "in the room", "on the beach", "in the snow"]
+    left, right = ((show.characters[0].name, show.style) for show in shows[:2])
     prompts = []
-    for show in shows:
-        for i, person in enumerate(show.characters):
-            for k in range(each):
-                clause = Clause(person.name, f"{actions[(i + k) % len(actions)]} {places[k % len(places)]}")
-                prompts.append(Prompt(format(Caption((clause,), show.style)), ((person.name, show.style),)))
-    left, right = shows[0], shows[1]
-    for i, a in enumerate(left.characters):
-        for j, b in enumerate(right.characters):
-            for k in range(each):
-                first = Clause(a.name, f"{actions[(i + k) % len(actions)]} {places[k % len(places)]}")
-                second = Clause(b.name, actions[(j + k + 2) % len(actions)])
-                style = (left if k % 2 == 0 else right).style
-                text = format(Caption((first, second), style))
-                prompts.append(Prompt(text, ((a.name, left.style), (b.name, right.style))))
+    for name, style in (left, right):
+        for k in range(each):
+            clause = Clause(name, f"{actions[k % len(actions)]} {places[k % len(places)]}")
+            prompts.append(Prompt(format(Caption((clause,), style)), ((name, style),)))
+    for k in range(2 * each):
+        first = Clause(left[0], f"{actions[k % len(actions)]} {places[k % len(places)]}")
+        second = Clause(right[0], actions[(3 * k + 2) % len(actions)])
+        text = format(Caption((first, second), shows[k % 2].style))
+        prompts.append(Prompt(text, (left, right)))
     return prompts
 
 
@@ -123,11 +119,11 @@ def _timed(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
 def demo(
     out: Path,
     *,
-    steps: int = 240,
+    steps: int = 600,
     batch_size: int = 16,
     shots: int = 12,
     strangers: int = 96,
-    each: int = 4,
+    each: int = 8,
     sample_steps: int = 10,
     seed: int = 0,
 ) -> Path:
@@ -170,6 +166,7 @@ def demo(
         for p, b, a, sb, sa in zip(prompts, before, after, first["seen"], last["seen"], strict=True)
     ]
     page = write_page(out, scores, pairs, read_clips(out / "data"), curve(out / "lora" / "metrics.jsonl"))
+    write_preview(out / "preview.png", [p for p in pairs if not p.alone][::each][:4])
     _tell(scores, page)
     return page
 
@@ -208,7 +205,8 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         steps=steps,
         batch_size=batch_size,
         preserve=out / "strangers",
-        optim=Optim(lr=1e-3, schedule="cosine"),
+        preserve_share=0.25,
+        optim=Optim(lr=6e-3, schedule="cosine"),
         memory=Memory(precision="bfloat16"),
         watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
         seed=seed,

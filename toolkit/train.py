@@ -81,10 +81,11 @@ def train(
     """
     out = Path(out)
     arguments = dict(locals())
+    data, out = [Path(folder) for folder in data], Path(out)
     spec = find_model(model)
     split = [hold_back(load_items(folder, spec), holdout) for folder in data]
     learned, held = ([item for part in split for item in part[side]] for side in (0, 1))
-    kept = load_items(preserve, spec) if preserve is not None else []
+    kept = load_items(Path(preserve), spec) if preserve is not None else []
     settings = {
         "model": fingerprint(spec),
         "data": _identity([*learned, *held]),

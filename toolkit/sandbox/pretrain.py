@@ -34,7 +34,6 @@ PROMPTS = (
     "a red star with glasses jumps and a green ball spins in the snow, cartoon style",
     "a purple bear floats and a yellow box with a hat stands still in the meadow, realistic style",
 )
-EPOCHS = 6  # of the recogniser
 Part = Literal["all", "data", "vae", "dit", "recogniser", "base"]
 
 
@@ -141,16 +140,18 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
 
 
 def _train_recogniser(folder: Path, frames: int, seed: int) -> None:
-    from toolkit.sandbox.pretrain_recogniser import frame, train_recogniser
+    from toolkit.sandbox.pretrain_recogniser import HEAVY_EPOCHS, LIGHT_EPOCHS, frame, train_recogniser
+
+    epochs = LIGHT_EPOCHS + HEAVY_EPOCHS
 
     named = named_looks()
     strangers = world.generic_looks(list(named.values()))
     drawn = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
     pictures, truths = (np.stack(part) for part in zip(*drawn, strict=True))
-    training = train_recogniser(pictures, truths, list(named), epochs=EPOCHS, seed=seed)
-    for epoch, loss, model in track(training, "recogniser", total=EPOCHS):
+    training = train_recogniser(pictures, truths, list(named), seed=seed)
+    for epoch, loss, model in track(training, "recogniser", total=epochs):
         say(f"recogniser epoch {epoch}: loss {loss:.4f}")
-        if epoch == EPOCHS:
+        if epoch == epochs:
             tensors = {k: v.half() for k, v in model.state_dict().items()}
             data = safetensors_bytes(tensors, {"names": json.dumps(list(named))})
             write_atomic(folder / "recogniser.safetensors", data)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from toolkit.sandbox import paint, world
 from toolkit.sandbox.recognise import Recogniser, to_tensor
 
+LIGHT_EPOCHS, HEAVY_EPOCHS = 6, 3
+
 
 def near_miss(look: world.Look, rng: np.random.Generator) -> world.Look:
     """The same look but for one of the three attributes that make a character."""
@@ -54,43 +56,56 @@ def frame(
     return picture[0], truth
 
 
-def degrade(frames: Tensor, g: torch.Generator) -> Tensor:
-    """Blur, noise, and a slight shift of brightness and contrast, each frame its own."""
-    small = nn.functional.avg_pool2d(frames, 2)
-    soft = nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear")
-    mix = torch.rand(len(frames), 1, 1, 1, generator=g)
-    frames = frames + mix * (soft - frames)
-    frames = frames * (0.9 + 0.2 * torch.rand(len(frames), 1, 1, 1, generator=g))
-    frames = frames + 0.1 * (torch.rand(len(frames), 1, 1, 1, generator=g) - 0.5)
-    level = 0.08 * torch.rand(len(frames), 1, 1, 1, generator=g)
-    return frames + level * torch.randn(frames.shape, generator=g)
+def degrade(frames: Tensor, g: torch.Generator, heavy: bool) -> Tensor:
+    """Blur, noise, and shifts of brightness and contrast, each frame its own.
+
+    `heavy` adds what a young DiT does: a stronger blur and soft blotches of colour, in about half of the frames.
+    """
+    n = len(frames)
+
+    def draw() -> Tensor:
+        return torch.rand(n, 1, 1, 1, generator=g)
+
+    def blur(frames: Tensor, factor: int, mix: Tensor) -> Tensor:
+        small = nn.functional.avg_pool2d(frames, factor)
+        soft = nn.functional.interpolate(small, scale_factor=float(factor), mode="bilinear")
+        return frames + mix * (soft - frames)
+
+    frames = blur(frames, 2, draw())
+    if heavy:
+        frames = blur(frames, 4, 0.75 * draw() * (draw() < 0.5))
+        blotches = 0.25 * torch.randn(n, 3, 8, 12, generator=g) * draw() * (draw() < 0.6)
+        frames = frames + nn.functional.interpolate(blotches, size=frames.shape[2:], mode="bilinear")
+    frames = frames * (0.85 + 0.3 * draw()) + 0.15 * (draw() - 0.5)
+    return frames + 0.1 * draw() * torch.randn(frames.shape, generator=g)
 
 
 def train_recogniser(
-    frames: NDArray[np.uint8],
-    truths: NDArray[np.float32],
-    names: Sequence[str],
-    *,
-    epochs: int = 6,
-    seed: int = 0,
+    frames: NDArray[np.uint8], truths: NDArray[np.float32], names: Sequence[str], *, seed: int = 0
 ) -> Iterator[tuple[int, float, Recogniser]]:
-    """Train on frames (N, 64, 96, 3) with truths (N, names, styles); yields (epoch, mean loss, model)."""
+    """Train on frames (N, 64, 96, 3) with truths (N, names, styles); yields (epoch, mean loss, model).
+
+    `LIGHT_EPOCHS` on lightly degraded frames, then `HEAVY_EPOCHS` on heavily degraded ones.
+    """
     torch.manual_seed(seed)
     model = Recogniser(names)
-    size, total = 64, epochs * (len(frames) // 64)
-    optim = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optim, 4e-3, total_steps=total)
-    for epoch in range(epochs):
-        g = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(len(frames), generator=g).numpy()
-        losses = []
-        for start in range(0, len(order) - size + 1, size):
-            pick = order[start : start + size]
-            logits = model(degrade(to_tensor(frames[pick]), g))
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(truths[pick]))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optim.step()
-            schedule.step()
-            optim.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-        yield epoch + 1, sum(losses) / len(losses), model
+    size, epoch = 64, 0
+    for epochs, lr, heavy in ((LIGHT_EPOCHS, 4e-3, False), (HEAVY_EPOCHS, 2e-3, True)):
+        optim = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
+        total = epochs * (len(frames) // size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optim, lr, total_steps=total)
+        for _ in range(epochs):
+            g = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(len(frames), generator=g).numpy()
+            losses = []
+            for start in range(0, len(order) - size + 1, size):
+                pick = order[start : start + size]
+                logits = model(degrade(to_tensor(frames[pick]), g, heavy))
+                loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(truths[pick]))
+                loss.backward()  # type: ignore[no-untyped-call]
+                optim.step()
+                schedule.step()
+                optim.zero_grad(set_to_none=True)
+                losses.append(loss.item())
+            epoch += 1
+            yield epoch, sum(losses) / len(losses), model

@@ -58,12 +58,12 @@ class Shot:
 def plan_shot(show: Show, index: int, avoid: str, rng: np.random.Generator) -> Shot:
     """A shot with one character (two thirds) or two, often in its signature action.
 
-    It plays in another scene than `avoid`.
+    The show's lead, the first in its file, has three shots of four. It plays in another scene than `avoid`.
     """
     scenes = [s for s in (show.scenes or paint.SCENES) if s != avoid]
     scene = scenes[int(rng.integers(len(scenes)))]
-    first = index % len(show.characters)
-    cast = [show.characters[first]]
+    supporting = show.characters[1:]
+    cast = [supporting[index // 4 % len(supporting)] if supporting and index % 4 == 3 else show.characters[0]]
     if rng.random() < 1 / 3 and len(show.characters) > 1:
         others = [c for c in show.characters if c is not cast[0]]
         cast.append(others[int(rng.integers(len(others)))])
