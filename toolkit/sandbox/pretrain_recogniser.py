@@ -59,7 +59,8 @@ def frame(
 def degrade(frames: Tensor, g: torch.Generator, heavy: bool) -> Tensor:
     """Blur, noise, and shifts of brightness and contrast, each frame its own.
 
-    `heavy` adds what a young DiT does: a stronger blur and soft blotches of colour, in about half of the frames.
+    `heavy` adds what a young DiT does: a stronger blur and soft blotches of colour, in about half of the
+    frames.
     """
     n = len(frames)
 
