@@ -100,10 +100,18 @@ def test_sizes_that_the_model_cannot_take(tmp_path: Path, make_clips: MakeClips,
 
 
 def test_clips_without_captions(clips: Path, tiny_wan: Path) -> None:
-    write_clip(clips, replace(read_clips(clips)[1], text=" "))
-    with pytest.raises(
-        CastmixError, match=r"1 of 3 clips .* have no caption \(clip-01…\): run `castmix caption"
-    ):
+    folder = cache(clips, model=str(tiny_wan))
+    rows = read_clips(clips)
+    write_clip(clips, replace(rows[1], text=" "))
+    cache(clips, model=str(tiny_wan))
+    assert {sample.id for sample in load_samples(folder)} == {rows[0].id, rows[2].id}
+    assert "clip-01 has no caption" in (folder / "rejected.jsonl").read_text()
+    write_clip(clips, rows[1])
+    cache(clips, model=str(tiny_wan))
+    assert len(load_samples(folder)) == 3
+    for row in rows:
+        write_clip(clips, replace(row, text=""))
+    with pytest.raises(CastmixError, match="none of 3 clips .* has a caption: run `castmix caption"):
         cache(clips, model=str(tiny_wan))
 
 

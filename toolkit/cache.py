@@ -35,7 +35,8 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Pa
     """Encode clips and captions for training.
 
     Clips whose file, caption and model have not changed since are kept; of one whose caption alone changed,
-    only the caption is encoded again. A clip that cannot be encoded is set aside in rejected.jsonl.
+    only the caption is encoded again. A clip without a caption, or that cannot be encoded, is set aside in
+    rejected.jsonl.
 
     Args:
         clips: A folder of captioned clips.
@@ -46,7 +47,7 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Pa
         The folder of the cache.
 
     Raises:
-        CastmixError: clips without a caption, or none that can be encoded.
+        CastmixError: no clip with a caption, or none that can be encoded.
     """
     spec = find_model(model)
     rows = read_clips(clips)
@@ -66,7 +67,7 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Pa
             kept += 1
             continue
         try:
-            same_video = before is not None and before | {"caption": ""} == now | {"caption": ""}
+            same_video = clip.text.strip() and before is not None and before | {"caption": ""} == now | {"caption": ""}
             latents = _old_latents(path) if same_video else _encode_clip(clip, spec, encoders)
         except CastmixError as error:
             path.unlink(missing_ok=True)
@@ -83,11 +84,11 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Pa
 
 
 def _require_captions(clips: Path, rows: Sequence[Clip]) -> None:
-    bare = [clip.id for clip in rows if not clip.text.strip()]
-    if bare:
+    """Some captions are enough: clips that a captioner has set aside are set aside here, too."""
+    if not any(clip.text.strip() for clip in rows):
         raise CastmixError(
-            f"{len(bare)} of {len(rows)} clips in {clips} have no caption ({', '.join(bare[:3])}…): run "
-            f"`castmix caption {clips}`, write `text` in {clips}/metadata.jsonl, or delete those clips"
+            f"none of {len(rows)} clips in {clips} has a caption: run `castmix caption {clips}`, or write `text` "
+            f"in {clips}/metadata.jsonl"
         )
 
 
@@ -100,6 +101,8 @@ def _warn_of_other_rate(rows: Sequence[Clip], spec: ModelSpec) -> None:
 
 def _encode_clip(clip: Clip, spec: ModelSpec, encoders: Encoders) -> Tensor:
     """Latents (C, f, h, w) of a clip; an error says why it cannot be one of this model's."""
+    if not clip.text.strip():
+        raise CastmixError(f"{clip.id} has no caption: run `castmix caption`, or write `text` in metadata.jsonl")
     import torch
 
     from toolkit.video import read_video
