@@ -123,6 +123,7 @@ def demo(
     batch_size: int = 16,
     shots: int = 12,
     strangers: int = 96,
+    crossovers: int = 24,
     each: int = 8,
     sample_steps: int = 10,
     seed: int = 0,
@@ -135,6 +136,7 @@ def demo(
         batch_size: Clips a step, half of them strangers from the base model's own world.
         shots: Shots of the one episode of each show.
         strangers: How many clips of strangers to draw.
+        crossovers: How many composites to make, a character of one show pasted into a clip of the other.
         each: Prompts per character alone, and per pair of characters.
         sample_steps: Denoising steps a video.
         seed: Of footage, training and videos.
@@ -145,19 +147,20 @@ def demo(
     Raises:
         CastmixError: A setting that leaves a stage with nothing to do.
     """
-    if min(steps, shots, strangers, each, sample_steps) < 1:
-        raise CastmixError("steps, shots, strangers, each and sample_steps of the demo must be 1 or more")
+    if min(steps, shots, strangers, crossovers, each, sample_steps) < 1:
+        raise CastmixError("steps, shots, strangers, crossovers, each and sample_steps of the demo must be 1 or more")
     out, shows = Path(out), _one_show_a_style()
     seconds: dict[str, float] = {}
-    _make_data(out, shows, shots, strangers, seed, seconds)
-    with _timed(seconds, "train", "5/7 One rank-32 LoRA for the characters of both shows"):
+    _make_data(out, shows, _Counts(shots, strangers, crossovers), seed, seconds)
+    with _timed(seconds, "train", "6/8 One rank-32 LoRA for the characters of both shows"):
         lora = _fine_tune(out, steps, batch_size, seed)
     prompts = demo_prompts(shows, each)
     texts = [prompt.text for prompt in prompts]
-    with _timed(seconds, "generate", "6/7 The same prompts before and after"):
-        before = generate(texts, out / "before", steps=sample_steps, seed=seed)
-        after = generate(texts, out / "after", lora=[str(lora)], steps=sample_steps, seed=seed)
-    with _timed(seconds, "judge", "7/7 A recogniser looks at them"):
+    with _timed(seconds, "generate", "7/8 The same prompts before and after"):
+        draw = {"steps": sample_steps, "guidance_scale": 1.5, "seed": seed, "batch_size": 8}
+        before = generate(texts, out / "before", **draw)
+        after = generate(texts, out / "after", lora=[str(lora)], **draw)
+    with _timed(seconds, "judge", "8/8 A recogniser looks at them"):
         first, last = judge(before, prompts), judge(after, prompts)
     scores = _scores(first, last, prompts) | {"seed": seed, "seconds": seconds}
     write_atomic(out / "scores.json", json.dumps(scores, indent=1) + "\n")
@@ -177,30 +180,42 @@ def _one_show_a_style() -> list[Show]:
     return [next(s for s in sandbox if s.style == style) for style in ("cartoon", "realistic")]
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """How much of everything is drawn."""
+
+    shots: int
+    strangers: int
+    crossovers: int
+
+
 def _make_data(
-    out: Path, shows: Sequence[Show], shots: int, strangers: int, seed: int, seconds: dict[str, float]
+    out: Path, shows: Sequence[Show], counts: _Counts, seed: int, seconds: dict[str, float]
 ) -> None:
-    """The demo's first stages: footage, clips, captions and caches in `out`."""
+    """The demo's first stages: footage, clips, captions, composites and caches in `out`."""
+    from toolkit.sandbox.crossover import crossovers
     from toolkit.sandbox.shows import BAND_CROP, draw
     from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
 
     data = out / "data"
-    with _timed(seconds, "draw", "1/7 Two shows, drawn by code"):
+    with _timed(seconds, "draw", "1/8 Two shows, drawn by code"):
         ids = [show.id for show in shows]
-        episodes = draw(out / "footage", shows=ids, episodes=1, shots=shots, seed=seed)
-        base_clips(out / "strangers", strangers, seed)
-    with _timed(seconds, "prepare", "2/7 Episodes become clips of one shot each"):
+        episodes = draw(out / "footage", shows=ids, episodes=1, shots=counts.shots, seed=seed)
+        base_clips(out / "strangers", counts.strangers, seed)
+    with _timed(seconds, "prepare", "2/8 Episodes become clips of one shot each"):
         prepare(episodes, data, fps=FPS, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, crop=BAND_CROP)
-    with _timed(seconds, "caption", "3/7 Clips get captions: who does what, in which style"):
-        caption(data, captioner="sidecar")
-    with _timed(seconds, "cache", "4/7 Clips and captions become latents and embeddings"):
-        cache(data)
-        cache(out / "strangers")
+    with _timed(seconds, "caption", "3/8 Clips get captions: who does what, in which style"):
+        clips = caption(data, captioner="sidecar")
+    with _timed(seconds, "composite", "4/8 Some characters are cut out and pasted into the other show"):
+        crossovers(clips, read_cast(), out / "crossovers", counts.crossovers, seed)
+    with _timed(seconds, "cache", "5/8 Clips and captions become latents and embeddings"):
+        for folder in (data, out / "crossovers", out / "strangers"):
+            cache(folder)
 
 
 def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
     return train(
-        [out / "data"],
+        [out / "data", out / "crossovers"],
         out / "lora",
         steps=steps,
         batch_size=batch_size,
