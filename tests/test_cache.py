@@ -111,7 +111,7 @@ def test_clips_without_captions(clips: Path, tiny_wan: Path) -> None:
     assert len(load_samples(folder)) == 3
     for row in rows:
         write_clip(clips, replace(row, text=""))
-    with pytest.raises(CastmixError, match="none of 3 clips .* has a caption: run `castmix caption"):
+    with pytest.raises(CastmixError, match=r"none of 3 clips .* has a caption: run `castmix caption"):
         cache(clips, model=str(tiny_wan))
 
 

@@ -12,7 +12,7 @@ import torch
 from toolkit import adapters, models
 from toolkit.errors import CastmixError
 from toolkit.generate import generate, parse_lora
-from toolkit.lora import Lora, save_lora
+from toolkit.lora import Lora, load_lora, save_lora
 from toolkit.settings import Adapter
 from toolkit.video import probe, read_video
 
@@ -78,6 +78,38 @@ def test_loras_and_their_weights_count(tiny_wan: Path, lora: Path, tmp_path: Pat
     assert video("one", str(lora)) != base
     assert video("one", str(lora)) != video("half", f"{lora}:0.5")
     assert video("twice", f"{lora}:0.5", f"{lora}:-0.5") == base  # they cancel
+
+
+def test_a_prompt_that_names_nobody_the_lora_knows_is_told(
+    tiny_wan: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tmp_path / "known.safetensors"
+    one = load_lora(lora)
+    save_lora(Lora(one.tensors, {**one.metadata, "castmix.cast": '["Tom", "Jerry"]'}), known)
+    settings: dict[str, Any] = {"model": str(tiny_wan), "lora": known, **SMALL}
+    for prompt, said in (
+        ("Tom chases Jerry, cartoon style", "did you mean '[Character: Tom], chases [Character: Jerry]."),
+        ("a red cat", "has no [Character: <name>], the LoRAs know Jerry, Tom"),
+        ("[Character: Spike], barks.", "names Spike, the LoRAs know Jerry, Tom"),
+    ):
+        generate(prompt, tmp_path / "x.mp4", **settings)
+        assert said in capsys.readouterr().err.replace("\n", " ")
+    generate("[Character: Tom], naps.", tmp_path / "x.mp4", **settings)
+    assert "note:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": 2**70}, "seed must be between"),
+        ({"guidance_scale": float("nan")}, "must be a finite number"),
+    ],
+)
+def test_numbers_that_make_no_video(
+    tiny_wan: Path, tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CastmixError, match=message):
+        generate("a cat", tmp_path / "x.mp4", model=str(tiny_wan), **wrong)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

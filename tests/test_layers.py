@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
     "flow": 0, "lora": 0, "checkpoint": 0, "metrics": 0,
     "sandbox.shapes": 0, "sandbox.paint": 0, "sandbox.world": 0, "sandbox.recognise": 0, "sandbox.codec": 0,
     # Models: those that draw, those that watch; and what needs no more than plain things.
-    "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1,
+    "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.crossover": 1,
     # Building blocks.
     "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "batches": 2, "preview": 2, "trainer": 2,
     "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,

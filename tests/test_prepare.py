@@ -157,6 +157,17 @@ def test_no_clip_crosses_a_cut_and_every_window_is_used(tmp_path: Path) -> None:
     assert (row["start"], row["end"], row["value"]) == pytest.approx((100 / 24, 102 / 24, 3 / 24), abs=1e-3)
 
 
+def test_captions_edited_in_the_index_survive_the_next_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare([film(tmp_path / "a.mp4", every(3, 24), [])], out, **SMALL, num_frames=17)
+    index = out / "metadata.jsonl"
+    edited = index.read_text().replace('"text": ""', '"text": "by hand"')
+    index.write_text(edited)
+    other = film(tmp_path / "b.mp4", every(3, 24), [])
+    clips = prepare([tmp_path / "a.mp4", other], out, **SMALL, num_frames=17)
+    assert {clip.text for clip in clips if clip.id.startswith("a_")} == {"by hand"}
+
+
 def test_the_columns_that_others_read(tmp_path: Path) -> None:
     folder = tmp_path / "my films"
     folder.mkdir()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,18 @@ def test_stopped_and_continued_gives_the_same_bytes(
     assert state.step == 9
     train([show], tmp_path, steps=8, restart=True, **settings)
     assert path.read_bytes() == (finished / "lora.safetensors").read_bytes()
+
+
+def test_a_restart_that_cannot_begin_leaves_the_old_run(
+    finished: Path, show: Path, tiny_wan: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "run"
+    shutil.copytree(finished, old)
+    for wrong in ({"adapter": Adapter(targets=("attn9",))}, {"steps": 0}, {"optim": Optim(betas=(2.0, 3.0))}):
+        settings: dict[str, Any] = {"model": str(tiny_wan), "steps": 8, "restart": True, **wrong}
+        with pytest.raises(CastmixError):
+            train([show], old, **settings)
+    assert (old / "lora.safetensors").read_bytes() == (finished / "lora.safetensors").read_bytes()
 
 
 def test_killed_and_continued_gives_the_same_bytes(

@@ -37,6 +37,8 @@ def add(module: torch.nn.Module, name: str, settings: Adapter, seed: int) -> Non
     Raises:
         CastmixError: an unknown target, or none of the targets is in the network.
     """
+    if settings.rank < 1:
+        raise CastmixError(f"adapter.rank must be 1 or more, got {settings.rank}")
     unknown = sorted(set(settings.targets) - set(TARGETS))
     if unknown:
         raise CastmixError(f"adapter.targets: no {', '.join(unknown)}; choose among {', '.join(TARGETS)}")

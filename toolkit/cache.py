@@ -67,7 +67,9 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Pa
             kept += 1
             continue
         try:
-            same_video = clip.text.strip() and before is not None and before | {"caption": ""} == now | {"caption": ""}
+            same_video = (
+                clip.text.strip() and before is not None and before | {"caption": ""} == now | {"caption": ""}
+            )
             latents = _old_latents(path) if same_video else _encode_clip(clip, spec, encoders)
         except CastmixError as error:
             path.unlink(missing_ok=True)
@@ -87,8 +89,8 @@ def _require_captions(clips: Path, rows: Sequence[Clip]) -> None:
     """Some captions are enough: clips that a captioner has set aside are set aside here, too."""
     if not any(clip.text.strip() for clip in rows):
         raise CastmixError(
-            f"none of {len(rows)} clips in {clips} has a caption: run `castmix caption {clips}`, or write `text` "
-            f"in {clips}/metadata.jsonl"
+            f"none of {len(rows)} clips in {clips} has a caption: run `castmix caption {clips}`, "
+            f"or write `text` in {clips}/metadata.jsonl"
         )
 
 
@@ -102,7 +104,9 @@ def _warn_of_other_rate(rows: Sequence[Clip], spec: ModelSpec) -> None:
 def _encode_clip(clip: Clip, spec: ModelSpec, encoders: Encoders) -> Tensor:
     """Latents (C, f, h, w) of a clip; an error says why it cannot be one of this model's."""
     if not clip.text.strip():
-        raise CastmixError(f"{clip.id} has no caption: run `castmix caption`, or write `text` in metadata.jsonl")
+        raise CastmixError(
+            f"{clip.id} has no caption: run `castmix caption`, or write `text` in metadata.jsonl"
+        )
     import torch
 
     from toolkit.video import read_video

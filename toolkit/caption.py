@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,6 +103,7 @@ def caption(
         raise CastmixError(f"frames must be 1 or more, timeout above 0, retries 0 or more; got {given}")
     todo = [clip for clip in found if overwrite or not clip.text]
     kept = [clip for clip in found if clip.text and not overwrite]
+    _warn_of_broken(kept, registry)
     make = _find_captioner(captioner)
     job = Job(
         clips=tuple(todo),
@@ -121,7 +122,8 @@ def caption(
         return kept
     write_run(folder / RUN, "caption", arguments)
     done, rejected = _caption_each(make(job), job, folder)
-    say(f"captions: {len(done)} made, {len(kept)} kept, {len(todo) - len(done)} missing")
+    left = "unchanged" if overwrite else "missing"
+    say(f"captions: {len(done)} made, {len(kept)} kept, {len(todo) - len(done)} {left}")
     if rejected:
         say(f"captions: {len(rejected)} clips set aside, the reasons are in {folder / REJECTED}")
     if not done and not kept:
@@ -129,11 +131,20 @@ def caption(
     return sorted(kept + done, key=lambda clip: clip.id)
 
 
+def _warn_of_broken(kept: Sequence[Clip], registry: Cast) -> None:
+    """Captions that are there are kept, edits by hand among them; say which ones break the grammar."""
+    broken = [(clip.id, problems[0]) for clip in kept if (problems := grammar.validate(clip.text, registry))]
+    for name, problem in broken[:5]:
+        say(f"warning: the caption of {name} breaks the grammar: {problem}")
+    if len(broken) > 5:
+        say(f"warning: … and those of {len(broken) - 5} more clips")
+
+
 def _find_captioner(name: str) -> Callable[[Job], Describe]:
     if name in CAPTIONERS:
         return CAPTIONERS[name]
     known = nearest(name, CAPTIONERS) or CAPTIONERS
-    raise CastmixError(f"no captioner {name!r}: there is {' and '.join(known)}")
+    raise CastmixError(f"no captioner {name!r}: choose {' or '.join(known)}")
 
 
 def _caption_each(describe: Describe, job: Job, folder: Path) -> tuple[list[Clip], list[dict[str, str]]]:

@@ -157,6 +157,7 @@ def read_shows(folder: Path) -> tuple[Show, ...]:
         CastmixError: No such folder, no YAML file in it, or a file that breaks the format (the message names
             file, key, value and what was expected), or a name used twice.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise CastmixError(f"{folder}: no such folder; expected a folder with one YAML file a show")
     files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolkit.captions import TAG, tag
+from toolkit.cast import read_cast
 from toolkit.data import fingerprint_file
 from toolkit.errors import CastmixError
 from toolkit.models import (
@@ -79,7 +82,11 @@ def generate(
     spec = find_model(model)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     paths = _paths(Path(out), len(prompts))
-    loras = [parse_lora(one) for one in lora]
+    loras = [parse_lora(one) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
+    if not 0 <= seed < 2**63:
+        raise CastmixError(f"seed must be between 0 and 2^63 - 1, got {seed}")
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise CastmixError(f"guidance_scale must be finite, got {guidance_scale}")
     settings = Settings(
         negative_prompt=negative_prompt,
         steps=_positive("steps", steps, spec.steps),
@@ -120,13 +127,13 @@ class Settings:
     batch_size: int
 
 
-def parse_lora(text: str) -> tuple[Path, float]:
+def parse_lora(text: str | Path) -> tuple[Path, float]:
     """``path:weight`` or ``path`` to the file and its weight. Only a number after the last colon is a weight.
 
     Raises:
         CastmixError: there is no such file.
     """
-    head, colon, tail = text.rpartition(":")
+    head, colon, tail = str(text).rpartition(":")
     path, weight = Path(text), 1.0
     if colon and head and not path.exists():
         with contextlib.suppress(ValueError):  # a colon of the path itself, as in C:\\runs\\a.safetensors
@@ -175,6 +182,7 @@ def _sample_and_save(
 
     shape = latent_shape(spec, settings.num_frames, settings.height, settings.width)
     loaded = [(path, load_lora(path), weight) for path, weight in loras]
+    _hint(prompts, [one.metadata for _, one, _ in loaded])
     device = default_device()
     encoders = load_encoders(spec, device)
     embeds = _encode(spec, encoders, [*prompts, settings.negative_prompt])
@@ -207,6 +215,22 @@ def _sample_and_save(
                 save_generated(paths[row], video, spec.fps, {**own, **facts})
     for _ in ticks:  # the bar ends
         pass
+
+
+def _hint(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) -> None:
+    """Say where a prompt names nobody, or somebody whom the LoRAs do not know; it is made all the same."""
+    known = {name for one in metadata for name in json.loads(one.get("castmix.cast", "[]"))}
+    if not known:
+        return
+    for prompt in prompts:
+        tagged = set(TAG.findall(prompt))
+        strange = tagged - known
+        if strange or not tagged:
+            what = f"names {', '.join(sorted(strange))}" if strange else "has no [Character: <name>]"
+            hint = ""
+            with contextlib.suppress(CastmixError):
+                hint = f"; did you mean {tag(prompt, read_cast())!r}?" if not tagged else ""
+            say(f"note: {prompt[:60]!r} {what}, the LoRAs know {', '.join(sorted(known))}{hint}")
 
 
 def _encode(spec: ModelSpec, encoders: Encoders, prompts: Sequence[str]) -> Tensor:

@@ -83,9 +83,12 @@ def prepare(
     settings = _Settings(fps, num_frames, height, width, crop, content_threshold, adaptive_threshold)
     _check(settings)
     out = Path(out)
+    footage = [Path(footage)] if isinstance(footage, (str, Path)) else footage
     sources, barren = find_sources(footage, out)
     rejected = [{"source": path_text(folder), **_row(None, None, "no video files", 0)} for folder in barren]
     known = open_ledger(out, asdict(settings))
+    if any(out.glob("clips/*.json")):
+        read_clips(out)  # takes over texts that were edited in metadata.jsonl, before it is written anew
     made: set[str] = set()
     done: dict[str, Path] = {}
     try:

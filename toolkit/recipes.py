@@ -119,25 +119,27 @@ def _timed(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
 def demo(
     out: Path,
     *,
-    steps: int = 600,
+    steps: int = 700,
     batch_size: int = 16,
     shots: int = 12,
     strangers: int = 96,
-    crossovers: int = 24,
+    crossovers: int = 48,
     each: int = 8,
-    sample_steps: int = 10,
+    sample_steps: int = 12,
     seed: int = 0,
 ) -> Path:
-    """The whole way on the sandbox: draw two shows, fine-tune their characters, mix them, score it, show it.
+    """Draw two shows, fine-tune their characters, mix two of them, score it.
+
+    The whole way on the sandbox; a page shows what came out.
 
     Args:
         out: Folder for everything; `index.html` in it is the page to look at, `scores.json` the numbers.
         steps: Training steps.
-        batch_size: Clips a step, half of them strangers from the base model's own world.
+        batch_size: Clips a step, a fifth of them strangers from the base model's own world.
         shots: Shots of the one episode of each show.
         strangers: How many clips of strangers to draw.
         crossovers: How many composites to make, a character of one show pasted into a clip of the other.
-        each: Prompts per character alone, and per pair of characters.
+        each: Prompts per lead alone; twice as many ask for both.
         sample_steps: Denoising steps a video.
         seed: Of footage, training and videos.
 
@@ -147,9 +149,12 @@ def demo(
     Raises:
         CastmixError: A setting that leaves a stage with nothing to do.
     """
-    if min(steps, shots, strangers, crossovers, each, sample_steps) < 1:
-        raise CastmixError("steps, shots, strangers, crossovers, each and sample_steps of the demo must be 1 or more")
+    settings = {name: value for name, value in locals().items() if name != "out"}
+    too_small = [name for name, value in settings.items() if value < 1 and name != "seed"]
+    if too_small:
+        raise CastmixError(f"{', '.join(too_small)} of the demo must be 1 or more")
     out, shows = Path(out), _one_show_a_style()
+    _same_as_before(out / "demo.json", settings)
     seconds: dict[str, float] = {}
     _make_data(out, shows, _Counts(shots, strangers, crossovers), seed, seconds)
     with _timed(seconds, "train", "6/8 One rank-32 LoRA for the characters of both shows"):
@@ -178,6 +183,16 @@ def _one_show_a_style() -> list[Show]:
     """The sandbox's first cartoon show and its first realistic one."""
     sandbox = [show for show in read_cast().shows if show.source == "sandbox"]
     return [next(s for s in sandbox if s.style == style) for style in ("cartoon", "realistic")]
+
+
+def _same_as_before(path: Path, settings: dict[str, int]) -> None:
+    """Remember the settings of a demo's folder; others would mix old clips with new."""
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]
+    if changed:
+        told = ", ".join(changed)
+        raise CastmixError(f"{path.parent} holds a demo of other settings ({told}): use another --out")
+    write_atomic(path, json.dumps(settings, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -220,8 +235,9 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         steps=steps,
         batch_size=batch_size,
         preserve=out / "strangers",
-        preserve_share=0.25,
-        optim=Optim(lr=6e-3, schedule="cosine"),
+        preserve_share=0.2,
+        caption_dropout=0.05,
+        optim=Optim(lr=8e-3, schedule="cosine"),
         memory=Memory(precision="bfloat16"),
         watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
         seed=seed,

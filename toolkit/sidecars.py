@@ -52,6 +52,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         CastmixError: The file or a row of it cannot be understood.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":

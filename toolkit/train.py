@@ -81,7 +81,9 @@ def train(
     """
     out = Path(out)
     arguments = dict(locals())
-    data, out = [Path(folder) for folder in data], Path(out)
+    data, out = [Path(folder) for folder in ([data] if isinstance(data, (str, Path)) else data)], Path(out)
+    if steps < 1:
+        raise CastmixError(f"steps must be 1 or more, got {steps}")
     spec = find_model(model)
     split = [hold_back(load_items(folder, spec), holdout) for folder in data]
     learned, held = ([item for part in split for item in part[side]] for side in (0, 1))
@@ -98,9 +100,7 @@ def train(
         **_flat("sigma", sigma),
         **_flat("adapter", dataclasses.replace(adapter, save_dtype="float32")),
     }
-    if restart:
-        _forget(out)
-    state = _resumable(out, settings, steps)
+    state = None if restart else _resumable(out, settings, steps)
     if state is not None and state.step == steps:
         say(f"{out} is finished ({steps} steps). More steps go on from there, --restart begins afresh")
         return out / "lora.safetensors"
@@ -148,6 +148,8 @@ def train(
         if videos
         else None,
     )
+    if restart and accelerator.is_main_process:
+        _forget(out)  # not before everything above has been found in order
     if state is not None:
         restore(state, parameters, run.optimizer)
         say(f"going on after step {state.step} of {steps}")

@@ -106,6 +106,8 @@ def _steps(run: Run, start: int, stop: threading.Event, metrics: Metrics | None)
 def new_optimizer(parameters: Mapping[str, torch.nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
     """The optimiser that `optim` names, over the parameters in their order."""
     values = list(parameters.values())
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        raise CastmixError(f"optim.betas must be two numbers of 0 or more and below 1, got {optim.betas}")
     if optim.name == "adamw":
         return torch.optim.AdamW(
             values, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True

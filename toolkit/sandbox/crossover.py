@@ -1,8 +1,9 @@
-"""Composites of the sandbox's shows: a character cut out by its true mask, pasted into a clip of the other style.
+"""Composites of the sandbox's shows: a character cut out by its true mask, pasted into the other style.
 
-Character Mixing's second half in its simplest form (arXiv 2510.05093, section 3.2): without such clips the scene's style
-decides who is drawn, and two characters of opposite styles never share a picture. The mask comes from the truth beside the
-episode, the place is fixed: who is pasted stands beside the one who is there. Nobody's colours are changed.
+Character Mixing's second half in its simplest form (arXiv 2510.05093, section 3.2): without such clips the
+scene's style decides who is drawn, and two characters of opposite styles never share a picture. The mask
+comes from the truth beside the episode, the place is fixed: who is pasted stands beside the one who is there.
+Nobody's colours are changed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SHIFT = 0.46
 
 
 def alpha(clip: Clip, name: str) -> NDArray[np.float32]:
-    """How much of each pixel is the character, (F, H, W) in 0..1, from the masks beside the clip's episode."""
+    """How much of each pixel is the character, (F, H, W) in 0..1, from the masks beside the episode."""
     masks = np.load(Path(clip.source).with_suffix(".masks.npz"))
     starts = sorted(int(key.split()[0]) for key in masks if key.split(maxsplit=1)[1] == name)
     first = round(clip.start * shows.FPS)
@@ -41,9 +42,10 @@ def alpha(clip: Clip, name: str) -> NDArray[np.float32]:
 def paste(
     back: NDArray[np.uint8], front: NDArray[np.uint8], mask: NDArray[np.float32], shift: int
 ) -> NDArray[np.uint8]:
-    """alpha * front + (1 - alpha) * back for clips (F, H, W, 3), the front moved by `shift` pixels to the right."""
+    """Mask * front + (1 - mask) * back of clips (F, H, W, 3), the front moved right by `shift` pixels."""
     moved, where = np.zeros_like(front), np.zeros_like(mask)
     width = back.shape[2]
+    shift = max(-width, min(width, shift))
     target, source = slice(max(shift, 0), width + min(shift, 0)), slice(max(-shift, 0), width - max(shift, 0))
     moved[:, :, target], where[:, :, target] = front[:, :, source], mask[:, :, source]
     mixed = where[..., None] * moved + (1 - where[..., None]) * back

@@ -203,7 +203,7 @@ def pretrain(
     Args:
         out: Folder for the drawn data, training states, contact sheets and the result, `base`.
         part: One part alone: data, vae, dit, recogniser, or base (put the folder together).
-        clips: Clips to draw, in thousands.
+        clips: How many clips to draw, in shards of a thousand.
         vae_steps: Steps of the VAE, four clips each.
         dit_steps: Steps of DiT and text encoder, 32 clips each.
         frames: Frames to train the recogniser on.
