@@ -10,7 +10,6 @@ A folder of clips, here called DIR, looks like this:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -113,17 +112,21 @@ def read_clips(folder: Path) -> list[Clip]:
     paths = _clip_jsons(folder)
     if not paths:
         raise CastmixError(f"{folder} has no clips (clips/*.json): make them with `castmix prepare`")
-    clips = [_read_clip(path) for path in paths]
-    index = folder / INDEX
+    adopt_edits(folder)
+    return [_read_clip(path) for path in paths]
+
+
+def adopt_edits(folder: Path) -> None:
+    """Take texts over that a person has edited in `metadata.jsonl`: see `read_clips`."""
+    index = Path(folder) / INDEX
     if not index.exists():
-        return clips
+        return
     edited, when = _index_texts(index), index.stat().st_mtime_ns
-    for number, (path, clip) in enumerate(zip(paths, clips, strict=True)):
-        text = edited.get(f"clips/{clip.path.name}")
-        if text and text != clip.text and when > path.stat().st_mtime_ns:
-            clips[number] = dataclasses.replace(clip, text=text)
-            write_clip(folder, clips[number])
-    return clips
+    for path in _clip_jsons(Path(folder)):
+        row = _parse_row(path.read_bytes(), str(path))
+        text = edited.get(f"clips/{path.stem}.mp4")
+        if text and text != row.get("text") and when > path.stat().st_mtime_ns:
+            write_atomic(path, json.dumps(row | {"text": text}, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_index(folder: Path) -> None:

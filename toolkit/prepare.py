@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.data import Clip, fingerprint_file, read_clips, write_atomic, write_clip, write_index
+from toolkit.data import (
+    Clip,
+    adopt_edits,
+    fingerprint_file,
+    read_clips,
+    write_atomic,
+    write_clip,
+    write_index,
+)
 from toolkit.decode import Frame, Frames, VideoReader
 from toolkit.errors import CastmixError
 from toolkit.progress import say, track
@@ -83,12 +91,10 @@ def prepare(
     settings = _Settings(fps, num_frames, height, width, crop, content_threshold, adaptive_threshold)
     _check(settings)
     out = Path(out)
-    footage = [Path(footage)] if isinstance(footage, (str, Path)) else footage
     sources, barren = find_sources(footage, out)
     rejected = [{"source": path_text(folder), **_row(None, None, "no video files", 0)} for folder in barren]
     known = open_ledger(out, asdict(settings))
-    if any(out.glob("clips/*.json")):
-        read_clips(out)  # takes over texts that were edited in metadata.jsonl, before it is written anew
+    adopt_edits(out)  # before metadata.jsonl is written anew
     made: set[str] = set()
     done: dict[str, Path] = {}
     try:

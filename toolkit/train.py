@@ -81,7 +81,7 @@ def train(
     """
     out = Path(out)
     arguments = dict(locals())
-    data, out = [Path(folder) for folder in ([data] if isinstance(data, (str, Path)) else data)], Path(out)
+    data, out = [Path(folder) for folder in data], Path(out)
     if steps < 1:
         raise CastmixError(f"steps must be 1 or more, got {steps}")
     spec = find_model(model)

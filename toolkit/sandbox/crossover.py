@@ -36,7 +36,7 @@ def alpha(clip: Clip, name: str) -> NDArray[np.float32]:
     frames = mask[np.clip(np.round(times * shows.FPS).astype(int) - shot, 0, len(mask) - 1)]
     scale = shows.HEIGHT // clip.height
     blocks = frames.reshape(len(frames), clip.height, scale, clip.width, scale)
-    return blocks.mean((2, 4)).astype(np.float32)
+    return np.asarray(blocks.mean((2, 4)), np.float32)
 
 
 def paste(
