@@ -102,7 +102,7 @@ def test_a_prompt_that_names_nobody_the_lora_knows_is_told(
     ("wrong", "message"),
     [
         ({"seed": 2**70}, "seed must be between"),
-        ({"guidance_scale": float("nan")}, "must be a finite number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be finite"),
     ],
 )
 def test_numbers_that_make_no_video(

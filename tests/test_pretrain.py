@@ -133,3 +133,18 @@ def test_psnr_of_equal_halves_and_of_a_known_error() -> None:
     video = to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
     off = to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
     assert psnr(video, off) == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+
+
+def test_the_recogniser_trains_through_all_its_stages() -> None:
+    from toolkit.sandbox.pretrain_recogniser import HEAVY, LIGHT, MIXED, frame, redrawn, train_recogniser
+
+    named = named_looks()
+    strangers = world.generic_looks(list(named.values()))
+    rows = [frame(i, named, strangers) for i in range(256)]
+    drawn = (np.stack([picture for picture, _ in rows]), np.stack([truth for _, truth in rows]))
+    again = redrawn(2, named, strangers, "sandbox")
+    assert again[0].shape == (12, 64, 96, 3)
+    assert again[1].shape == (12, len(named), 2)
+    losses = [loss for _, loss, _ in train_recogniser(drawn, again, list(named))]
+    assert len(losses) == LIGHT + HEAVY + MIXED
+    assert losses[LIGHT - 1] < losses[0]

@@ -140,15 +140,14 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
 
 
 def _train_recogniser(folder: Path, frames: int, seed: int) -> None:
-    from toolkit.sandbox.pretrain_recogniser import HEAVY_EPOCHS, LIGHT_EPOCHS, frame, train_recogniser
+    from toolkit.sandbox.pretrain_recogniser import HEAVY, LIGHT, MIXED, frame, redrawn, train_recogniser
 
-    epochs = LIGHT_EPOCHS + HEAVY_EPOCHS
-
-    named = named_looks()
+    epochs, named = LIGHT + HEAVY + MIXED, named_looks()
     strangers = world.generic_looks(list(named.values()))
-    drawn = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
-    pictures, truths = (np.stack(part) for part in zip(*drawn, strict=True))
-    training = train_recogniser(pictures, truths, list(named), seed=seed)
+    rows = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
+    drawn = (np.stack([picture for picture, _ in rows]), np.stack([truth for _, truth in rows]))
+    again = redrawn(max(1, frames // 40), named, strangers, str(folder / "base"))
+    training = train_recogniser(drawn, again, list(named), seed=seed)
     for epoch, loss, model in track(training, "recogniser", total=epochs):
         say(f"recogniser epoch {epoch}: loss {loss:.4f}")
         if epoch == epochs:
@@ -219,7 +218,7 @@ def pretrain(
 
     out.mkdir(parents=True, exist_ok=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    todo = [part] if part != "all" else ["data", "vae", "dit", "recogniser", "base"]
+    todo = [part] if part != "all" else ["data", "vae", "dit", "base", "recogniser"]
     if "data" in todo:
         stage(f"drawing {clips} clips")
         for index in range(-(-clips // SHARD)):
@@ -231,10 +230,10 @@ def pretrain(
     if "dit" in todo:
         stage("DiT and text encoder")
         _train_dit(out, dit_steps, device, seed)
+    if "base" in todo:
+        stage("the pipeline folder")
+        _assemble(out)
     if "recogniser" in todo and not (out / "recogniser.safetensors").exists():
         stage("recogniser")
         _train_recogniser(out, frames, seed)
-    if "base" in todo:
-        stage("the pipeline folder")
-        return _assemble(out)
-    return out
+    return out / "base" if part in ("all", "base") else out
