@@ -530,7 +530,7 @@ def test_secrets_of_a_job_are_not_printed() -> None:
         ({"server": "localhost:8000"}, "must look like http://localhost:8000/v1"),
         ({"server": "ftp://secret.host/v1"}, "must look like http"),
         ({"key": "sk-\n-broken"}, "characters that no HTTP header can hold"),
-        ({"captioner": "opnai"}, "no captioner 'opnai': there is openai"),
+        ({"captioner": "opnai"}, "no captioner 'opnai': choose openai"),
         ({"frames": 0}, "frames must be 1 or more.*got frames 0"),
         ({"show": "tom-jerry"}, "did you mean tom-and-jerry"),
         ({"show": None}, "which show is it from"),
