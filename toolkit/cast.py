@@ -20,8 +20,8 @@ from toolkit.errors import CastmixError
 Style = Literal["cartoon", "realistic"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
-SHOW_KEYS = ("id", "name", "style", "description", "source", "scenes", "characters")
-CHARACTER_KEYS = ("name", "aliases", "description", "look", "signature")
+SHOW_KEYS = ("id", "name", "style", "description", "source", "scenes", "props", "characters")
+CHARACTER_KEYS = ("name", "aliases", "description", "look", "signature", "gait", "references")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Character:
         description: Neutral visible facts that let a captioner recognise the character.
         look: Visible traits by name (``colour: teal``), all of them text.
         signature: What this character is known for doing, as an action ("bows deeply"); may be empty.
+        gait: How this character alone gets about ("waddles"); may be empty.
+        references: Pictures of the character, in several poses.
     """
 
     name: str
@@ -41,11 +43,16 @@ class Character:
     description: str = ""
     look: Mapping[str, str] = field(default_factory=dict)
     signature: str = ""
+    gait: str = ""
+    references: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Show:
-    """One show and its characters. `source` says where its facts come from; `scenes` are places in words."""
+    """One show and its characters.
+
+    `source` says where its facts come from; `scenes` are places and `props` things that stand there, in words.
+    """
 
     id: str
     name: str
@@ -54,6 +61,7 @@ class Show:
     description: str = ""
     source: str = ""
     scenes: tuple[str, ...] = ()
+    props: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,14 +192,17 @@ def read_show(path: Path) -> Show:
         id=show_id,
         name=_text(fields, "name", str(path), required=True),
         style=style,
-        characters=tuple(_character(entry, f"{path}: characters[{i}]") for i, entry in enumerate(entries)),
+        characters=tuple(
+            _character(entry, f"{path}: characters[{i}]", path.parent) for i, entry in enumerate(entries)
+        ),
         description=_text(fields, "description", str(path)),
         source=_text(fields, "source", str(path)),
         scenes=_texts(fields, "scenes", str(path)),
+        props=_texts(fields, "props", str(path)),
     )
 
 
-def _character(entry: Any, where: str) -> Character:
+def _character(entry: Any, where: str, folder: Path) -> Character:
     fields = _mapping(entry, where, CHARACTER_KEYS)
     name = _text(fields, "name", where, required=True)
     where = f"{where} ({name})"
@@ -203,8 +214,18 @@ def _character(entry: Any, where: str) -> Character:
     look = fields.get("look") or {}
     if not isinstance(look, dict) or not all(isinstance(x, str) for pair in look.items() for x in pair):
         raise _wrong(where, "look", look, "a mapping of words to words, as 'colour: teal'")
+    references = tuple(folder / name for name in _texts(fields, "references", where))
+    for picture in references:
+        if not picture.is_file():
+            raise _wrong(where, "references", str(picture), "pictures that are there, named from this folder")
     return Character(
-        name, aliases, _text(fields, "description", where), dict(look), _text(fields, "signature", where)
+        name,
+        aliases,
+        _text(fields, "description", where),
+        dict(look),
+        _text(fields, "signature", where),
+        _text(fields, "gait", where),
+        references,
     )
 
 

@@ -65,16 +65,16 @@ def base_clips(out: Path, count: int, seed: int) -> Path:
 
     Training on them too keeps names from leaking. Returns `out`; clips that are there are kept.
     """
-    from toolkit.sandbox import world
+    from toolkit.sandbox import population, world
     from toolkit.sandbox.shows import named_looks
 
-    looks = world.generic_looks(list(named_looks().values()))
-    cast = world.base_cast(looks)
+    looks = population.generic_looks(list(named_looks().values()))
+    cast = population.base_cast(looks)
     for index in track(range(count), "drawing clips of strangers"):
         path = out / "clips" / f"stranger-{index:04d}.mp4"
         if path.with_suffix(".json").exists():
             continue
-        scenario = world.generic_scenario(900_000_000 + seed * 100_000 + index, looks, cast)
+        scenario = population.generic_scenario(900_000_000 + seed * 100_000 + index, looks, cast)
         frames = scenario.draw()
         write_video(path, frames, world.FPS)
         end = (len(frames) - 1) / world.FPS

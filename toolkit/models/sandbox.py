@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchif
 from torch import Tensor
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-CHANNELS, TEXT_DIM, TEXT_LENGTH = 48, 128, 64
+CHANNELS, DIM, TEXT_DIM, TEXT_LENGTH = 48, 192, 128, 64
 SHIFT = 2.0
 
 # Pieces that stay whole. A bare word is the same token in prose and inside a tag; all else is spelled out.
@@ -54,7 +54,7 @@ def new_transformer() -> WanTransformer3DModel:
     """A small Wan transformer."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=3,
+        num_attention_heads=DIM // 64,
         attention_head_dim=64,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -73,10 +73,10 @@ def new_vae() -> AutoencoderKLWan:
     Its latents are normalised by construction, so mean 0 and std 1 stand in the config.
     """
     return AutoencoderKLWan(
-        base_dim=16,
-        decoder_base_dim=24,
+        base_dim=12,
+        decoder_base_dim=12,
         z_dim=CHANNELS,
-        dim_mult=[1, 2, 3],
+        dim_mult=[2, 3, 6],  # the narrow end must carry 48 signed numbers through a SiLU
         num_res_blocks=1,
         temperal_downsample=[True, True],
         latents_mean=[0.0] * CHANNELS,

@@ -31,7 +31,20 @@ from toolkit.sandbox.shapes import (
     union,
 )
 
-__all__ = ["ACCESSORIES", "BODIES", "COLOURS", "PATTERNS", "SCENES", "creature", "scene", "smooth_noise"]
+__all__ = [
+    "ACCESSORIES",
+    "BODIES",
+    "COLOURS",
+    "PATTERNS",
+    "PROPS",
+    "SCENES",
+    "creature",
+    "scene",
+    "smooth_noise",
+    "thing",
+]
+
+SOFT = 0.62 * 64  # edges are about one and a half pixels wide in a picture 64 high, and scale with it
 
 
 def _over(image: Array, alpha: Array, colour: Array | RGB) -> None:
@@ -43,7 +56,7 @@ def _fill(
 ) -> None:
     """Paint one shape.
 
-    `px` is how many pixels one unit measures, `light` the shading of the realistic style.
+    `px` is how steep an edge is, per unit; `light` the shading of the realistic style.
     """
     if style == "cartoon":
         if inked:
@@ -64,7 +77,7 @@ class _Place:
     dy: Array
     u: Array  # the same, turned back and unstretched
     v: Array
-    px: Array  # pixels in one unit
+    px: Array  # how steep edges are, per unit
     shadow: Array  # 0 in the middle of its shadow, about 1 at the rim
 
 
@@ -84,7 +97,7 @@ def _locate(pose: Mapping[str, Array], height: int, shape: tuple[int, int]) -> _
     u, v = (cos * dx + sin * dy) / pose["sx"], (cos * dy - sin * dx) / pose["sy"]
     across = (xx - pose["x"] - 0.03) / (0.9 * pose["size"])
     along = (yy - pose["ground"]) / (0.2 * pose["size"])
-    px = pose["size"] * height * np.ones_like(u)
+    px = pose["size"] * SOFT * np.ones_like(u)
     return _Place(slice(up, down), slice(left, right), dx, dy, u, v, px, across**2 + along**2)
 
 
@@ -140,6 +153,24 @@ _SKY: dict[str, tuple[RGB, RGB]] = {  # sky or wall, ground
     "snow": ((196, 214, 236), (240, 244, 250)),
 }
 GROUND_Y = 0.72
+MARGIN = 0.2  # how much of a scene lies beyond either side of the picture, in picture heights
+PROPS = ("lamp", "fence", "balloon", "barrel")
+
+
+def _prop(name: str, x: Array, y: Array) -> list[tuple[Array, RGB]]:
+    """Something that stands in a scene, behind everybody; x is measured from its middle."""
+    if name == "lamp":
+        glass = circle(x, y, 0, 0.2, 0.085)
+        return [(rectangle(x, y, 0, 0.5, 0.022, 0.3), (64, 64, 74)), (glass, (255, 236, 150))]
+    if name == "fence":
+        posts = np.maximum(np.abs((x + 0.06) % 0.12 - 0.06) - 0.03, np.abs(x) - 0.3)
+        return [(np.maximum(posts, np.abs(y - 0.66) - 0.12), (236, 226, 206))]
+    if name == "balloon":
+        string = rectangle(x, y, 0, 0.46, 0.012, 0.26)
+        return [(string, (90, 90, 96)), (circle(x, y, 0, 0.16, 0.12), (226, 56, 120))]
+    if name == "barrel":
+        return [(rectangle(x, y, 0, 0.66, 0.13, 0.16, 0.05), (142, 92, 50))]
+    return []
 
 
 def _things(name: str, x: Array, y: Array, w: float, shift: float) -> list[tuple[Array, RGB]]:
@@ -175,26 +206,81 @@ def smooth_noise(rng: np.random.Generator, h: int, w: int, cells: int) -> Array:
     return np.asarray(top * (1 - fy) + low * fy, np.float32)
 
 
-def scene(name: str, style: str, height: int, width: int, rng: np.random.Generator) -> Array:
-    """An empty scene (H, W, 3), 0..255."""
-    y = np.broadcast_to(
-        ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None], (height, width)
-    ).copy()
-    x = np.broadcast_to(((np.arange(width, dtype=np.float32) + 0.5) / height)[None], (height, width)).copy()
+def scene(
+    name: str,
+    style: str,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    prop: str,
+    moved: Array,
+    scale: Array,
+    axis: float,
+) -> Array:
+    """A scene without creatures as the camera sees it, (F, H, W, 3), 0..255; `world.Camera` gives its way."""
+    wide = width + 2 * round(MARGIN * height)
+    rows, columns = np.arange(height, dtype=np.float32), np.arange(wide, dtype=np.float32)
+    y = np.broadcast_to(((rows + 0.5) / height)[:, None], (height, wide)).copy()
+    x = np.broadcast_to(((columns + 0.5) / height)[None] - MARGIN, (height, wide)).copy()
     sky, ground = _SKY[name]
     shift = float(rng.uniform(-0.06, 0.06))
-    edge = float(height)
-    soft = height / 2.5 if style == "realistic" else edge
-    image = np.ones((height, width, 3), np.float32) * np.asarray(sky, np.float32)
-    floor = GROUND_Y - y
-    layers = [*_things(name, x, y, width / height, shift), (floor, ground)]
+    where = width / height * float(rng.choice([0.08, 0.5, 0.92]))
+    soft = SOFT if style == "cartoon" else SOFT / 2.5
+    image = np.ones((height, wide, 3), np.float32) * np.asarray(sky, np.float32)
+    layers = [*_things(name, x, y, width / height, shift), (GROUND_Y - y, ground)]
+    layers += [(distance, colour) for distance, colour in _prop(prop, x - where, y)]
     for distance, colour in layers:
         if style == "cartoon":
-            _over(image, np.clip(0.5 - (distance - 0.018) * edge, 0, 1), INK)
+            _over(image, np.clip(0.5 - (distance - 0.02) * SOFT, 0, 1), INK)
         _over(image, np.clip(0.5 - distance * soft, 0, 1), colour)
     if style == "realistic":
         grey = image.mean(-1, keepdims=True)
         image = (0.6 * image + 0.4 * grey) * (0.92 - 0.3 * (y[..., None] - 0.45))
-        image *= 1 + 0.055 * smooth_noise(rng, height, width, 6)[..., None]
+        image *= 1 + 0.05 * smooth_noise(rng, height, wide, 5)[..., None]
         image *= 1.04 - 0.16 * ((x / (width / height) - 0.5) ** 2 + (y - 0.5) ** 2)[..., None] * 2
-    return image
+    return _filmed(image, height, width, moved, scale, axis)
+
+
+def _filmed(image: Array, height: int, width: int, moved: Array, scale: Array, axis: float) -> Array:
+    """What the camera sees of a wide picture (H, wide, 3): (F, H, W, 3)."""
+    import cv2
+
+    left = (image.shape[1] - width) // 2
+    if not moved.any() and (scale == 1).all():
+        return np.repeat(image[None, :, left : left + width], len(moved), 0)
+    views = []
+    for m, z in zip(moved, scale, strict=True):
+        middle, line = width / 2, axis * height
+        matrix = np.asarray(
+            [[1 / z, 0, left + middle + m * height - middle / z], [0, 1 / z, line - line / z]], np.float32
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        views.append(
+            cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        )
+    return np.stack(views)
+
+
+def thing(image: Array, name: str, style: str, pose: Mapping[str, Array], height: int) -> NDArray[np.bool_]:
+    """Draw a gift, or planks to hide behind, over `image` (F, H, W, 3); returns its mask (F, H, W).
+
+    `pose` holds per-frame arrays in picture heights: x, y (a gift's middle, the planks' foot) and size (half
+    the height of the creature it goes with).
+    """
+    frames, h, w = image.shape[:3]
+    x, y, size = (np.asarray(pose[k], np.float32).reshape(frames, 1, 1) for k in ("x", "y", "size"))
+    u = ((np.arange(w, dtype=np.float32) + 0.5) / height - x) / size
+    v = ((np.arange(h, dtype=np.float32)[:, None] + 0.5) / height - y) / size
+    u, v = np.broadcast_arrays(u, v)
+    if name == "gift":
+        box = rectangle(u, v, 0, 0, 0.46, 0.46, 0.06)
+        ribbon = np.maximum(np.minimum(np.abs(u), np.abs(v)) - 0.13, box)
+        parts: list[tuple[Array, RGB]] = [(box, (250, 244, 230)), (ribbon, (214, 40, 60))]
+    else:
+        box = rectangle(u, v, 0, -0.55, 1.15, 0.62, 0.05)
+        gaps = np.maximum(np.abs((v + 0.55 + 0.2) % 0.4 - 0.2) - 0.03, box)
+        parts = [(box, (150, 98, 52)), (gaps, (104, 66, 36))]
+    light = np.clip(0.98 - 0.1 * (u + v), 0.75, 1.15).astype(np.float32)
+    for k, (distance, tint) in enumerate(parts):
+        _fill(image, distance, tint, style, light, size * SOFT * np.ones_like(u), inked=k == 0)
+    return np.asarray(box < (0.1 if style == "cartoon" else 0.0))

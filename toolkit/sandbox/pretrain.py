@@ -17,7 +17,8 @@ import numpy as np
 
 from toolkit.data import safetensors_bytes, write_atomic
 from toolkit.progress import say, stage, track
-from toolkit.sandbox import paint, world
+from toolkit.sandbox import paint, population, world
+from toolkit.sandbox.actions import ACTIONS
 from toolkit.sandbox.shows import named_looks
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def tokenizer() -> T5Tokenizer:
     from toolkit.models.sandbox import new_tokenizer
 
     attributes = (*paint.COLOURS, *paint.BODIES, *paint.PATTERNS, *paint.ACCESSORIES, *paint.SCENES)
-    return new_tokenizer([*world.ACTIONS, *attributes, *world.STYLES])
+    return new_tokenizer([*ACTIONS, *attributes, *paint.PROPS, *world.STYLES, "by", "panning", "zooming"])
 
 
 def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:
@@ -120,19 +121,18 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
     from toolkit.sandbox.pretrain_data import load_latents
     from toolkit.sandbox.pretrain_dit import train_dit
 
-    latents, captions = load_latents(folder)
+    data = load_latents(folder)
     words, vae = tokenizer(), _load_vae(folder)
     ids = words(
-        captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+        data.captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
-    training = train_dit(
-        latents, ids, len(words), folder / "dit.state", steps=steps, seed=seed, device=device
-    )
-    recent: list[float] = []
-    for step, loss, model in track(training, "DiT", total=steps):
-        recent.append(loss)
+    training = train_dit(data, ids, len(words), folder / "dit.state", steps=steps, seed=seed, device=device)
+    recent: list[tuple[float, float]] = []
+    for step, errors, model in track(training, "DiT", total=steps):
+        recent.append(errors)
         if step % 250 == 0 or step == steps:
-            say(f"DiT step {step}: loss {np.mean(recent):.4f}")
+            velocity, reading = np.mean(recent, 0)
+            say(f"DiT step {step}: velocity {velocity:.4f}, reader {reading:.3f}")
             recent.clear()
             videos = sample(model.to("cpu"), words, PROMPTS, lambda z: vae_decode(vae, z))
             model.to(device)
@@ -143,7 +143,7 @@ def _train_recogniser(folder: Path, frames: int, seed: int) -> None:
     from toolkit.sandbox.pretrain_recogniser import HEAVY, LIGHT, MIXED, frame, redrawn, train_recogniser
 
     epochs, named = LIGHT + HEAVY + MIXED, named_looks()
-    strangers = world.generic_looks(list(named.values()))
+    strangers = population.generic_looks(list(named.values()))
     rows = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
     drawn = (np.stack([picture for picture, _ in rows]), np.stack([truth for _, truth in rows]))
     again = redrawn(max(1, frames // 40), named, strangers, str(folder / "base"))

@@ -73,7 +73,7 @@ def _ghost(u: Array, v: Array) -> Array:
 
 
 def _bear(u: Array, v: Array) -> Array:
-    ears = np.minimum(circle(u, v, -0.62, -0.66, 0.4), circle(u, v, 0.62, -0.66, 0.4))
+    ears = np.minimum(circle(u, v, -0.66, -0.64, 0.44), circle(u, v, 0.66, -0.64, 0.44))
     return np.asarray(np.minimum(circle(u, v, 0, 0.1, 0.8), ears))
 
 
@@ -114,9 +114,9 @@ def accessory(name: str, u: Array, v: Array, top: float, face: float) -> list[tu
         return [(np.maximum(np.abs(u) - 0.54, np.maximum(v - top - 0.1, teeth - 0.16 - v)), (255, 204, 28))]
     if name == "glasses":
         rims = np.minimum(circle(u, v, -0.33, face, 0.34), circle(u, v, 0.33, face, 0.34))
-        return [(np.minimum(np.abs(rims) - 0.075, rectangle(u, v, 0, face, 0.9, 0.055)), (26, 24, 30))]
+        return [(np.minimum(np.abs(rims) - 0.11, rectangle(u, v, 0, face, 0.9, 0.055)), (26, 24, 30))]
     if name == "scarf":
-        wrap = rectangle(u, v, 0, face + 0.54, 0.86, 0.16, 0.08)
-        tail = rectangle(u, v, 0.36, face + 0.84, 0.15, 0.32, 0.06)
+        wrap = rectangle(u, v, 0, face + 0.56, 0.9, 0.2, 0.1)
+        tail = rectangle(u, v, 0.38, face + 0.9, 0.2, 0.36, 0.08)
         return [(tail, (240, 240, 236)), (wrap, (240, 240, 236))]
     return []

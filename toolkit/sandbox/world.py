@@ -1,14 +1,12 @@
-"""The sandbox world: who lives in it, what they do, what one says about it, and how it looks.
+"""The sandbox world: how creatures of certain looks, doing certain things in a scene, become a clip.
 
-Two populations are kept apart. *Generic* creatures, and a persistent cast of them known by name, feed the
-base model's pretraining. The *named* characters of the shows in `character_data/` are never seen there: no
-generic creature has two of (body, colour, accessory) in common with a named one, and the actions in
-`HELD_OUT` belong to the shows alone.
+Who lives in it stands in `population` (the base model's) and `shows` (the named characters'), what they do in
+`actions`, and how things look in `paint` and `shapes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.sandbox import paint
+from toolkit.sandbox.actions import ACTIONS, GIFT_ARRIVES, GIFT_LEAVES, ROLES, interaction
 
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 64, 96, 17, 8.0
 PERIOD = NUM_FRAMES / FPS  # seconds: one clip holds one turn of an action
@@ -56,51 +55,22 @@ class Actor:
     phase: float = 0.0
 
 
-# --- what they do: p is time in turns; the result moves the creature (in picture heights), turns it (in
-# radians) and stretches it
+@dataclass(frozen=True)
+class Camera:
+    """How the view moves in one turn: `pan` to the right, in picture heights; `zoom`, the factor it closes in."""
+
+    pan: float = 0.0
+    zoom: float = 1.0
+
+    def view(self, seconds: Array) -> tuple[Array, Array]:
+        """Where the view's middle has gone, in picture heights, and its scale, at the given times."""
+        p = np.clip(np.asarray(seconds, np.float32) / PERIOD, 0, 1)
+        return self.pan * (p - 0.5), 1 + (self.zoom - 1) * p
 
 
-def _wave(p: Array) -> Array:
-    return np.asarray(np.sin(2 * np.pi * p))
-
-
-def _triangle(p: Array) -> Array:
-    return np.asarray(2 * np.abs(2 * ((p + 0.25) % 1) - 1) - 1, np.float32)
-
-
-def _hop(p: Array) -> Array:
-    return np.asarray(np.maximum(0, np.sin(2 * np.pi * p)))
-
-
-def _turn(p: Array) -> Array:
-    """One full turn while `_hop` is in the air."""
-    return np.asarray(np.clip((p % 1) * 2, 0, 1) * 2 * np.pi, np.float32)
-
-
-Motion = Callable[[Array], dict[str, Array]]
-BASE_ACTIONS: dict[str, Motion] = {
-    "stands still": lambda p: {"sy": 1 + 0.02 * _wave(p)},
-    "walks": lambda p: {
-        "dx": 0.2 * _triangle(p / 2),
-        "dy": -0.035 * np.abs(_wave(2 * p)),
-        "step": _wave(4 * p),
-    },
-    "jumps": lambda p: {"dy": -0.26 * _hop(p), "sy": 1 + 0.12 * _hop(p) - 0.16 * _hop(p + 0.5)},
-    "spins": lambda p: {"rot": 2 * np.pi * p, "dy": -0.05 + 0 * p},
-    "sways": lambda p: {"rot": 0.42 * _wave(p), "dx": 0.05 * _wave(p)},
-    "puffs up": lambda p: {"sx": 1 + 0.26 * _wave(p), "sy": 1 + 0.26 * _wave(p)},
-    "floats": lambda p: {"dy": -0.14 + 0.06 * _wave(p), "dx": 0.06 * np.cos(2 * np.pi * p)},
-}
-HELD_OUT: dict[str, Motion] = {
-    "does a somersault": lambda p: {"dy": -0.24 * _hop(p), "rot": _turn(p)},
-    "bounces twice": lambda p: {"dy": -0.17 * np.abs(_wave(p)), "sx": 1.12 - 0.24 * np.abs(_wave(p))},
-    "bows deeply": lambda p: {"rot": 0.95 * _hop(p), "dx": 0.08 * _hop(p), "dy": 0.03 * _hop(p)},
-    "shivers all over": lambda p: {"dx": 0.035 * _wave(4 * p), "sx": 1 - 0.08 * np.abs(_wave(4 * p))},
-    "zigzags": lambda p: {"dx": 0.17 * _triangle(p), "dy": -0.1 - 0.1 * _triangle(2 * p)},
-    "flattens": lambda p: {"sy": 1 - 0.5 * _hop(p), "sx": 1 + 0.34 * _hop(p)},
-    "hangs upside down": lambda p: {"rot": np.pi + 0.2 * _wave(p), "dy": -0.08 + 0 * p},
-}
-ACTIONS = BASE_ACTIONS | HELD_OUT
+STILL = Camera()
+AXIS = 0.62  # the height about which the camera zooms
+GROWN = 0.27  # the half height of a creature alone; small ones take small steps
 
 
 def pose(actor: Actor, seconds: Array) -> dict[str, Array]:
@@ -108,12 +78,32 @@ def pose(actor: Actor, seconds: Array) -> dict[str, Array]:
     p = (np.asarray(seconds, np.float32) / PERIOD + actor.phase).astype(np.float32)
     rest = {"dx": 0 * p, "dy": 0 * p, "rot": 0 * p, "sx": 1 + 0 * p, "sy": 1 + 0 * p, "step": 0 * p}
     move = rest | ACTIONS[actor.action](p)
+    reach = 1.0 if actor.action in ROLES else actor.size / GROWN
     return {
-        "x": actor.x + move["dx"],
-        "y": actor.ground - actor.size * move["sy"] + move["dy"],
+        "x": actor.x + reach * move["dx"],
+        "y": actor.ground - actor.size * move["sy"] + reach * move["dy"],
         "ground": actor.ground + 0 * p,
         "size": actor.size + 0 * p,
     } | {key: move[key] for key in ("rot", "sx", "sy", "step")}
+
+
+def _seen(pose: Mapping[str, Array], centre: float, moved: Array, scale: Array) -> dict[str, Array]:
+    """A pose as the camera shows it."""
+    x, y, ground = (
+        (pose["x"] - centre - moved) * scale + centre,
+        (pose["y"] - AXIS) * scale,
+        pose["ground"] - AXIS,
+    )
+    return {**pose, "x": x, "y": y + AXIS, "ground": ground * scale + AXIS, "size": pose["size"] * scale}
+
+
+def _gift(poses: Sequence[Mapping[str, Array]], roles: Sequence[str], seconds: Array) -> tuple[Array, Array]:
+    """Where the gift is: beside the giver, then on its way, then with the taker."""
+    giver, taker = (poses[roles.index(r)] for r in ("hands over a gift", "takes the gift"))
+    t = np.clip((seconds / PERIOD - GIFT_LEAVES) / (GIFT_ARRIVES - GIFT_LEAVES), 0, 1)
+    side = np.sign(taker["x"] - giver["x"]) * giver["size"] * 1.05
+    x = (1 - t) * (giver["x"] + side) + t * (taker["x"] - side)
+    return x, (1 - t) * giver["y"] + t * taker["y"] - 0.5 * giver["size"] * np.sin(np.pi * t)
 
 
 def draw(
@@ -125,128 +115,63 @@ def draw(
     height: int = HEIGHT,
     width: int = WIDTH,
     seed: int = 0,
+    camera: Camera = STILL,
+    prop: str = "",
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw a clip: frames (F, H, W, 3) uint8 and visible masks (len(actors), F, H, W).
 
-    Later actors stand in front.
+    Later actors stand in front; who rides, in front of everybody.
     """
-    times = np.arange(NUM_FRAMES, dtype=np.float32) / FPS if seconds is None else seconds
+    times = (
+        np.arange(NUM_FRAMES, dtype=np.float32) / FPS if seconds is None else np.asarray(seconds, np.float32)
+    )
     rng = np.random.default_rng(seed)
-    empty = paint.scene(scene, scene_style, height, width, rng)
-    texture = 1 + 0.1 * paint.smooth_noise(rng, height, width, 7)
-    image = np.repeat(empty[None], len(times), 0)
+    moved, scale = camera.view(times)
+    texture = 1 + 0.08 * paint.smooth_noise(rng, height, width, 7)
+    image = paint.scene(scene, scene_style, height, width, rng, prop, moved, scale, AXIS)
     masks = np.zeros((len(actors), *image.shape[:3]), np.bool_)
-    for i, actor in enumerate(actors):
-        look = {k: getattr(actor.look, k) for k in ("body", "colour", "pattern", "accessory")}
+    roles, centre = [a.action for a in actors], width / height / 2
+    poses = [_seen(pose(a, times), centre, moved, scale) for a in actors]
+    for i in sorted(range(len(actors)), key=lambda i: roles[i] == "rides on top"):
+        look = {k: getattr(actors[i].look, k) for k in ("body", "colour", "pattern", "accessory")}
         for start in range(0, len(times), 8):  # a few frames at a time stay in the processor's cache
             part = slice(start, start + 8)
-            mask = paint.creature(image[part], look, actor.style, pose(actor, times[part]), height, texture)
-            masks[:i, part] &= ~mask
+            now = {k: v[part] for k, v in poses[i].items()}
+            mask = paint.creature(image[part], look, actors[i].style, now, height, texture)
+            if roles[i] == "hides":
+                now |= {"x": ((actors[i].x - centre - moved) * scale + centre)[part], "y": now["ground"]}
+                mask &= ~paint.thing(image[part], "planks", scene_style, now, height)
+            masks[:, part] &= ~mask
             masks[i, part] = mask
+    if interaction(tuple(roles)) == "gift":
+        x, y = _gift(poses, roles, times)
+        size = poses[0]["size"]
+        masks &= ~paint.thing(image, "gift", scene_style, {"x": x, "y": y, "size": size}, height)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), masks
 
 
-# --- the generic population
-
-
-def generic_looks(named: Sequence[Look]) -> list[Look]:
-    """Every look that shares no identifying pair with a named character: those are new to the base."""
-    taken = frozenset[tuple[str, str]]().union(*(look.pairs for look in named))
-    return [
-        look
-        for body in paint.BODIES
-        for colour in paint.COLOURS
-        for pattern in paint.PATTERNS
-        for accessory in paint.ACCESSORIES
-        if not (look := Look(body, colour, pattern, accessory)).pairs & taken
-    ]
-
-
-@dataclass(frozen=True)
-class Member:
-    """A persistent generic creature: captions call it by name only, so that names learn to carry a look."""
-
-    name: str
-    look: Look
-    style: str
-
-
-def base_cast(looks: Sequence[Look], count: int = 48) -> list[Member]:
-    """The pretraining cast: names of two syllables, generic looks, one style each."""
-    rng = np.random.default_rng(48)
-    syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
-    drawn = ["".join(rng.choice(syllables, 2)).capitalize() for _ in range(4 * count)]
-    names = list(dict.fromkeys(drawn))[:count]
-    picks = rng.choice(len(looks), count, replace=False)
-    rows = enumerate(zip(names, picks, strict=True))
-    return [Member(name, looks[int(k)], STYLES[i % 2]) for i, (name, k) in rows]
-
-
-def describe(look: Look, rng: np.random.Generator) -> str:
-    """Prose for a generic look, now and then leaving out its pattern or accessory."""
-    words = [look.colour]
-    if look.pattern != "plain" and rng.random() < 0.9:
-        words.insert(0, look.pattern)
-    text = f"a {' '.join(words)} {look.body}"
-    if look.accessory != "none" and rng.random() < 0.9:
-        text += f" with {'glasses' if look.accessory == 'glasses' else 'a ' + look.accessory}"
-    return text
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A clip before it is drawn: everything that `draw` needs, and its caption."""
-
-    actors: tuple[Actor, ...]
-    scene: str
-    style: str
-    seed: int
-    caption: str
-
-    def draw(self) -> NDArray[np.uint8]:
-        """Frames (F, H, W, 3) of the clip."""
-        return draw(self.actors, self.scene, self.style, seed=self.seed)[0]
-
-
 def place(actors: Sequence[Actor], rng: np.random.Generator) -> tuple[Actor, ...]:
-    """Stand actors side by side, the first one on the left; actions begin when the shot begins.
+    """Stand actors side by side, the first one on the left, or as their interaction wants it.
 
     Places and sizes vary little: every pixel of freedom costs the tiny base model training time.
     """
     width, n = WIDTH / HEIGHT, len(actors)
-    spread = width / n
-    return tuple(
-        replace(
-            a,
-            x=float(spread * (i + 0.5) + rng.uniform(-0.09, 0.09) / n),
-            ground=float(rng.uniform(0.86, 0.89)),
-            size=float(rng.uniform(0.26, 0.28) - 0.015 * (n > 1)) * (0.8 if n > 2 else 1.0),
-        )
-        for i, a in enumerate(actors)
-    )
-
-
-def generic_scenario(seed: int, looks: Sequence[Look], cast: Sequence[Member]) -> Scenario:
-    """One pretraining clip: prose without tags, one style for scene and creatures, nothing held out."""
-    rng = np.random.default_rng(seed)
-    style = STYLES[int(rng.integers(2))]
-    count = 1 + int(rng.random() < 0.5)
-    members = [m for m in cast if m.style == style]
-    actors: list[Actor] = []
-    subjects: list[str] = []
-    while len(actors) < count:
-        known = members[int(rng.integers(len(members)))] if rng.random() < 0.4 else None
-        look = known.look if known else looks[int(rng.integers(len(looks)))]
-        if any(look.colour == a.look.colour or look.body == a.look.body for a in actors):
-            continue  # two alike would teach nothing about who is who
-        action = str(rng.choice(list(BASE_ACTIONS)))
-        actors.append(Actor(look, action, style, 0.0))
-        subjects.append(known.name if known else describe(look, rng))
-    scene = str(rng.choice(paint.SCENES))
-    text = " and ".join(f"{s} {a.action}" for s, a in zip(subjects, actors, strict=True))
-    if rng.random() < 0.8:
-        text += f" in the {scene}" if scene in ("meadow", "room", "city", "snow") else f" on the {scene}"
-    return Scenario(place(actors, rng), scene, style, seed, f"{text}, {style} style")
+    size = (GROWN, 0.23, 0.185)[n - 1]
+    xs = [width * (i + 0.5) / n for i in range(n)]
+    ground = float(rng.uniform(0.87, 0.89))
+    grounds = [ground] * n
+    played = interaction(tuple(a.action for a in actors))
+    if played == "chase":
+        size, xs = (0.2, [0.28, 0.8]) if n == 2 else (0.17, [0.2, 0.55, 0.92])
+    elif played == "bump":
+        xs[:2] = [0.36, 0.98] if n == 2 else [0.3, 0.8]
+    elif played == "ride":
+        size = 0.19 if n == 2 else 0.18
+        xs = [0.75, 0.75] if n == 2 else [0.5, 0.5, 1.22]
+        grounds[0] = ground - 1.75 * size
+    size, shift = size * float(rng.uniform(0.96, 1.04)), float(rng.uniform(-0.06, 0.06) / n)
+    rows = zip(actors, xs, grounds, strict=True)
+    return tuple(replace(a, x=x + shift, ground=g, size=size) for a, x, g in rows)
 
 
 def look_of(mapping: Mapping[str, str]) -> Look:
