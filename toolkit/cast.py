@@ -51,7 +51,7 @@ class Character:
 class Show:
     """One show and its characters.
 
-    `source` says where its facts come from; `scenes` are places and `props` things that stand there, in words.
+    `source` says where its facts come from; `scenes` are places, `props` things that stand there, in words.
     """
 
     id: str

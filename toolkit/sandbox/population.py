@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.sandbox import paint, world
+from toolkit.sandbox import paint, scenery, world
 from toolkit.sandbox.actions import BASE_ACTIONS, INTERACTIONS, interaction
 from toolkit.sandbox.world import STILL, STYLES, Actor, Camera, Look
 
@@ -146,8 +146,8 @@ def generic_scenario(seed: int, looks: Sequence[Look], cast: Sequence[Member]) -
         actors.append(Actor(look, action, style, 0.0))
         subjects.append(known.name if known else describe(look, rng))
     names = tuple(a.action for a in actors)
-    scene = str(rng.choice(paint.SCENES))
-    prop = str(rng.choice(paint.PROPS)) if rng.random() < 0.15 else ""
+    scene = str(rng.choice(scenery.SCENES))
+    prop = str(rng.choice(scenery.PROPS)) if rng.random() < 0.15 else ""
     camera = STILL if interaction(names) else camera_move(rng)
     said = scene if rng.random() < 0.9 else ""
     text = prose(subjects, names, said, style, prop=prop, camera=camera)

@@ -17,7 +17,7 @@ import numpy as np
 
 from toolkit.data import safetensors_bytes, write_atomic
 from toolkit.progress import say, stage, track
-from toolkit.sandbox import paint, population, world
+from toolkit.sandbox import paint, population, scenery, world
 from toolkit.sandbox.actions import ACTIONS
 from toolkit.sandbox.shows import named_looks
 
@@ -42,8 +42,8 @@ def tokenizer() -> T5Tokenizer:
     """The sandbox's tokenizer: the world's words whole, everything else spelled."""
     from toolkit.models.sandbox import new_tokenizer
 
-    attributes = (*paint.COLOURS, *paint.BODIES, *paint.PATTERNS, *paint.ACCESSORIES, *paint.SCENES)
-    return new_tokenizer([*ACTIONS, *attributes, *paint.PROPS, *world.STYLES, "by", "panning", "zooming"])
+    attributes = (*paint.COLOURS, *paint.BODIES, *paint.PATTERNS, *paint.ACCESSORIES, *scenery.SCENES)
+    return new_tokenizer([*ACTIONS, *attributes, *scenery.PROPS, *world.STYLES, "by", "panning", "zooming"])
 
 
 def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:

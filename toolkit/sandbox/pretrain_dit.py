@@ -102,7 +102,7 @@ def batch(data: Latents, ids: Tensor, size: int, seed: int, step: int, device: s
 
 
 def losses(model: TextToVideo, clips: Batch, creatures: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean squared error of the velocity; the same, creatures counting 1 + `creatures` times; the reader's."""
+    """Mean squared error of the velocity; the same, creatures counting 1 + `creatures` times; reading."""
     s = clips.sigma.view(-1, 1, 1, 1, 1)
     with torch.autocast(clips.x0.device.type, torch.bfloat16):
         predicted: Tensor = model((1 - s) * clips.x0 + s * clips.noise, clips.sigma, clips.ids)

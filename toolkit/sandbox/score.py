@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from toolkit.captions import SCENE_TAG, TAG, parse, validate
 from toolkit.cast import Cast
 from toolkit.errors import CastmixError
-from toolkit.sandbox import actions, paint, world
+from toolkit.sandbox import actions, paint, scenery, world
 
 if TYPE_CHECKING:
     from toolkit.sandbox.recognise import Creature, Verdict
@@ -75,13 +75,13 @@ def _one_of(words: Mapping[str, object] | Sequence[str]) -> str:
 
 
 _ACTION = re.compile(rf"(?:{_one_of(actions.ACTIONS)})\b")
-_SCENE = re.compile(rf"\b(?:in|on|at) the ({_one_of(paint.SCENES)})\b")
+_SCENE = re.compile(rf"\b(?:in|on|at) the ({_one_of(scenery.SCENES)})\b")
 _STYLE = re.compile(rf"\b({_one_of(world.STYLES)}) style\b")
 _LOOK = (
     rf"[Aa]n? (?:(?P<pattern>{_one_of(paint.PATTERNS)}) )?(?:(?P<colour>{_one_of(paint.COLOURS)}) )?"
     rf"(?P<body>{_one_of(paint.BODIES)})(?: with (?:an? )?(?P<accessory>{_one_of(paint.ACCESSORIES)}))?"
 )
-_ASIDE = re.compile(rf"\bby the (?:{_one_of(paint.PROPS)})\b|\b(?:panning|zooming in)\b|\band\b|[\s,.;]")
+_ASIDE = re.compile(rf"\bby the (?:{_one_of(scenery.PROPS)})\b|\b(?:panning|zooming in)\b|\band\b|[\s,.;]")
 
 
 def asked(prompt: str, cast: Cast, members: Mapping[str, world.Look] | None = None) -> Asked:

@@ -1,14 +1,15 @@
 """Episodes of the sandbox's shows: ordinary mp4 files with the truth beside them.
 
-An episode has a title card, hard cuts between shots of one or two characters, and subtitles burnt into a
+An episode has a title card, hard cuts between shots of one to three characters, and subtitles burnt into a
 black band below the picture (`--crop 0,0,16,0` removes it). Beside `x.mp4` stand `x.truth.json` (shots, who
-does what, boxes), `x.masks.npz` (every character's mask in every frame, packed bits) and `x.captions.jsonl`
-(what the `sidecar` captioner reads).
+does what with whom, camera, boxes), `x.masks.npz` (every character's mask in every frame, packed bits),
+`x.captions.jsonl` (what the `sidecar` captioner reads) and `x.srt` (the subtitles).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.captions import Caption, Clause, format
-from toolkit.cast import Show, Style, read_cast
+from toolkit.cast import Character, Show, Style, read_cast
 from toolkit.data import write_atomic
+from toolkit.errors import CastmixError
 from toolkit.progress import track
-from toolkit.sandbox import paint, world
+from toolkit.sandbox import scenery, world
+from toolkit.sandbox.actions import ACTIONS, BASE_ACTIONS, INTERACTIONS, interaction
+from toolkit.sandbox.population import camera_move
 from toolkit.video import write_video
 
 HEIGHT, WIDTH, BAND = 128, 192, 16
@@ -46,38 +50,60 @@ class Shot:
     actors: tuple[world.Actor, ...]
     seed: int
     subtitle: str
+    camera: world.Camera = world.STILL
+    prop: str = ""
 
     def caption(self, style: Style) -> Caption:
         """What happens in the shot, in the grammar; the place goes with the first character."""
         clauses = [Clause(a.name, a.action) for a in self.actors]
         where = "on the beach" if self.scene == "beach" else f"in the {self.scene}"
+        where += f" by the {self.prop}" if self.prop else ""
         clauses[0] = Clause(clauses[0].name, f"{clauses[0].action} {where}")
         return Caption(tuple(clauses), style)
 
 
-def plan_shot(show: Show, index: int, avoid: str, rng: np.random.Generator) -> Shot:
-    """A shot with one character (two thirds) or two, often in its signature action.
+def solo_action(character: Character, rng: np.random.Generator) -> str:
+    """What a character does by itself: its signature, its gait, or something that everybody can do."""
+    own = [a for a in (character.signature, character.gait) if a in ACTIONS]
+    if own and rng.random() < 0.6:
+        return str(rng.choice(own))
+    return str(rng.choice(list(BASE_ACTIONS)))
 
-    The show's lead, the first in its file, has three shots of four. It plays in another scene than `avoid`.
+
+def roles(count: int, rng: np.random.Generator) -> list[str]:
+    """Who does what in an interaction of two or three characters, in order."""
+    name = str(rng.choice(list(INTERACTIONS)))
+    pair = list(INTERACTIONS[name])
+    return pair if count == 2 else ["chases", *pair] if name == "chase" else [*pair, "stands still"]
+
+
+def plan_shot(
+    show: Show, characters: Sequence[Character], index: int, avoid: str, rng: np.random.Generator
+) -> Shot:
+    """A shot of one of `characters`, in turn by `index`, or of two or three, half of those interacting.
+
+    It plays in another scene of the show than `avoid`. An interaction is played once, so its shot is short.
     """
-    scenes = [s for s in (show.scenes or paint.SCENES) if s != avoid]
+    scenes = [s for s in (show.scenes or scenery.SCENES) if s != avoid]
     scene = scenes[int(rng.integers(len(scenes)))]
-    supporting = show.characters[1:]
-    cast = [supporting[index // 4 % len(supporting)] if supporting and index % 4 == 3 else show.characters[0]]
-    if rng.random() < 1 / 3 and len(show.characters) > 1:
-        others = [c for c in show.characters if c is not cast[0]]
-        cast.append(others[int(rng.integers(len(others)))])
-    actors = []
-    for character in cast:
-        own = character.signature if character.signature in world.ACTIONS else ""
-        action = own if own and rng.random() < 0.35 else str(rng.choice(list(world.BASE_ACTIONS)))
-        actors.append(
-            world.Actor(world.look_of(character.look), action, show.style, 0.0, name=character.name)
-        )
+    cast = [characters[index % len(characters)]]
+    others = [c for c in characters if c is not cast[0]]
+    count = min(int(rng.choice([0, 1, 2], p=[0.6, 0.28, 0.12])), len(others))
+    cast += [others[int(k)] for k in rng.permutation(len(others))[:count]]
+    cast = [cast[int(k)] for k in rng.permutation(len(cast))]
+    playing = count > 0 and rng.random() < 0.5
+    doing = roles(len(cast), rng) if playing else [solo_action(c, rng) for c in cast]
+    actors = [
+        world.Actor(world.look_of(c.look), action, show.style, 0.0, name=c.name)
+        for c, action in zip(cast, doing, strict=True)
+    ]
     lines = [*(f"{c.name}, look at that!" for c in cast), *SAYINGS]
-    seconds = float(rng.choice([5.3, 6.6]))
     subtitle = lines[int(rng.integers(len(lines)))]
-    return Shot(seconds, scene, world.place(actors, rng), int(rng.integers(1 << 31)), subtitle)
+    seconds = 2.3 if playing else float(rng.choice([4.5, 6.6]))
+    camera = world.STILL if playing else camera_move(rng, 0.15)
+    prop = str(rng.choice(show.props)) if show.props and rng.random() < 0.2 else ""
+    placed = world.place(actors, rng)
+    return Shot(seconds, scene, placed, int(rng.integers(1 << 31)), subtitle, camera, prop)
 
 
 def _text(width: int, height: int, text: str, size: int) -> NDArray[np.uint8]:
@@ -104,13 +130,27 @@ def draw_shot(shot: Shot, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.b
     """Frames with their subtitle (F, H + band, W, 3) and visible masks (actors, F, H, W) of a shot."""
     times = np.arange(round(shot.seconds * FPS), dtype=np.float32) / np.float32(FPS)
     picture, masks = world.draw(
-        shot.actors, shot.scene, style, seconds=times, height=HEIGHT, width=WIDTH, seed=shot.seed
+        shot.actors,
+        shot.scene,
+        style,
+        seconds=times,
+        height=HEIGHT,
+        width=WIDTH,
+        seed=shot.seed,
+        camera=shot.camera,
+        prop=shot.prop,
     )
     band = np.repeat(_text(WIDTH, BAND, shot.subtitle, 11)[None], len(times), 0)
     return np.concatenate([picture, band], 1), masks
 
 
-def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
+def _clock(seconds: float) -> str:
+    """A time as .srt files write it, 00:00:01,500."""
+    whole, thousandth = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{thousandth:03d}"
+
+
+def draw_episode(show: Show, characters: Sequence[Character], path: Path, *, shots: int, seed: int) -> None:
     """Draw one episode and its truth. The mp4 is written last: where it stands, everything stands."""
     rng = np.random.default_rng(seed)
     title = _text(WIDTH, HEIGHT + BAND, show.name, 22)
@@ -118,20 +158,26 @@ def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
     truth: list[dict[str, Any]] = [{"kind": "title", "first_frame": 0, "last_frame": len(frames[0]) - 1}]
     captions: list[dict[str, Any]] = []
     masks: dict[str, NDArray[np.uint8]] = {}
+    spoken: list[str] = []
     scene = ""
     for index in track(range(shots), f"drawing {path.name}"):
-        shot = plan_shot(show, index, scene, rng)
+        shot = plan_shot(show, characters, index, scene, rng)
         scene = shot.scene
         picture, shot_masks = draw_shot(shot, show.style)
         first = sum(map(len, frames))
         last = first + len(picture) - 1
         frames.append(picture)
         text = format(shot.caption(show.style))
-        captions.append({"start": round(first / FPS, 4), "end": round(last / FPS, 4), "text": text})
+        start, end = round(first / FPS, 4), round(last / FPS, 4)
+        captions.append({"start": start, "end": end, "text": text})
+        if shot.subtitle:
+            spoken.append(f"{len(spoken) + 1}\n{_clock(start)} --> {_clock(end)}\n{shot.subtitle}\n\n")
         people = [{**asdict(a), "boxes": _boxes(m)} for a, m in zip(shot.actors, shot_masks, strict=True)]
+        facts = {"scene": scene, "style": show.style, "prop": shot.prop, "camera": asdict(shot.camera)}
+        facts |= {"interaction": interaction(tuple(a.action for a in shot.actors)), "caption": text}
         truth.append(
-            {"kind": "scene", "first_frame": first, "last_frame": last, "scene": scene, "style": show.style}
-            | {"caption": text, "subtitle": shot.subtitle, "actors": people}
+            {"kind": "scene", "first_frame": first, "last_frame": last, **facts}
+            | {"subtitle": shot.subtitle, "actors": people}
         )
         for actor, mask in zip(shot.actors, shot_masks, strict=True):
             masks[f"{first:05d} {actor.name}"] = np.packbits(mask, axis=-1)
@@ -142,28 +188,46 @@ def draw_episode(show: Show, path: Path, *, shots: int, seed: int) -> None:
     write_atomic(path.with_suffix(".truth.json"), json.dumps(about | {"shots": truth}) + "\n")
     rows = "".join(json.dumps(row) + "\n" for row in captions)
     write_atomic(path.with_suffix(".captions.jsonl"), rows)
+    write_atomic(path.with_suffix(".srt"), "".join(spoken))
     write_video(path, np.concatenate(frames), FPS, {"title": show.name})
 
 
 def draw(
-    out: Path, *, shows: list[str] | None = None, episodes: int = 2, shots: int = 9, seed: int = 0
+    out: Path,
+    *,
+    shows: list[str] | None = None,
+    characters: list[str] | None = None,
+    episodes: int = 2,
+    shots: int = 9,
+    seed: int = 0,
 ) -> list[Path]:
     """Draw episodes of the sandbox's shows as mp4 files, with the truth beside them.
 
     Args:
         out: Folder to write to; one sub-folder a show. Episodes that stand there already are kept.
         shows: Ids of shows in the registry, all of the sandbox's when left out.
+        characters: Who plays in them, everybody when left out.
         episodes: Episodes a show.
         shots: Shots an episode, besides its title card.
         seed: Another seed plans other episodes of the same characters.
+
+    Raises:
+        CastmixError: A show or a character that is not there, or one that the sandbox cannot draw.
     """
     cast = read_cast()
     chosen = [cast.show(s) for s in shows] if shows else [s for s in cast.shows if s.source == "sandbox"]
+    if foreign := [show.id for show in chosen if show.source != "sandbox"]:
+        raise CastmixError(f"{', '.join(foreign)}: the sandbox cannot draw this show, only its own")
+    playing = {cast.find(name)[1].name for name in characters or []}
     paths = []
     for number, show in enumerate(chosen):
+        people = [c for c in show.characters if not playing or c.name in playing]
+        if not people:
+            raise CastmixError(f"nobody of {', '.join(sorted(playing))} plays in {show.id}")
         for episode in range(episodes):
             path = Path(out) / show.id / f"{show.id}-{seed}-{episode + 1:02d}.mp4"
             if not path.exists():
-                draw_episode(show, path, shots=shots, seed=seed * 10_007 + number * 101 + episode)
+                plan = seed * 10_007 + number * 101 + episode
+                draw_episode(show, people, path, shots=shots, seed=plan)
             paths.append(path)
     return paths

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.sandbox import paint
+from toolkit.sandbox import paint, scenery
 from toolkit.sandbox.actions import ACTIONS, GIFT_ARRIVES, GIFT_LEAVES, ROLES, interaction
 
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 64, 96, 17, 8.0
@@ -57,7 +57,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Camera:
-    """How the view moves in one turn: `pan` to the right, in picture heights; `zoom`, the factor it closes in."""
+    """How the view moves in one turn: `pan` to the right, in picture heights; `zoom`, how much closer."""
 
     pan: float = 0.0
     zoom: float = 1.0
@@ -127,8 +127,8 @@ def draw(
     )
     rng = np.random.default_rng(seed)
     moved, scale = camera.view(times)
-    texture = 1 + 0.08 * paint.smooth_noise(rng, height, width, 7)
-    image = paint.scene(scene, scene_style, height, width, rng, prop, moved, scale, AXIS)
+    texture = 1 + 0.08 * scenery.smooth_noise(rng, height, width, 7)
+    image = scenery.scene(scene, scene_style, height, width, rng, prop, moved, scale, AXIS)
     masks = np.zeros((len(actors), *image.shape[:3]), np.bool_)
     roles, centre = [a.action for a in actors], width / height / 2
     poses = [_seen(pose(a, times), centre, moved, scale) for a in actors]
