@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from transformers import AutoTokenizer
 
 from toolkit.models.sandbox import TEXT_LENGTH, new_vae, vae_decode, vae_encode
-from toolkit.sandbox import world
+from toolkit.sandbox import population
+from toolkit.sandbox.actions import ACTIONS
 from toolkit.sandbox.codec import LinearCodec, fit_linear
 from toolkit.sandbox.pretrain import tokenizer
+from toolkit.sandbox.pretrain_data import KINDS, MOST, Latents, attribute_labels, token_labels
 from toolkit.sandbox.pretrain_dit import batch, learning_rate, train_dit
 from toolkit.sandbox.pretrain_vae import psnr, to_video, train_vae
 from toolkit.sandbox.shows import named_looks
@@ -23,9 +26,9 @@ CLIPS = 8
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    looks = world.generic_looks(list(named_looks().values()))
-    cast = world.base_cast(looks)
-    return np.stack([world.generic_scenario(10**9 + i, looks, cast).draw() for i in range(CLIPS)])
+    looks = population.generic_looks(list(named_looks().values()))
+    cast = population.base_cast(looks)
+    return np.stack([population.generic_scenario(10**9 + i, looks, cast).draw()[0] for i in range(CLIPS)])
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +83,42 @@ def test_a_word_is_one_token_in_prose_and_in_tags_and_names_are_spelled(tmp_path
 
 
 def test_captions_of_three_characters_fit_the_text_length() -> None:
-    longest = max(world.ACTIONS, key=len)
+    longest = max(ACTIONS, key=len)
     text = " ".join(f"[Character: {name}], {longest} in the meadow." for name in ("Rufus", "Pixo", "Olga"))
     assert len(tokenizer()(text + " [scene-style:realistic]").input_ids) <= TEXT_LENGTH
 
 
+def clips(latents: torch.Tensor, tokens: int) -> Latents:
+    labels = torch.arange(CLIPS * tokens).view(CLIPS, tokens).remainder(4).to(torch.uint8)
+    return Latents(latents, [""] * CLIPS, labels, torch.zeros(CLIPS, MOST, len(KINDS), dtype=torch.int64))
+
+
 def test_a_batch_depends_on_seed_and_step_alone(frames: np.ndarray, codec: LinearCodec) -> None:
-    latents = codec.encode(torch.from_numpy(frames))
+    data = clips(codec.encode(torch.from_numpy(frames)), 120)
     ids = torch.randint(3, 90, (CLIPS, TEXT_LENGTH))
-    one, two = (batch(latents, ids, 8, 3, 5, "cpu") for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not torch.equal(one[1], batch(latents, ids, 8, 3, 6, "cpu")[1])
+    one, two = (batch(data, ids, 8, 3, 5, "cpu") for _ in range(2))
+    for field in fields(one):
+        assert torch.equal(getattr(one, field.name), getattr(two, field.name))
+    assert not torch.equal(one.noise, batch(data, ids, 8, 3, 6, "cpu").noise)
+
+
+def test_tokens_are_labelled_with_the_creature_that_they_show() -> None:
+    masks = np.zeros((2, 17, 64, 96), bool)
+    masks[0, :, :16, :16] = True  # the first token of every frame
+    masks[1, 1:5, 48:, 80:] = True  # the last token of the second latent frame
+    labels = token_labels(masks).reshape(5, 4, 6)
+    assert (labels[:, 0, 0] == 1).all()
+    assert labels[1, -1, -1] == 2
+    assert (labels > 0).sum() == 6
+
+
+def test_attribute_labels_say_what_the_caption_says() -> None:
+    looks = population.generic_looks(list(named_looks().values()))
+    scenario = population.generic_scenario(3, looks, population.base_cast(looks))
+    rows = attribute_labels(scenario)
+    for row, actor in zip(rows, scenario.actors, strict=False):
+        told = {kind: values[i] for (kind, values), i in zip(KINDS.items(), row, strict=True)}
+        assert told == {**asdict(actor.look), "action": actor.action}
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
@@ -102,13 +130,11 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_dit_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec, tmp_path: Path) -> None:
-    latents = codec.encode(torch.from_numpy(frames[:, :9, :32, :48]))  # small is quick
+    data = clips(codec.encode(torch.from_numpy(frames[:, :9, :32, :48])), 18)  # small is quick
     ids = torch.randint(3, 90, (CLIPS, TEXT_LENGTH))
 
-    def run(name: str, stop: int) -> list[float]:
-        training = train_dit(
-            latents, ids, 120, tmp_path / name, steps=2, batch_size=2, save_every=1, fast=False
-        )
+    def run(name: str, stop: int) -> list[tuple[float, float]]:
+        training = train_dit(data, ids, 120, tmp_path / name, steps=2, batch_size=2, save_every=1, fast=False)
         return [loss for _, loss, _ in islice(training, stop)]
 
     whole = run("whole", 2)
@@ -133,18 +159,3 @@ def test_psnr_of_equal_halves_and_of_a_known_error() -> None:
     video = to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
     off = to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
     assert psnr(video, off) == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
-
-
-def test_the_recogniser_trains_through_all_its_stages() -> None:
-    from toolkit.sandbox.pretrain_recogniser import HEAVY, LIGHT, MIXED, frame, redrawn, train_recogniser
-
-    named = named_looks()
-    strangers = world.generic_looks(list(named.values()))
-    rows = [frame(i, named, strangers) for i in range(256)]
-    drawn = (np.stack([picture for picture, _ in rows]), np.stack([truth for _, truth in rows]))
-    again = redrawn(2, named, strangers, "sandbox")
-    assert again[0].shape == (12, 64, 96, 3)
-    assert again[1].shape == (12, len(named), 2)
-    losses = [loss for _, loss, _ in train_recogniser(drawn, again, list(named))]
-    assert len(losses) == LIGHT + HEAVY + MIXED
-    assert losses[LIGHT - 1] < losses[0]

@@ -26,15 +26,17 @@ COMMANDS: Table = {
     "cache": "toolkit.cache:cache",
     "train": "toolkit.train:train",
     "generate": "toolkit.generate:generate",
+    "evaluate": "toolkit.evaluate:evaluate",
     "demo": "toolkit.recipes:demo",
     "sandbox": {
         "draw": "toolkit.sandbox.shows:draw",
         "pretrain": "toolkit.sandbox.pretrain:pretrain",
+        "report": "toolkit.sandbox.report:report",
     },
 }
 """Commands in the order of the pipeline, by ``module:function``; imported when asked for."""
 
-GROUPS = {"sandbox": "The embedded world and its tiny model: how both are made."}
+GROUPS = {"sandbox": "The embedded world and its tiny model: how they are made and how good they are."}
 
 
 class Verbs(click.Group):
@@ -149,7 +151,7 @@ def _run(name: str, verb: Callable[..., Any], preset: str | None, given: Mapping
         print("castmix: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     for made in result if isinstance(result, list) else [result]:
-        if isinstance(made, Path):
+        if isinstance(made, (Path, str)):
             print(made)
     return 0
 

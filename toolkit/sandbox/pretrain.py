@@ -35,6 +35,7 @@ PROMPTS = (
     "a red star with glasses jumps and a green ball spins in the snow, cartoon style",
     "a purple bear floats and a yellow box with a hat stands still in the meadow, realistic style",
 )
+HELD_BACK = 16  # clips that the VAE is watched on
 Part = Literal["all", "data", "vae", "dit", "recogniser", "base"]
 
 
@@ -86,19 +87,21 @@ def sample(
 def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
     import torch
 
-    from toolkit.models.sandbox import vae_decode, vae_encode
+    from toolkit.models.sandbox import new_vae, vae_decode, vae_encode
     from toolkit.sandbox.pretrain_data import load_codec
     from toolkit.sandbox.pretrain_vae import psnr, to_video, train_vae
 
     frames = np.concatenate([np.load(p) for p in sorted(folder.glob("pixels-*.npy"))])
-    test = to_video(frames[-16:])
+    test = to_video(frames[-HELD_BACK:])
     training = train_vae(
-        frames[:-16], load_codec(folder), folder / "vae.state", steps=steps, seed=seed, device=device
+        frames[:-HELD_BACK], load_codec(folder), folder / "vae.state", steps=steps, seed=seed, device=device
     )
+    plain = new_vae().eval()  # compiled ones would be compiled again for another batch size
     for step, _, vae in track(training, "VAE", total=steps):
         if step % 250 == 0 or step == steps:
+            plain.load_state_dict({k: v.cpu() for k, v in vae.state_dict().items()})
             with torch.no_grad():
-                drawn = vae_decode(vae, vae_encode(vae, test.to(device))).cpu()
+                drawn = vae_decode(plain, vae_encode(plain, test))
             say(f"VAE step {step}: {psnr(drawn, test):.2f} dB on clips held back")
             contact_sheet(
                 [v for pair in zip(test[:4], drawn[:4], strict=True) for v in pair],

@@ -1,0 +1,234 @@
+"""`castmix sandbox report`: how well the sandbox's base draws and how far its recognisers can be trusted.
+
+Prompts ask for looks that pretraining never drew (`generic_looks(held_out=True)`). The judges never see a prompt.
+The VAE is measured on shots of the named characters, whom it never saw.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.cast import read_cast
+from toolkit.errors import CastmixError
+from toolkit.models import find_model, latent_shape, load_denoiser, load_encoders
+from toolkit.progress import say, track
+from toolkit.sandbox import population, scenery, world
+from toolkit.sandbox.actions import BASE_ACTIONS
+from toolkit.sandbox.shows import named_looks, plan_shot
+
+if TYPE_CHECKING:
+    from toolkit.models import Denoiser, Encoders
+    from toolkit.sandbox.recognise import Creature, Verdict
+
+STEPS, BATCH = 10, 8
+PROMPT_SEED, SHOT_SEED = 60_000_000, 61_000_000  # apart from everything that anything was trained on
+LOOK = ("body", "colour", "pattern", "accessory")
+
+
+def prompts(count: int, creatures: int, seed: int) -> list[tuple[str, population.Scenario]]:
+    """Prompts about `creatures` creatures of held-out looks, and the truth that they ask for."""
+    looks = population.generic_looks(list(named_looks().values()), held_out=True)
+    rows = []
+    for index in range(count):
+        rng = np.random.default_rng([PROMPT_SEED, seed, creatures, index])
+        actors: list[world.Actor] = []
+        style, scene = (str(rng.choice(values)) for values in (world.STYLES, scenery.SCENES))
+        while len(actors) < creatures:
+            look = looks[int(rng.integers(len(looks)))]
+            if not any(look.colour == a.look.colour or look.body == a.look.body for a in actors):
+                actors.append(world.Actor(look, str(rng.choice(list(BASE_ACTIONS))), style, 0.0))
+        said = [population.describe(a.look) for a in actors]
+        text = population.prose(said, [a.action for a in actors], scene, style)
+        rows.append((text, population.Scenario(tuple(actors), scene, style, index, text)))
+    return rows
+
+
+def generate(
+    texts: Sequence[str], encoders: Encoders, denoiser: Denoiser, model: str, seed: int
+) -> tuple[list[NDArray[np.uint8]], float]:
+    """Clips (F, H, W, 3) of prompts, and the seconds that one took, decoding included."""
+    from toolkit.sampling import sample_latents
+
+    spec = find_model(model)
+    shape = latent_shape(model, world.NUM_FRAMES, world.HEIGHT, world.WIDTH)
+    empty, clips, start = encoders.encode_text([""]), list[NDArray[np.uint8]](), time.monotonic()
+    for first in track(range(0, len(texts), BATCH), "drawing prompts"):
+        some = list(texts[first : first + BATCH])
+        latents = sample_latents(
+            denoiser,
+            encoders.encode_text(some),
+            empty,
+            shape=shape,
+            seeds=[seed * 1_000_003 + first + i for i in range(len(some))],
+            steps=STEPS,
+            guidance_scale=spec.guidance_scale,
+            shift=spec.shift,
+        )
+        clips += to_frames(encoders.decode_video(latents))
+    return clips, (time.monotonic() - start) / len(texts)
+
+
+def to_frames(videos: Any) -> list[NDArray[np.uint8]]:
+    """Videos (B, 3, F, H, W) in -1..1 as uint8 clips (F, H, W, 3)."""
+    return list(((videos.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
+
+
+def redraw(encoders: Encoders, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A clip (F, H, W, 3) after encoding and decoding."""
+    import torch
+
+    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        return to_frames(encoders.decode_video(encoders.encode_video(video)))[0]
+
+
+def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
+    """Clips (F, 64, 96, 3) of shots of all the sandbox's shows, drawn at twice the size and scaled down."""
+    shows = [show for show in read_cast().shows if show.source == "sandbox"]
+    clips = []
+    for index in range(count):
+        show = shows[index % len(shows)]
+        rng = np.random.default_rng([SHOT_SEED, seed, index])
+        shot = plan_shot(show, show.characters, index // len(shows), "", rng)
+        big, _ = world.draw(
+            shot.actors,
+            shot.scene,
+            show.style,
+            height=2 * world.HEIGHT,
+            width=2 * world.WIDTH,
+            seed=shot.seed,
+            camera=shot.camera,
+            prop=shot.prop,
+        )
+        small = big.reshape(len(big), world.HEIGHT, 2, world.WIDTH, 2, 3).mean((2, 4))
+        clips.append((small + 0.5).astype(np.uint8))
+    return clips
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB of two clips."""
+    error = np.square(a.astype(np.float64) - b).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def largest(verdict: Verdict) -> Creature | None:
+    """The creature that fills most of the picture."""
+    return max(verdict.creatures, key=lambda c: float(np.nansum(_area(c.boxes))), default=None)
+
+
+def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    area: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return area
+
+
+def bound(verdict: Verdict, actors: Sequence[world.Actor]) -> tuple[bool, bool]:
+    """Whether exactly the asked creatures are there, each with its whole look; and each doing its own action.
+
+    Who was asked for first must stand on the left, so the order decides who is who.
+    """
+    if len(verdict.creatures) != len(actors):
+        return False, False
+    pairs = list(zip(verdict.creatures, actors, strict=True))
+    looks = all(getattr(c, name) == getattr(a.look, name) for c, a in pairs for name in LOOK)
+    return looks, looks and all(c.action == a.action for c, a in pairs)
+
+
+def attributes(verdicts: Sequence[Verdict], asked: Sequence[population.Scenario]) -> dict[str, float]:
+    """Shares of one-creature prompts whose colour, action, scene style, accessory, ... came out as asked."""
+    rows: dict[str, list[bool]] = {}
+    for verdict, scenario in zip(verdicts, asked, strict=True):
+        actor, seen = scenario.actors[0], largest(verdict)
+        for name in LOOK:
+            rows.setdefault(name, []).append(
+                seen is not None and getattr(seen, name) == getattr(actor.look, name)
+            )
+        rows.setdefault("action", []).append(seen is not None and seen.action == actor.action)
+        rows.setdefault("creature_style", []).append(seen is not None and seen.style == actor.style)
+        rows.setdefault("style", []).append(verdict.scene_style == scenario.style)
+        rows.setdefault("scene", []).append(verdict.scene == scenario.scene)
+    return {name: round(float(np.mean(values)), 4) for name, values in rows.items()}
+
+
+def measure(
+    samples: int = 200, seed: int = 0, model: str = "sandbox", sheet: Path | None = None
+) -> dict[str, Any]:
+    """What `report` tells, as numbers: shares 0 to 1, `vae_psnr` in dB, `seconds_per_clip`, `recognisers`."""
+    from toolkit.sandbox.recognise import load_recognisers, recognise_many
+    from toolkit.sandbox.recognise_report import recogniser_accuracy
+
+    if samples < 4:
+        raise CastmixError(f"samples is {samples}: 4 or more say something, 200 say something worth quoting")
+    encoders, denoiser, judges = load_encoders(model), load_denoiser(model), load_recognisers()
+    alone, pairs = prompts(samples, 1, seed), prompts(samples, 2, seed)
+    clips, seconds = generate([t for t, _ in alone + pairs], encoders, denoiser, model, seed)
+    if sheet is not None:
+        contact_sheet([*clips[:8], *clips[samples : samples + 8]], sheet)
+    verdicts = recognise_many(judges, clips)
+    found = attributes(verdicts[:samples], [s for _, s in alone])
+    together = [bound(v, s.actors) for v, (_, s) in zip(verdicts[samples:], pairs, strict=True)]
+    looks, actions = np.mean(together, axis=0)
+    found |= {"binding": round(float(looks), 4), "binding_and_action": round(float(actions), 4)}
+    say("the VAE and the recognisers")
+    few = max(4, samples // 4)
+    drawn = shots(few, seed)
+    quality = float(np.mean([psnr(redraw(encoders, clip), clip) for clip in drawn]))
+    truth = recogniser_accuracy(judges, samples, seed)
+    again = recogniser_accuracy(judges, few, seed, lambda clip: redraw(encoders, clip))
+    judged = {name: {"truth": truth[name], "reconstructions": again[name]} for name in truth}
+    about = {"base": find_model(model).name, "samples": samples, "seed": seed, **found}
+    about |= {"vae_psnr": round(quality, 2), "seconds_per_clip": round(seconds, 3)}
+    return about | {"recognisers": judged}
+
+
+def report(
+    *,
+    samples: int = 200,
+    seed: int = 0,
+    json: bool = False,
+    model: str = "sandbox",
+    sheet: Path | None = None,
+) -> str:
+    """Measure the base and the recognisers afresh: as many prompts with one creature as with two.
+
+    Args:
+        samples: Prompts of either kind; a quarter as many shots for the VAE and clips for the recognisers.
+        seed: Another seed asks other prompts.
+        json: One JSON object instead of a table.
+        model: Folder of another base of the sandbox's kind.
+        sheet: Save a contact sheet here, the first prompts' clips, a row each.
+
+    Raises:
+        CastmixError: Fewer than 4 samples.
+    """
+    from json import dumps
+
+    row = measure(samples, seed, model, sheet)
+    return dumps(row) if json else _table(row)
+
+
+def contact_sheet(clips: Sequence[NDArray[np.uint8]], path: Path) -> None:
+    """Save clips as one picture, two clips a row, every fourth frame of each."""
+    from PIL import Image
+
+    strips = [np.concatenate(list(clip[::4]), 1) for clip in clips]
+    half = -(-len(strips) // 2)
+    columns = [np.concatenate(strips[k : k + half]) for k in range(0, len(strips), half)]
+    height = min(map(len, columns))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([c[:height] for c in columns], 1)).save(path)
+
+
+def _table(row: dict[str, Any]) -> str:
+    judges = row["recognisers"]
+    lines = [f"{name:20} {value}" for name, value in row.items() if name != "recognisers"]
+    for name, right in judges.items():
+        lines.append(
+            f"judge of {name:11} {right['truth']:.3f} on truth, {right['reconstructions']:.3f} redrawn"
+        )
+    return "\n".join(lines)
