@@ -16,20 +16,23 @@ STAGES = 3
 LAYERS: dict[str, int] = {
     # Plain tensors and files.
     "errors": 0, "progress": 0, "interrupt": 0, "settings": 0, "run": 0,
-    "data": 0, "cast": 0, "captions": 0, "sidecars": 0, "sources": 0,
+    "data": 0, "cast": 0, "captions": 0, "prompts": 0, "sidecars": 0, "sources": 0,
     "decode": 0, "video": 0, "shots": 0, "generated": 0, "page": 0,
     "flow": 0, "lora": 0, "checkpoint": 0, "metrics": 0, "intervals": 0,
-    "sandbox.shapes": 0, "sandbox.paint": 0, "sandbox.world": 0, "sandbox.recognise": 0, "sandbox.codec": 0,
+    "sandbox.shapes": 0, "sandbox.paint": 0, "sandbox.scenery": 0, "sandbox.actions": 0, "sandbox.world": 0,
+    "sandbox.population": 0, "sandbox.recognise": 0, "sandbox.codec": 0,
+    "sandbox.recognise_nets": 0, "sandbox.recognise_follow": 0,
     # Models: those that draw, those that watch; and what needs no more than plain things.
     "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.crossover": 1, "sandbox.score": 1,
     # Building blocks.
     "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "batches": 2, "preview": 2, "trainer": 2,
     "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,
-    "sandbox.pretrain_recogniser": 2, "scoring": 2,
+    "sandbox.recogniser_data": 1, "sandbox.recognise_report": 1,
+    "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "scoring": 2,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
     "evaluate": STAGES,
-    "sandbox.pretrain": STAGES,
+    "sandbox.pretrain": STAGES, "sandbox.report": STAGES,
     # Chains of stages.
     "recipes": 4,
     # Front doors.

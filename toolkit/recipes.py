@@ -43,7 +43,7 @@ class Prompt:
 def demo_prompts(shows: Sequence[Show], each: int = 8) -> list[Prompt]:
     """`each` prompts for the lead of either show alone, then 2 x `each` for both leads together."""
     from toolkit.captions import Caption, Clause, format
-    from toolkit.sandbox.world import BASE_ACTIONS
+    from toolkit.sandbox.actions import BASE_ACTIONS
 
     actions, places = list(BASE_ACTIONS), ["in the meadow", "in the room", "on the beach", "in the snow"]
     left, right = ((show.characters[0].name, show.style) for show in shows[:2])
@@ -75,7 +75,7 @@ def base_clips(out: Path, count: int, seed: int) -> Path:
         if path.with_suffix(".json").exists():
             continue
         scenario = population.generic_scenario(900_000_000 + seed * 100_000 + index, looks, cast)
-        frames = scenario.draw()
+        frames, _ = scenario.draw()
         write_video(path, frames, world.FPS)
         end = (len(frames) - 1) / world.FPS
         height, width = frames.shape[1:3]
@@ -86,16 +86,16 @@ def base_clips(out: Path, count: int, seed: int) -> Path:
 
 
 def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the sandbox's recogniser sees in videos of these prompts.
+    """What the sandbox's recognisers see in videos of these prompts.
 
     Returns `identity` (share of prompts with one character where it is seen), `both_present` (share of those
     with two where both are), `style_kept` (share of those with two where both are seen, each in its own
     show's style), and `seen`, what was seen in each video, name → style.
     """
-    from toolkit.sandbox.recognise import load_recogniser, recognise
+    from toolkit.sandbox.recognise import load_recognisers, recognise_many
 
-    model = load_recogniser()
-    seen = [recognise(model, read_video(video)[0]).seen() for video in videos]
+    verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
+    seen = [{c.who: c.style for c in verdict.creatures if c.who} for verdict in verdicts]
     right = [all(name in found for name, _ in p.asked) for p, found in zip(prompts, seen, strict=True)]
     styled = [all(found.get(n) == s for n, s in p.asked) for p, found in zip(prompts, seen, strict=True)]
 
@@ -178,7 +178,7 @@ def demo(
             for side, loras in (("before", []), ("after", [str(lora)]))
         ]
         before, after = sides
-    with _timed(seconds, "judge", "8/8 A recogniser looks at them"):
+    with _timed(seconds, "judge", "8/8 Recognisers look at them"):
         first, last = judge(before, prompts), judge(after, prompts)
     scores = _scores(first, last, prompts) | {"seed": seed, "seconds": seconds}
     write_atomic(out / "scores.json", json.dumps(scores, indent=1) + "\n")
@@ -227,8 +227,10 @@ def _make_data(
 
     data = out / "data"
     with _timed(seconds, "draw", "1/8 Two shows, drawn by code"):
-        ids = [show.id for show in shows]
-        episodes = draw(out / "footage", shows=ids, episodes=1, shots=counts.shots, seed=seed)
+        ids, leads = [show.id for show in shows], [show.characters[0].name for show in shows]
+        episodes = draw(
+            out / "footage", shows=ids, characters=leads, episodes=1, shots=counts.shots, seed=seed
+        )
         base_clips(out / "strangers", counts.strangers, seed)
     with _timed(seconds, "prepare", "2/8 Episodes become clips of one shot each"):
         prepare(episodes, data, fps=FPS, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, crop=BAND_CROP)

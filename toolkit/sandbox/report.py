@@ -1,7 +1,7 @@
 """`castmix sandbox report`: how well the sandbox's base draws and how far its recognisers can be trusted.
 
-Prompts ask for looks that pretraining never drew (`generic_looks(held_out=True)`). The judges never see a prompt.
-The VAE is measured on shots of the named characters, whom it never saw.
+Prompts ask for looks that pretraining never drew (`generic_looks(held_out=True)`). The judges never see a
+prompt. The VAE is measured on shots of the named characters, whom it never saw.
 """
 
 from __future__ import annotations
