@@ -188,3 +188,12 @@ def test_what_cannot_be_generated(tiny_wan: Path, lora: Path, tmp_path: Path) ->
     with pytest.raises(CastmixError, match="no prompt"):
         generate([], tmp_path / "x", model=model)
     assert not list(tmp_path.iterdir())
+
+
+def test_prompts_from_a_file(tiny_wan: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "the moon"}\n{"prompt": "a red cat"}\n')
+    made = generate(f"@{tmp_path / 'mine.jsonl'}", tmp_path / "out", model=str(tiny_wan), **SMALL)
+    assert [json.loads(path.with_suffix(".json").read_text())["prompt"] for path in made] == [
+        "the moon",
+        "a red cat",
+    ]

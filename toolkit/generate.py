@@ -26,6 +26,7 @@ from toolkit.models import (
     load_encoders,
 )
 from toolkit.progress import say, track
+from toolkit.prompts import expand
 from toolkit.run import write_run
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def generate(
     draws for it on a CPU.
 
     Args:
-        prompt: One or several.
+        prompt: One or several; @sandbox or @FILE.jsonl is every prompt of a file (see presets/prompts).
         out: An .mp4 file for one prompt; a folder for several (000.mp4, 001.mp4, …).
         lora: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8); 1 if left out.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
@@ -80,7 +81,7 @@ def generate(
     """
     arguments = dict(locals())
     spec = find_model(model)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = expand([prompt] if isinstance(prompt, str) else prompt)
     paths = _paths(Path(out), len(prompts))
     loras = [parse_lora(one) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
     if not 0 <= seed < 2**63:
