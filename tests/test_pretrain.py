@@ -18,7 +18,7 @@ from toolkit.sandbox.codec import LinearCodec, fit_linear
 from toolkit.sandbox.pretrain import tokenizer
 from toolkit.sandbox.pretrain_data import KINDS, MOST, Latents, attribute_labels, token_labels
 from toolkit.sandbox.pretrain_dit import batch, learning_rate, train_dit
-from toolkit.sandbox.pretrain_vae import psnr, to_video, train_vae
+from toolkit.sandbox.pretrain_vae import ConvMuon, channels_last, psnr, to_video, train_vae
 from toolkit.sandbox.shows import named_looks
 
 CLIPS = 8
@@ -153,6 +153,18 @@ def test_vae_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec,
     whole = run("whole", 4)  # the last step is one of those on the encoder's own latents
     assert run("parts", 2) + run("parts", 4) == whole
     assert run("parts", 4) == []
+
+
+def test_muon_moves_the_convolutions_themselves() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.Conv3d(4, 2, 1))
+    channels_last(net)
+    optim = ConvMuon(net, 1e-2)
+    before = [p.detach().clone() for p in net.parameters()]
+    net(torch.randn(1, 3, 3, 4, 4)).square().mean().backward()
+    optim.step(1e-2)
+    assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_psnr_of_equal_halves_and_of_a_known_error() -> None:
