@@ -21,10 +21,11 @@ from toolkit.caption import caption
 from toolkit.cast import Cast, Character, Show, read_cast
 from toolkit.data import Clip, Sample, load_samples, read_clips
 from toolkit.errors import CastmixError
+from toolkit.evaluate import evaluate
 from toolkit.generate import generate
 from toolkit.models import MODELS, load_denoiser, load_encoders
 from toolkit.prepare import prepare
-from toolkit.settings import Adapter, Memory, Optim, Sigma, Watch
+from toolkit.settings import Adapter, Features, Judge, Memory, Optim, Sigma, Watch
 from toolkit.train import train
 from toolkit.video import read_video, write_video
 
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from toolkit.recipes import demo
 
 __all__ = [
-    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Lora", "Memory", "Optim",
-    "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "demo", "generate",
-    "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare", "read_cast", "read_clips",
-    "read_video", "save_lora", "train", "write_video",
+    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Judge", "Lora", "Memory",
+    "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "demo", "evaluate",
+    "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare", "read_cast",
+    "read_clips", "read_video", "save_lora", "train", "write_video",
 ]  # fmt: skip
 
 _HEAVY = {

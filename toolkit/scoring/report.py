@@ -1,0 +1,98 @@
+"""report.html: the summary on top, below it every video beside its scores, the worst first."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.data import write_atomic
+from toolkit.intervals import Interval
+from toolkit.scoring.metrics import FAMILIES, Column
+from toolkit.scoring.table import Row
+from toolkit.scoring.videos import SetAside
+
+TEMPLATE = Path(__file__).parent.parent / "templates" / "report.html"
+REPORT = "report.html"
+LARGEST_PAGE = 32 * 2**20
+"""Bytes of video up to which the page holds them itself; a larger one links to the files."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number as the page shows it: `bar` and the interval's ends in per cent of the metric's scale."""
+
+    name: str
+    meaning: str
+    value: float | None
+    bar: float
+    low: float = 0.0
+    high: float = 0.0
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One video as the page shows it. `overall` is the mean of its bars, 0 to 100; None without any."""
+
+    row: Row
+    source: str
+    scores: tuple[Score, ...]
+    overall: float | None
+
+
+def write_report(
+    folder: Path,
+    rows: Sequence[Row],
+    summary: Mapping[str, Interval],
+    set_aside: Sequence[SetAside],
+    settings: Mapping[str, Any],
+) -> Path:
+    """Write the page into `folder`; its path."""
+    from jinja2 import Environment
+
+    known = {name: column for family in FAMILIES.values() for name, column in family.columns.items()}
+    inside = sum(row.video.path.stat().st_size for row in rows) <= LARGEST_PAGE
+
+    def source(path: Path) -> str:
+        if inside:
+            return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+        return os.path.relpath(path, folder).replace(os.sep, "/")
+
+    cards = [_card(row, known, summary, source) for row in rows]
+    cards.sort(key=lambda card: (card.overall is None, card.overall or 0.0))
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    html = page.render(
+        summary=[_mean(name, known[name], interval) for name, interval in summary.items()],
+        cards=cards,
+        set_aside=set_aside,
+        settings=settings,
+    )
+    write_atomic(folder / REPORT, html)
+    return folder / REPORT
+
+
+def _card(
+    row: Row, known: Mapping[str, Column], summary: Mapping[str, Interval], source: Callable[[Path], str]
+) -> Card:
+    scores = tuple(
+        Score(name, known[name].meaning, value, _percent(known[name], value or 0.0))
+        for name in summary
+        for value in [row.scores.get(name)]
+    )
+    bars = [one.bar for one in scores if one.value is not None and not one.name.endswith("_spread")]
+    return Card(row, source(row.video.path), scores, sum(bars) / len(bars) if bars else None)
+
+
+def _mean(name: str, column: Column, interval: Interval) -> Score:
+    bar, low, high = (_percent(column, end) for end in (interval.mean, interval.low, interval.high))
+    return Score(name, column.meaning, interval.mean, bar, low, high, interval)
+
+
+def _percent(column: Column, value: float) -> float:
+    return min(100.0, max(0.0, 100 * (value - column.low) / (column.high - column.low)))
