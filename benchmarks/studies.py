@@ -1,0 +1,93 @@
+"""The studies. A new one is one entry of STUDIES; another kind of cell is a function like `lora_cell.run`."""
+
+from __future__ import annotations
+
+from benchmarks.lora_cell import Recipe, run
+from benchmarks.study import Study
+
+RECIPE = Recipe()
+"""What all arms share unless they say otherwise: tuned once on the base model, before the studies."""
+
+ATTENTION = ("attn1", "attn2")
+
+_IDENTITY = RECIPE.but(kinds=("single",), repeats=2, prose=16)
+_TAGS = RECIPE.but(kinds=("multi",), repeats=2)
+_ADAPTERS = RECIPE.but(kinds=("single", "multi"), prose=12)
+
+IDENTITY = Study(
+    name="identity",
+    question="What does a LoRA teach, what is forgotten, and how many steps and clips does it take?",
+    # Every number of steps is a run of its own to the end of its schedule, not a stop on the way.
+    arms={
+        "base": _IDENTITY.but(steps=0),
+        "150 steps": _IDENTITY.but(steps=150),
+        "400 steps": _IDENTITY,
+        "800 steps": _IDENTITY.but(steps=800),
+        "400 steps, 4 clips": _IDENTITY.but(clips=4),
+        "400 steps, 16 clips": _IDENTITY.but(clips=16),
+    },
+    run=run,
+    baseline="base",
+    contrast=("400 steps", "base"),
+    metrics=(
+        "single identity",
+        "single motion",
+        "single style",
+        "single binding",
+        "prose identity",
+        "prose motion",
+        "prose binding",
+    ),
+)
+
+CAPTION_TAGS = Study(
+    name="caption-tags",
+    question="Which tags must captions have, so that characters of several shows share a scene?",
+    # Prose says what both tags say, in words that the base model knows: tags against information.
+    arms={
+        "no tags": _TAGS.but(captions="none"),
+        "no scene-style": _TAGS.but(captions="no scene-style"),
+        "no character": _TAGS.but(captions="no character"),
+        "both": _TAGS,
+        "prose": _TAGS.but(captions="prose"),
+    },
+    run=run,
+    baseline="no tags",
+    contrast=("both", "no tags"),
+    metrics=(
+        "multi identity",
+        "multi style",
+        "multi scene_style",
+        "multi interaction",
+        "multi motion",
+        "multi binding",
+    ),
+)
+
+ADAPTERS = Study(
+    name="adapters",
+    question="How large must the LoRA be, and does it need the feed-forward layers?",
+    # At rank 48, attention alone has as many numbers as attention and feed-forward layers at rank 32.
+    arms={
+        "rank 4": _ADAPTERS.but(rank=4),
+        "rank 16": _ADAPTERS.but(rank=16),
+        "rank 32": _ADAPTERS,
+        "rank 64": _ADAPTERS.but(rank=64),
+        "attention only, rank 32": _ADAPTERS.but(targets=ATTENTION),
+        "attention only, rank 48": _ADAPTERS.but(targets=ATTENTION, rank=48),
+    },
+    run=run,
+    baseline="rank 32",
+    contrast=("attention only, rank 32", "rank 32"),
+    metrics=(
+        "single identity",
+        "single motion",
+        "multi identity",
+        "multi style",
+        "multi interaction",
+        "multi binding",
+        "prose binding",
+    ),
+)
+
+STUDIES: dict[str, Study] = {study.name: study for study in (IDENTITY, CAPTION_TAGS, ADAPTERS)}
