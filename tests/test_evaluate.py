@@ -95,7 +95,7 @@ def test_the_sandbox_metrics_of_a_folder(folder: Path, watched: list[int]) -> No
         {"file": "found.mp4", "metric": "", "reason": "no found.json beside it says what it should show"}
     ]
     assert scores["settings"]["metrics"] == list(score.COLUMNS)
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    rows = list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
     assert [(row["file"], row["identity"], row["interaction"]) for row in rows] == [
         ("000.mp4", "1", ""),
         ("001.mp4", "0", ""),

@@ -115,7 +115,7 @@ def test_weights_that_are_not_here(tiny: Features, tmp_path: Path) -> None:
     absent = Features(clip="nobody/has-this-clip", dino=str(tmp_path))
     assert local_folder(absent.clip) is None
     with pytest.raises(
-        CastmixError, match=r"clip_t, clip_i .* needs nobody/has-this-clip, .* hf download .* --metrics"
+        CastmixError, match=r"clip \(clip_t, .* needs nobody/has-this-clip, .*`hf download .*--metrics"
     ):
         clip_meter({}, CAST, absent)
     with pytest.raises(CastmixError, match=r"--features.dino .* cannot be loaded"):

@@ -54,8 +54,7 @@ def clip_meter(references: References, cast: Cast, settings: Features) -> Meter:
     import torch
     from transformers import AutoTokenizer
 
-    what = "clip_t, clip_i and temporal_consistency"
-    model, processor, weights = _load(what, settings.clip, "clip", settings)
+    model, processor, weights = _load("clip", settings.clip, CLIP_COLUMNS, settings)
     if not hasattr(model, "get_text_features"):
         raise CastmixError(f"--features.clip {settings.clip} has no text side: expected a CLIP model")
     tokenizer: Any = AutoTokenizer.from_pretrained(local_folder(settings.clip))
@@ -89,7 +88,7 @@ def clip_meter(references: References, cast: Cast, settings: Features) -> Meter:
 
 def dino_meter(references: References, cast: Cast, settings: Features) -> Meter:
     """Measures `DINO_COLUMNS`; raises as `clip_meter` does."""
-    model, processor, weights = _load("dino_i", settings.dino, "dino", settings)
+    model, processor, weights = _load("dino", settings.dino, DINO_COLUMNS, settings)
 
     def embed(pixels: Tensor) -> Tensor:
         found: Tensor = model(pixel_values=pixels).last_hidden_state[:, 0]
@@ -118,22 +117,22 @@ def local_folder(model: str) -> Path | None:
         return None
 
 
-def _load(columns: str, model: str, option: str, settings: Features) -> tuple[Any, Any, list[str]]:
+def _load(family: str, model: str, columns: Iterable[str], settings: Features) -> tuple[Any, Any, list[str]]:
     """The network, its image processor and the fingerprints of its weights."""
     from transformers import AutoImageProcessor, AutoModel
 
     folder = local_folder(model)
     if folder is None:
         raise CastmixError(
-            f"{columns} needs {model}, which is not on this machine: fetch it with `hf download {model}`, "
-            f"give its folder as --features.{option}, or leave it out with --metrics"
+            f"{family} ({', '.join(columns)}) needs {model}, which is not on this machine: fetch it with "
+            f"`hf download {model}`, give its folder as --features.{family}, or leave it out with --metrics"
         )
     try:
         network: Any = AutoModel.from_pretrained(folder)
         processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise CastmixError(f"--features.{option} {model} cannot be loaded: {reason:.300}") from error
+        raise CastmixError(f"--features.{family} {model} cannot be loaded: {reason:.300}") from error
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     network = network.to(settings.device or default_device()).eval()
     return network, processor, [fingerprint_file(path) for path in files]

@@ -39,8 +39,9 @@ COLUMNS = {
     "style_p": "the same for: is each in the style of its own show",
     "interaction_p": "the same for: do they act on each other (or one on its surroundings) believably",
 }
+SPREAD = "_spread"
 SPREADS = {
-    f"{name}_spread": f"highest minus lowest grade among the repeats of {name}, which all see the same frames"
+    name + SPREAD: f"highest minus lowest grade among the repeats of {name}, which all see the same frames"
     for name in COLUMNS
 }
 
@@ -116,7 +117,7 @@ def judge_measure(
         values: dict[str, float | None] = {}
         for column, found in grades.items():
             values[column] = sum(found) / len(found) if found else None
-            values[f"{column}_spread"] = float(max(found) - min(found)) if len(found) > 1 else None
+            values[column + SPREAD] = float(max(found) - min(found)) if len(found) > 1 else None
         return Measured(values, tuple(problems), " · ".join(reasons.values()))
 
     return measure

@@ -74,7 +74,7 @@ def choose(names: Sequence[str] | None, job: Job) -> dict[str, tuple[str, ...]]:
     chosen: dict[str, tuple[str, ...]] = {}
     for family, one in FAMILIES.items():
         columns = tuple(
-            name for name in one.columns if {name, name.removesuffix("_spread"), family} & {*names}
+            name for name in one.columns if {name, name.removesuffix(judge.SPREAD), family} & {*names}
         )
         if columns:
             chosen[family] = columns
@@ -141,7 +141,7 @@ def _dino(job: Job, columns: Sequence[str]) -> Measure:
 def _judge(job: Job, columns: Sequence[str]) -> Measure:
     model = judge.judge_model(job.judge)
     chat = connect(job.server, job.key, model, timeout=job.judge.timeout, retries=job.judge.retries)
-    asked = [column for column in judge.COLUMNS if {column, f"{column}_spread"} & set(columns)]
+    asked = [column for column in judge.COLUMNS if {column, column + judge.SPREAD} & set(columns)]
     return judge.judge_measure(
         chat,
         asked,

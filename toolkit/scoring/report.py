@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.data import write_atomic
 from toolkit.intervals import Interval
+from toolkit.scoring.judge import SPREAD
 from toolkit.scoring.metrics import FAMILIES, Column
 from toolkit.scoring.table import Row
 from toolkit.scoring.videos import SetAside
@@ -23,12 +24,16 @@ LARGEST_PAGE = 32 * 2**20
 
 @dataclass(frozen=True)
 class Score:
-    """One number as the page shows it: `bar` and the interval's ends in per cent of the metric's scale."""
+    """One number as the page shows it: `bar` and the interval's ends in per cent of the metric's scale.
+
+    `spread` is that of the repeats, where a metric is asked for several times.
+    """
 
     name: str
     meaning: str
     value: float | None
     bar: float
+    spread: float | None
     low: float = 0.0
     high: float = 0.0
     interval: Interval | None = None
@@ -68,7 +73,7 @@ def write_report(
         TEMPLATE.read_text(encoding="utf-8")
     )
     html = page.render(
-        summary=[_mean(name, known[name], interval) for name, interval in summary.items()],
+        summary=[_mean(name, known[name], summary) for name in _shown(summary)],
         cards=cards,
         set_aside=set_aside,
         settings=settings,
@@ -80,18 +85,25 @@ def write_report(
 def _card(
     row: Row, known: Mapping[str, Column], summary: Mapping[str, Interval], source: Callable[[Path], str]
 ) -> Card:
-    scores = tuple(
-        Score(name, known[name].meaning, value, _percent(known[name], value or 0.0))
-        for name in summary
-        for value in [row.scores.get(name)]
-    )
-    bars = [one.bar for one in scores if one.value is not None and not one.name.endswith("_spread")]
-    return Card(row, source(row.video.path), scores, sum(bars) / len(bars) if bars else None)
+    scores = []
+    for name in _shown(summary):
+        value, spread = row.scores.get(name), row.scores.get(name + SPREAD)
+        scores.append(Score(name, known[name].meaning, value, _percent(known[name], value or 0.0), spread))
+    bars = [one.bar for one in scores if one.value is not None]
+    return Card(row, source(row.video.path), tuple(scores), sum(bars) / len(bars) if bars else None)
 
 
-def _mean(name: str, column: Column, interval: Interval) -> Score:
+def _mean(name: str, column: Column, summary: Mapping[str, Interval]) -> Score:
+    interval, spread = summary[name], summary.get(name + SPREAD)
     bar, low, high = (_percent(column, end) for end in (interval.mean, interval.low, interval.high))
-    return Score(name, column.meaning, interval.mean, bar, low, high, interval)
+    return Score(
+        name, column.meaning, interval.mean, bar, spread.mean if spread else None, low, high, interval
+    )
+
+
+def _shown(summary: Mapping[str, Interval]) -> list[str]:
+    """The columns that have a line of their own: a spread is shown beside what it is of."""
+    return [name for name in summary if not name.endswith(SPREAD)]
 
 
 def _percent(column: Column, value: float) -> float:
