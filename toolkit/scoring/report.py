@@ -94,11 +94,10 @@ def _card(
 
 
 def _mean(name: str, column: Column, summary: Mapping[str, Interval]) -> Score:
-    interval, spread = summary[name], summary.get(name + SPREAD)
+    interval = summary[name]
+    spread = summary[name + SPREAD].mean if name + SPREAD in summary else None
     bar, low, high = (_percent(column, end) for end in (interval.mean, interval.low, interval.high))
-    return Score(
-        name, column.meaning, interval.mean, bar, spread.mean if spread else None, low, high, interval
-    )
+    return Score(name, column.meaning, interval.mean, bar, spread, low, high, interval)
 
 
 def _shown(summary: Mapping[str, Interval]) -> list[str]:
