@@ -1,8 +1,7 @@
-"""The base model and recogniser that ship: a real pipeline folder, small, and good enough to see."""
+"""The base model that ships: a real pipeline folder, small, and good enough to see."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,7 @@ import torch
 import toolkit
 from toolkit.models import find_model, load_denoiser, load_encoders
 from toolkit.sandbox import world
-from toolkit.sandbox.pretrain_recogniser import frame
 from toolkit.sandbox.pretrain_vae import psnr, to_video
-from toolkit.sandbox.recognise import load_recogniser, recognise, to_tensor
 from toolkit.sandbox.shows import named_looks
 
 BASE = Path(toolkit.__file__).parent / "sandbox" / "base"
@@ -55,33 +52,6 @@ def test_the_vae_keeps_what_is_seen() -> None:
     with torch.no_grad():
         again = encoders.decode_video(encoders.encode_video(video))
     assert psnr(again, video) > 20
-
-
-def test_the_recogniser_reads_truth_that_it_has_not_seen() -> None:
-    model = load_recogniser()
-    assert set(model.names) == set(NAMED)
-    drawn = [frame(90_000_000 + i, NAMED, STRANGERS) for i in range(200)]
-    pictures, truths = (np.stack(part) for part in zip(*drawn, strict=True))
-    with torch.inference_mode():
-        seen = model(to_tensor(pictures)).sigmoid().numpy() > 0.5
-    order = [list(NAMED).index(name) for name in model.names]
-    right = (seen == (truths[:, order] > 0.5)).all((1, 2))
-    assert right.mean() > 0.85
-
-
-def test_the_recogniser_is_not_fooled_by_swapped_colours_and_knows_nobody_among_strangers() -> None:
-    model = load_recogniser()
-    pixo, rufus = NAMED["Pixo"], NAMED["Rufus"]
-    swapped = [
-        world.Actor(replace(pixo, colour=rufus.colour), "sways", "cartoon", 0.4),
-        world.Actor(replace(rufus, colour=pixo.colour), "sways", "realistic", 1.1),
-    ]
-    assert recognise(model, world.draw(swapped, "room", "cartoon")[0]).seen() == {}
-    true = [world.Actor(pixo, "sways", "cartoon", 0.4), world.Actor(rufus, "sways", "realistic", 1.1)]
-    assert recognise(model, world.draw(true, "room", "cartoon")[0]).seen() == {
-        "Pixo": "cartoon",
-        "Rufus": "realistic",
-    }
 
 
 def test_the_base_follows_the_asked_colour() -> None:

@@ -1,96 +1,200 @@
-"""Who is in a frame, and drawn in which style: a small network that reads pixels and nothing else.
+"""Who is in a clip, what each does and in which style each is drawn; where, and what they do together.
 
-It looks at single 64x96 frames and answers, for every named character of the sandbox's shows and for either
-style, whether somewhere in the frame that character stands in that style. Evidence is local (a map of logits,
-its soft maximum taken), so a character's style is read off the character, not off the scene behind it.
-Creatures that it does not know are "nobody".
+Four small networks read pixels and nothing else. One finds the creatures, which are then followed through
+the clip (`recognise_follow`). What each one is, and its style, is read off its own masked crops, so that the
+scene has no say in it; what it does, off how its crops and places change; the scene and its style, off what
+is left when all creatures are greyed out. Who somebody is follows from what it looks like: whoever lacks one
+attribute of a named character is nobody. What creatures do together follows from the roles that they play.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from toolkit.errors import CastmixError
-from toolkit.sandbox.world import HEIGHT, STYLES, WIDTH
+from toolkit.sandbox.actions import interaction
+from toolkit.sandbox.recognise_follow import Track, boxes, camera, crops, follow, geometry
+from toolkit.sandbox.recognise_nets import LOOK, Recognisers, Vocabulary
+from toolkit.sandbox.world import HEIGHT, WIDTH
 
 WEIGHTS = Path(__file__).parent / "recogniser.safetensors"
+BATCH = 8  # clips at once
+CLEAREST = 6  # looks are read in the frames that show most of a creature
 
 
-class Recogniser(nn.Module):
-    """Frames (B, 3, 64, 96) in -1..1 -> logits (B, names, styles)."""
+@dataclass(frozen=True)
+class Creature:
+    """One creature followed through a clip.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        layers: list[nn.Module] = []
-        sizes = [(3, 24, 2), (24, 40, 2), (40, 64, 2), (64, 96, 1), (96, 96, 1), (96, 96, 1)]
-        for fan_in, fan_out, stride in sizes:
-            layers += [nn.Conv2d(fan_in, fan_out, 3, stride, 1), nn.GroupNorm(4, fan_out), nn.SiLU()]
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Conv2d(96, len(self.names) * len(STYLES), 1)
+    Attributes:
+        who: A named character, or "" for nobody that is known.
+        style: How this creature is drawn, whatever the scene.
+        action: One of `actions.ACTIONS`, roles of interactions included.
+        confidence: Probability of the chosen value by attribute: who, body, colour, pattern, accessory,
+            style, action.
+        boxes: Left, top, right, bottom in pixels, (F, 4), nan in frames where it is unseen.
+    """
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Logits of frames, the soft maximum of a map of them."""
-        local = self.head(self.features(frames)).flatten(2)
-        return (torch.logsumexp(4 * local, -1) / 4).view(-1, len(self.names), len(STYLES))
+    who: str
+    body: str
+    colour: str
+    pattern: str
+    accessory: str
+    style: str
+    action: str
+    confidence: Mapping[str, float]
+    boxes: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was seen in a clip: `presence[name][style]`, the mean over frames of its probability, 0..1."""
+    """What a clip shows.
 
-    presence: dict[str, dict[str, float]]
+    Attributes:
+        creatures: From the left to the right, by where each begins.
+        interaction: Key of `actions.INTERACTIONS`, or "".
+    """
 
-    def seen(self, threshold: float = 0.5) -> dict[str, str]:
-        """The characters that are there, each with the style it is drawn in."""
-        best = {name: max(styles, key=lambda s: styles[s]) for name, styles in self.presence.items()}
-        return {name: style for name, style in best.items() if self.presence[name][style] >= threshold}
-
-
-def to_tensor(frames: NDArray[np.uint8]) -> Tensor:
-    """(F, H, W, 3) uint8 -> (F, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    creatures: tuple[Creature, ...]
+    scene: str
+    scene_style: str
+    interaction: str
 
 
-def load_recogniser(path: Path = WEIGHTS) -> Recogniser:
-    """The recogniser that ships with the sandbox.
+@dataclass(frozen=True)
+class Seen:
+    """What is left of a clip once its T creatures are followed: all that the other networks get.
+
+    crops (T, F, 4, CROP, CROP), area (T, F) in pixels, geometry (T, F, GEOMETRY), empty (3, 4, H, W): three
+    frames without creatures, and where those had been.
+    """
+
+    tracks: list[Track]
+    crops: Tensor
+    area: Tensor
+    geometry: Tensor
+    empty: Tensor
+
+
+def cut_out(clips: Tensor, followed: Sequence[list[Track]]) -> list[Seen]:
+    """Cut the creatures that were followed through each of the clips (N, F, 3, H, W) out of them."""
+    f, _, h, w = clips.shape[1:]
+    nothing = torch.zeros(1, f, h, w, dtype=torch.bool)
+    covered = torch.stack(
+        [torch.cat([nothing, *(t.masks[None] for t in tracks)]).any(0) for tracks in followed]
+    )
+    hidden = functional.max_pool2d(covered.float(), 5, 1, 2)
+    moves = camera(clips, hidden == 0)
+    chosen = torch.linspace(0, f - 1, 3).round().long()
+    hole = hidden[:, chosen, None]
+    empty = torch.cat([clips[:, chosen] * (1 - hole), hole], 2)
+    return [
+        Seen(
+            tracks,
+            torch.stack([crops(clips[i], t) for t in tracks]) if tracks else torch.zeros(0, f, 4, 1, 1),
+            torch.stack([t.area for t in tracks]) if tracks else torch.zeros(0, f),
+            geometry(tracks, moves[i]),
+            empty[i],
+        )
+        for i, tracks in enumerate(followed)
+    ]
+
+
+def read_looks(model: Recognisers, crops: Tensor, area: Tensor) -> dict[str, Tensor]:
+    """Logits (T, values) of body, colour, pattern, accessory and style; the more is seen, the more it counts.
+
+    crops (T, F, 4, CROP, CROP), area (T, F).
+    """
+    t, f = area.shape
+    weight = (area / area.sum(1, keepdim=True).clamp(min=1))[..., None]
+    logits = model.reader(crops.flatten(0, 1))
+    return {key: (value.unflatten(0, (t, f)) * weight).sum(1) for key, value in logits.items()}
+
+
+def small(crops: Tensor) -> Tensor:
+    """Crops (T, F, 4, CROP, CROP) at half their size, as the mover watches them."""
+    half = functional.avg_pool2d(crops.flatten(0, 1), 2)
+    return half.view(*crops.shape[:3], *half.shape[2:])
+
+
+def _creatures(model: Recognisers, seen: Sequence[Seen]) -> Iterator[Creature]:
+    """Every creature of every clip, in order."""
+    everything = [s for s in seen if len(s.crops)]
+    if not everything:
+        return
+    cut, area = torch.cat([s.crops for s in everything]), torch.cat([s.area for s in everything])
+    large, clear = area.topk(min(CLEAREST, area.shape[1]))
+    chances = read_looks(model, cut[torch.arange(len(cut))[:, None], clear], large)
+    chances["action"] = model.mover(small(cut), torch.cat([s.geometry for s in everything]))
+    tracks = [t for s in everything for t in s.tracks]
+    best = {key: logits.softmax(-1).max(-1) for key, logits in chances.items()}
+    known = model.vocabulary
+    for i, track in enumerate(tracks):
+        value = {key: known.values[key][int(b.indices[i])] for key, b in best.items()}
+        sure = {key: float(b.values[i]) for key, b in best.items()}
+        who = known.who([value[key] for key in LOOK])
+        sure["who"] = prod(sure[key] for key in LOOK)
+        yield Creature(who, **value, confidence=sure, boxes=boxes(track.masks).numpy())
+
+
+def recognise_many(model: Recognisers, clips: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+    """Judge clips, each (F, 64, 96, 3), all of the same number of frames.
 
     Raises:
-        CastmixError: Its weights are not there.
+        CastmixError: Frames have another size than the sandbox's, or the clips are not equally long.
+    """
+    for clip in clips:
+        if clip.ndim != 4 or clip.shape[1:] != (HEIGHT, WIDTH, 3) or len(clip) != len(clips[0]):
+            raise CastmixError(
+                f"the recognisers read equally long clips of {HEIGHT}x{WIDTH} (F, {HEIGHT}, {WIDTH}, 3), "
+                f"got {clip.shape}: scale and cut the videos first"
+            )
+    verdicts = []
+    for start in range(0, len(clips), BATCH):
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(clips[start : start + BATCH]))
+            pixels = batch.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+            seen = cut_out(pixels, follow(model.finder, pixels))
+            creatures = _creatures(model, seen)
+            empty = torch.stack([s.empty for s in seen])
+            places = model.place(empty.flatten(0, 1))
+            where = {k: v.unflatten(0, empty.shape[:2]).mean(1).argmax(1) for k, v in places.items()}
+            for i, one in enumerate(seen):
+                there = tuple(next(creatures) for _ in one.tracks)
+                value = {key: model.vocabulary.values[key][int(best[i])] for key, best in where.items()}
+                played = interaction(tuple(c.action for c in there))
+                verdicts.append(Verdict(there, **value, interaction=played))
+    return verdicts
+
+
+def recognise(model: Recognisers, frames: NDArray[np.uint8]) -> Verdict:
+    """Judge one clip (F, 64, 96, 3); see `recognise_many`, which is faster."""
+    return recognise_many(model, [frames])[0]
+
+
+def load_recognisers(path: Path = WEIGHTS) -> Recognisers:
+    """The recognisers that ship with the sandbox.
+
+    Raises:
+        CastmixError: Their weights are not there.
     """
     from safetensors import safe_open
 
     if not path.exists():
         raise CastmixError(
-            f"no recogniser at {path}: make it with `castmix sandbox pretrain --part recogniser`"
+            f"no recognisers at {path}: make them with `castmix sandbox pretrain --part recogniser`"
         )
     with safe_open(path, "pt") as file:
-        model = Recogniser(json.loads(file.metadata()["names"]))
+        model = Recognisers(Vocabulary.from_json(file.metadata()["vocabulary"]))
         names = file.keys()
-        model.load_state_dict({k: file.get_tensor(k).float() for k in names})
+        model.load_state_dict({name: file.get_tensor(name).float() for name in names})
     return model.eval()
-
-
-def recognise(model: Recogniser, frames: NDArray[np.uint8]) -> Verdict:
-    """Judge a clip (F, 64, 96, 3). It reads every second frame.
-
-    Raises:
-        CastmixError: The frames have another size than the sandbox's.
-    """
-    if frames.shape[1:] != (HEIGHT, WIDTH, 3):
-        raise CastmixError(
-            f"the recogniser reads frames of {HEIGHT}x{WIDTH}, got {frames.shape[1]}x{frames.shape[2]}"
-        )
-    with torch.inference_mode():
-        seen = model(to_tensor(frames[::2])).sigmoid().mean(0)
-    return Verdict(
-        {n: {s: float(seen[i, j]) for j, s in enumerate(STYLES)} for i, n in enumerate(model.names)}
-    )
