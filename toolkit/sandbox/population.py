@@ -97,16 +97,13 @@ class Scenario:
     actors: tuple[Actor, ...]
     scene: str
     style: str
-    seed: int
     caption: str
     camera: Camera = STILL
     prop: str = ""
 
     def draw(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Frames (F, H, W, 3) and visible masks (actors, F, H, W) of the clip."""
-        return world.draw(
-            self.actors, self.scene, self.style, seed=self.seed, camera=self.camera, prop=self.prop
-        )
+        return world.draw(self.actors, self.scene, self.style, camera=self.camera, prop=self.prop)
 
 
 def camera_move(rng: np.random.Generator, share: float = 0.2) -> Camera:
@@ -151,4 +148,4 @@ def generic_scenario(seed: int, looks: Sequence[Look], cast: Sequence[Member]) -
     camera = STILL if interaction(names) else camera_move(rng)
     said = scene if rng.random() < 0.9 else ""
     text = prose(subjects, names, said, style, prop=prop, camera=camera)
-    return Scenario(world.place(actors, rng), scene, style, seed, text, camera, prop)
+    return Scenario(world.place(actors, rng), scene, style, text, camera, prop)

@@ -112,7 +112,7 @@ def losses(model: TextToVideo, clips: Batch, creatures: float) -> tuple[Tensor, 
     shown = clips.tokens > 0
     grid = shown.view(-1, 1, f, h // 2, w // 2).float().repeat_interleave(2, 3).repeat_interleave(2, 4)
     weight = 1 + creatures * grid
-    who, *answers = read.float().split([MOST + 1, *map(len, KINDS.values())], -1)
+    who, *answers = torch.split(read.float(), [MOST + 1, *map(len, KINDS.values())], -1)
     reading = nn.functional.cross_entropy(who.flatten(0, 1), clips.tokens.flatten())
     clip, token = shown.nonzero(as_tuple=True)
     truth = clips.attributes[clip, clips.tokens[clip, token] - 1]

@@ -45,7 +45,7 @@ def prompts(count: int, creatures: int, seed: int) -> list[tuple[str, population
                 actors.append(world.Actor(look, str(rng.choice(list(BASE_ACTIONS))), style, 0.0))
         said = [population.describe(a.look) for a in actors]
         text = population.prose(said, [a.action for a in actors], scene, style)
-        rows.append((text, population.Scenario(tuple(actors), scene, style, index, text)))
+        rows.append((text, population.Scenario(tuple(actors), scene, style, text)))
     return rows
 
 
@@ -102,7 +102,6 @@ def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
             show.style,
             height=2 * world.HEIGHT,
             width=2 * world.WIDTH,
-            seed=shot.seed,
             camera=shot.camera,
             prop=shot.prop,
         )
@@ -122,8 +121,8 @@ def largest(verdict: Verdict) -> Creature | None:
     return max(verdict.creatures, key=lambda c: float(np.nansum(_area(c.boxes))), default=None)
 
 
-def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    area: NDArray[np.float64] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def _area(boxes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    area: NDArray[np.floating[Any]] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return area
 
 

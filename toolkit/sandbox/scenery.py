@@ -74,20 +74,24 @@ def scene(
     style: str,
     height: int,
     width: int,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     prop: str,
     moved: Array,
     scale: Array,
     axis: float,
 ) -> Array:
-    """A scene without creatures as the camera sees it, (F, H, W, 3), 0..255; `world.Camera` gives its way."""
+    """A scene without creatures as the camera sees it, (F, H, W, 3), 0..255; `world.Camera` gives its way.
+
+    Without `rng` it is the same set at all times; with it, things stand a little elsewhere, and light varies.
+    """
     wide = width + 2 * round(MARGIN * height)
     rows, columns = np.arange(height, dtype=np.float32), np.arange(wide, dtype=np.float32)
     y = np.broadcast_to(((rows + 0.5) / height)[:, None], (height, wide)).copy()
     x = np.broadcast_to(((columns + 0.5) / height)[None] - MARGIN, (height, wide)).copy()
     sky, ground = _SKY[name]
-    shift = float(rng.uniform(-0.06, 0.06))
-    where = width / height * float(rng.choice([0.08, 0.5, 0.92]))
+    shift = float(rng.uniform(-0.06, 0.06)) if rng else 0.0
+    where = width / height * (float(rng.choice([0.08, 0.5, 0.92])) if rng else 0.92)
+    light = rng or np.random.default_rng(SCENES.index(name))
     soft = SOFT if style == "cartoon" else SOFT / 2.5
     image = np.ones((height, wide, 3), np.float32) * np.asarray(sky, np.float32)
     layers = [*_things(name, x, y, width / height, shift), (GROUND_Y - y, ground)]
@@ -99,7 +103,7 @@ def scene(
     if style == "realistic":
         grey = image.mean(-1, keepdims=True)
         image = (0.6 * image + 0.4 * grey) * (0.92 - 0.3 * (y[..., None] - 0.45))
-        image *= 1 + 0.05 * smooth_noise(rng, height, wide, 5)[..., None]
+        image *= 1 + 0.05 * smooth_noise(light, height, wide, 5)[..., None]
         image *= 1.04 - 0.16 * ((x / (width / height) - 0.5) ** 2 + (y - 0.5) ** 2)[..., None] * 2
     return _filmed(image, height, width, moved, scale, axis)
 

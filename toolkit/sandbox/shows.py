@@ -48,7 +48,6 @@ class Shot:
     seconds: float
     scene: str
     actors: tuple[world.Actor, ...]
-    seed: int
     subtitle: str
     camera: world.Camera = world.STILL
     prop: str = ""
@@ -103,7 +102,7 @@ def plan_shot(
     camera = world.STILL if playing else camera_move(rng, 0.15)
     prop = str(rng.choice(show.props)) if show.props and rng.random() < 0.2 else ""
     placed = world.place(actors, rng)
-    return Shot(seconds, scene, placed, int(rng.integers(1 << 31)), subtitle, camera, prop)
+    return Shot(seconds, scene, placed, subtitle, camera, prop)
 
 
 def _text(width: int, height: int, text: str, size: int) -> NDArray[np.uint8]:
@@ -136,7 +135,6 @@ def draw_shot(shot: Shot, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.b
         seconds=times,
         height=HEIGHT,
         width=WIDTH,
-        seed=shot.seed,
         camera=shot.camera,
         prop=shot.prop,
     )
