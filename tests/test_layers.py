@@ -28,7 +28,7 @@ LAYERS: dict[str, int] = {
     "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "batches": 2, "preview": 2, "trainer": 2,
     "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,
     "sandbox.recogniser_data": 1, "sandbox.recognise_report": 1,
-    "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "scoring": 2,
+    "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "sandbox.redraw": 2, "scoring": 2,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
     "evaluate": STAGES,

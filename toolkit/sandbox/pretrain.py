@@ -1,23 +1,22 @@
 """`castmix sandbox pretrain`: the sandbox's base model and recogniser from nothing, on a CPU or one GPU.
 
 Generic clips are drawn (`world`), their latents defined (`codec`), a VAE learns those latents
-(`pretrain_vae`), a DiT with its text encoder learns to draw them from prose (`pretrain_dit`), a recogniser
-learns the named characters (`pretrain_recogniser`), and everything becomes one `WanPipeline` folder. Every
-part goes on where it stopped.
+(`pretrain_vae`), a DiT with its text encoder learns to draw them from prose (`pretrain_dit`), everything
+becomes one `WanPipeline` folder, and recognisers learn to tell what a clip shows (`pretrain_recogniser`).
+Every part goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from toolkit.data import safetensors_bytes, write_atomic
+from toolkit.data import write_atomic
 from toolkit.progress import say, stage, track
-from toolkit.sandbox import paint, population, scenery, world
+from toolkit.sandbox import paint, scenery, world
 from toolkit.sandbox.actions import ACTIONS
 from toolkit.sandbox.shows import named_looks
 
@@ -142,21 +141,20 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
             contact_sheet(list(videos), folder / f"sheets/dit-{step:06d}.png")
 
 
-def _train_recogniser(folder: Path, frames: int, seed: int) -> None:
-    from toolkit.sandbox.pretrain_recogniser import HEAVY, LIGHT, MIXED, frame, redrawn, train_recogniser
+def _train_recognisers(folder: Path, clips: int, seed: int) -> None:
+    """Into `folder/recogniser.safetensors`; states and examples lie in `folder/recognisers`."""
+    from toolkit.models import load_encoders
+    from toolkit.sandbox.pretrain_recogniser import train_recognisers
+    from toolkit.sandbox.redraw import redraw
 
-    epochs, named = LIGHT + HEAVY + MIXED, named_looks()
-    strangers = population.generic_looks(list(named.values()))
-    rows = [frame(50_000_000 + i, named, strangers) for i in track(range(frames), "drawing frames")]
-    drawn = (np.stack([picture for picture, _ in rows]), np.stack([truth for _, truth in rows]))
-    again = redrawn(max(1, frames // 40), named, strangers, str(folder / "base"))
-    training = train_recogniser(drawn, again, list(named), seed=seed)
-    for epoch, loss, model in track(training, "recogniser", total=epochs):
-        say(f"recogniser epoch {epoch}: loss {loss:.4f}")
-        if epoch == epochs:
-            tensors = {k: v.half() for k, v in model.state_dict().items()}
-            data = safetensors_bytes(tensors, {"names": json.dumps(list(named))})
-            write_atomic(folder / "recogniser.safetensors", data)
+    encoders, work = load_encoders(str(folder / "base")), folder / "recognisers"
+    training = train_recognisers(
+        work, named_looks(), clips=clips, redraw=lambda clip: redraw(encoders, clip), seed=seed
+    )
+    for part, done, total, loss in training:
+        if done % max(1, total // 10) == 0:
+            say(f"recognisers: {part} {done}/{total}" + (f", loss {loss:.3f}" if loss else ""))
+    write_atomic(folder / "recogniser.safetensors", (work / "recogniser.safetensors").read_bytes())
 
 
 def _assemble(folder: Path) -> Path:
@@ -193,14 +191,14 @@ def pretrain(
     out: Path,
     *,
     part: Part = "all",
-    clips: int = 22_000,
+    clips: int = 14_000,
     vae_steps: int = 1500,
-    dit_steps: int = 4200,
-    frames: int = 40_000,
+    dit_steps: int = 11_500,
+    recogniser_clips: int = 6000,
     device: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Make the sandbox's base model and recogniser from nothing; again, it goes on where it stopped.
+    """Make the sandbox's base model and recognisers from nothing; again, it goes on where it stopped.
 
     Args:
         out: Folder for the drawn data, training states, contact sheets and the result, `base`.
@@ -208,7 +206,7 @@ def pretrain(
         clips: How many clips to draw, in shards of a thousand.
         vae_steps: Steps of the VAE, four clips each.
         dit_steps: Steps of DiT and text encoder, 32 clips each.
-        frames: Frames to train the recogniser on.
+        recogniser_clips: Clips to train the recognisers on.
         device: cuda or cpu; a GPU if there is one.
         seed: Of every random draw.
 
@@ -237,6 +235,6 @@ def pretrain(
         stage("the pipeline folder")
         _assemble(out)
     if "recogniser" in todo and not (out / "recogniser.safetensors").exists():
-        stage("recogniser")
-        _train_recogniser(out, frames, seed)
+        stage("recognisers")
+        _train_recognisers(out, recogniser_clips, seed)
     return out / "base" if part in ("all", "base") else out

@@ -20,6 +20,7 @@ from toolkit.models import find_model, latent_shape, load_denoiser, load_encoder
 from toolkit.progress import say, track
 from toolkit.sandbox import population, scenery, world
 from toolkit.sandbox.actions import BASE_ACTIONS
+from toolkit.sandbox.redraw import psnr, redraw, to_frames
 from toolkit.sandbox.shows import named_looks, plan_shot
 
 if TYPE_CHECKING:
@@ -74,20 +75,6 @@ def generate(
     return clips, (time.monotonic() - start) / len(texts)
 
 
-def to_frames(videos: Any) -> list[NDArray[np.uint8]]:
-    """Videos (B, 3, F, H, W) in -1..1 as uint8 clips (F, H, W, 3)."""
-    return list(((videos.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
-
-
-def redraw(encoders: Encoders, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A clip (F, H, W, 3) after encoding and decoding."""
-    import torch
-
-    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    with torch.no_grad():
-        return to_frames(encoders.decode_video(encoders.encode_video(video)))[0]
-
-
 def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
     """Clips (F, 64, 96, 3) of shots of all the sandbox's shows, drawn at twice the size and scaled down."""
     shows = [show for show in read_cast().shows if show.source == "sandbox"]
@@ -108,12 +95,6 @@ def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
         small = big.reshape(len(big), world.HEIGHT, 2, world.WIDTH, 2, 3).mean((2, 4))
         clips.append((small + 0.5).astype(np.uint8))
     return clips
-
-
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two clips."""
-    error = np.square(a.astype(np.float64) - b).mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def largest(verdict: Verdict) -> Creature | None:
