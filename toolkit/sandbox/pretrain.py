@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 PROMPTS = (
     "a red ball with a crown jumps in the meadow, cartoon style",
-    "a blue bear spins in the room, realistic style",
+    "a blue bear ducks in the room, realistic style",
     "a striped green ghost with a hat walks on the beach, cartoon style",
     "a yellow cone with a scarf sways in the city, realistic style",
-    "a red star with glasses jumps and a green ball spins in the snow, cartoon style",
+    "a red star with glasses jumps and a green ball sways in the snow, cartoon style",
     "a purple bear floats and a yellow box with a hat stands still in the meadow, realistic style",
 )
 HELD_BACK = 16  # clips that the VAE is watched on

@@ -107,16 +107,27 @@ def _area(boxes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return area
 
 
-def bound(verdict: Verdict, actors: Sequence[world.Actor]) -> tuple[bool, bool]:
-    """Whether exactly the asked creatures are there, each with its whole look; and each doing its own action.
+BOUND = {
+    "binding": ("body", "colour", "accessory"),
+    "binding_with_pattern": LOOK,
+    "binding_with_action": ("body", "colour", "accessory", "action"),
+}
+"""What must be right on the right creature."""
+
+
+def bound(verdict: Verdict, actors: Sequence[world.Actor]) -> dict[str, bool]:
+    """Whether exactly the asked creatures are there, each with all that `BOUND` names.
 
     Who was asked for first must stand on the left, so the order decides who is who.
     """
-    if len(verdict.creatures) != len(actors):
-        return False, False
-    pairs = list(zip(verdict.creatures, actors, strict=True))
-    looks = all(getattr(c, name) == getattr(a.look, name) for c, a in pairs for name in LOOK)
-    return looks, looks and all(c.action == a.action for c, a in pairs)
+    together = len(verdict.creatures) == len(actors)
+    wrong = {
+        name
+        for seen, actor in zip(verdict.creatures, actors, strict=False)
+        for name in (*LOOK, "action")
+        if getattr(seen, name) != getattr(actor if name == "action" else actor.look, name)
+    }
+    return {name: together and not wrong & {*parts} for name, parts in BOUND.items()}
 
 
 def attributes(verdicts: Sequence[Verdict], asked: Sequence[population.Scenario]) -> dict[str, float]:
@@ -152,8 +163,7 @@ def measure(
     verdicts = recognise_many(judges, clips)
     found = attributes(verdicts[:samples], [s for _, s in alone])
     together = [bound(v, s.actors) for v, (_, s) in zip(verdicts[samples:], pairs, strict=True)]
-    looks, actions = np.mean(together, axis=0)
-    found |= {"binding": round(float(looks), 4), "binding_and_action": round(float(actions), 4)}
+    found |= {name: round(float(np.mean([row[name] for row in together])), 4) for name in BOUND}
     say("the VAE and the recognisers")
     few = max(4, samples // 4)
     drawn = shots(few, seed)
