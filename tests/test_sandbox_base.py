@@ -9,13 +9,13 @@ import torch
 
 import toolkit
 from toolkit.models import find_model, load_denoiser, load_encoders
-from toolkit.sandbox import world
+from toolkit.sandbox import population
 from toolkit.sandbox.pretrain_vae import psnr, to_video
 from toolkit.sandbox.shows import named_looks
 
 BASE = Path(toolkit.__file__).parent / "sandbox" / "base"
 NAMED = named_looks()
-STRANGERS = world.generic_looks(list(NAMED.values()))
+STRANGERS = population.generic_looks(list(NAMED.values()))
 
 
 def test_the_base_is_small_and_of_the_fixed_shape() -> None:
@@ -45,8 +45,8 @@ def test_diffusers_alone_loads_the_base_and_draws(tmp_path: Path) -> None:
 
 
 def test_the_vae_keeps_what_is_seen() -> None:
-    cast = world.base_cast(STRANGERS)
-    clips = np.stack([world.generic_scenario(10**8 + i, STRANGERS, cast).draw() for i in range(4)])
+    cast = population.base_cast(STRANGERS)
+    clips = np.stack([population.generic_scenario(10**8 + i, STRANGERS, cast).draw()[0] for i in range(4)])
     encoders = load_encoders("sandbox")
     video = to_video(clips)
     with torch.no_grad():

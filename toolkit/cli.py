@@ -157,9 +157,12 @@ def _run(name: str, verb: Callable[..., Any], preset: str | None, given: Mapping
 
 
 def _argument_of(known: Mapping[str, Setting]) -> Setting | None:
-    """What a command works on comes without a flag: the first parameter. Where it writes is always --out."""
+    """What a command works on comes without a flag: the first parameter, if it must be given.
+
+    Where it writes is always --out.
+    """
     first = next(iter(known.values()), None)
-    return None if first is None or first.name == "out" else first
+    return None if first is None or first.name == "out" or first.default is not REQUIRED else first
 
 
 def _argument(setting: Setting) -> click.Argument:

@@ -1,0 +1,105 @@
+"""The sandbox's report: what it asks, what it counts as right, and its one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from toolkit.cli import main
+from toolkit.errors import CastmixError
+from toolkit.sandbox import population, report, world
+from toolkit.sandbox.shows import named_looks
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A creature as the recognisers tell it."""
+
+    body: str = "ball"
+    colour: str = "red"
+    pattern: str = "plain"
+    accessory: str = "none"
+    style: str = "cartoon"
+    action: str = "jumps"
+    who: str = ""
+    boxes: np.ndarray = field(default_factory=lambda: np.tile([10.0, 10.0, 30.0, 30.0], (17, 1)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A clip as the recognisers tell it."""
+
+    creatures: tuple[Seen, ...]
+    scene: str = "meadow"
+    scene_style: str = "cartoon"
+    interaction: str = ""
+
+
+RED = world.Actor(world.Look("ball", "red"), "jumps", "cartoon", 0.4)
+BLUE = world.Actor(world.Look("box", "blue", "plain", "hat"), "walks", "cartoon", 1.0)
+ASKED = population.Scenario((RED,), "meadow", "cartoon", "")
+
+
+def test_prompts_ask_for_looks_that_pretraining_never_drew() -> None:
+    seen = set(population.generic_looks(list(named_looks().values())))
+    for creatures in (1, 2):
+        rows = report.prompts(20, creatures, 3)
+        assert len({text for text, _ in rows}) > 15
+        for text, truth in rows:
+            assert len(truth.actors) == creatures
+            assert not {actor.look for actor in truth.actors} & seen
+            assert all(actor.look.colour in text and actor.action in text for actor in truth.actors)
+    assert report.prompts(5, 1, 3) == report.prompts(5, 1, 3)
+    assert report.prompts(5, 1, 3) != report.prompts(5, 1, 4)
+
+
+def test_an_attribute_is_right_when_it_was_asked_for() -> None:
+    right = report.attributes([Verdict((Seen(),))], [ASKED])  # type: ignore[list-item]
+    assert set(right.values()) == {1.0}
+    wrong = Verdict((Seen(colour="blue", action="ducks"),), scene_style="realistic")
+    found = report.attributes([wrong, Verdict(())], [ASKED, ASKED])  # type: ignore[list-item]
+    assert found["body"] == 0.5
+    assert found["scene"] == 1.0
+    assert found["style"] == 0.5
+    assert found["colour"] == found["action"] == 0.0
+
+
+def test_binding_wants_the_right_creatures_in_their_places_and_nobody_else() -> None:
+    red, blue = Seen(), Seen(body="box", colour="blue", accessory="hat", action="walks")
+    pair = (RED, BLUE)
+
+    def binding(*creatures: Seen) -> dict[str, bool]:
+        return report.bound(Verdict(creatures), pair)  # type: ignore[arg-type]
+
+    assert all(binding(red, blue).values())
+    assert not any(binding(blue, red).values())
+    assert not any(binding(red).values())
+    assert not any(binding(red, blue, red).values())
+    other = binding(red, Seen(body="box", colour="blue", accessory="hat", action="jumps"))
+    assert other == {"binding": True, "binding_with_pattern": True, "binding_with_action": False}
+
+
+def test_the_command_prints_one_json_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["castmix", "sandbox", "report", "--samples", "4", "--seed", "2", "--json"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    row = json.loads(capsys.readouterr().out)
+    for name in ("colour", "action", "style", "accessory", "body", "binding"):
+        assert 0 <= row[name] <= 1
+    assert row["vae_psnr"] > 20
+    assert row["seconds_per_clip"] > 0
+    assert {"truth", "reconstructions"} == set(row["recognisers"]["who"])
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(CastmixError, match="samples is 3"):
+        report.measure(3)
