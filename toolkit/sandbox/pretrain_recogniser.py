@@ -25,9 +25,9 @@ from toolkit.sandbox import world
 from toolkit.sandbox.recognise import read_looks, small
 from toolkit.sandbox.recognise_follow import pixels
 from toolkit.sandbox.recognise_nets import OFFSET, READ, Recognisers
-from toolkit.sandbox.recogniser_examples import SHARD, Drawn, Examples, examples, from_bytes
+from toolkit.sandbox.recogniser_examples import SHARD, Drawn, Examples, answers, examples, from_bytes
 
-REDRAWN, CHUNK, SAVE_EVERY = 100, 16, 100  # clips a shard, clips a file of examples, steps
+REDRAWN, CHUNK, SAVE_EVERY = 40, 16, 100  # clips a shard, clips a file of examples, steps
 Redraw = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """A clip (F, H, W, 3) as the base's VAE, or the base itself, draws it again."""
 
@@ -38,13 +38,16 @@ def _save(value: Any, path: Path) -> None:
 
 
 def draw_shard(folder: Path, index: int, named: Mapping[str, world.Look]) -> None:
-    """Draw `SHARD` clips: frames (N, F, H, W, 3), and masks (N, MOST, F, H, W) as packed bits."""
-    frames, masks = [], []
+    """Draw `SHARD` clips: frames (N, F, H, W, 3), masks (N, MOST, F, H, W) as packed bits, and `answers`."""
+    frames, masks, said = [], [], []
     for seed in range(data.TRAINING + index * SHARD, data.TRAINING + (index + 1) * SHARD):
-        clip, mask = data.truth(seed, named).draw()
+        truth = data.truth(seed, named)
+        clip, mask = truth.draw()
         frames.append(clip)
+        said.append(answers(truth, data.vocabulary(named)))
         masks.append(np.concatenate([mask, np.zeros((data.MOST - len(mask), *mask.shape[1:]), np.bool_)]))
     np.save(folder / f"masks-{index:03d}.npy", np.packbits(np.stack(masks), axis=-1))
+    np.save(folder / f"answers-{index:03d}.npy", np.stack(said))
     np.save(folder / "frames.tmp.npy", np.stack(frames))
     (folder / "frames.tmp.npy").replace(folder / f"frames-{index:03d}.npy")
 
@@ -52,7 +55,7 @@ def draw_shard(folder: Path, index: int, named: Mapping[str, world.Look]) -> Non
 def redraw_shard(folder: Path, index: int, redraw: Redraw) -> None:
     """Redraw the clips of a shard, each by `redraw`; the masks stay."""
     frames = np.load(folder / f"frames-{index:03d}.npy", mmap_mode="r")
-    again = np.stack([redraw(np.asarray(clip)) for clip in frames[:REDRAWN]])
+    again = np.stack([redraw(np.array(clip)) for clip in frames[:REDRAWN]])
     np.save(folder / "again.tmp.npy", again)
     (folder / "again.tmp.npy").replace(folder / f"again-{index:03d}.npy")
 
@@ -168,8 +171,8 @@ def train_recognisers(
     folder: Path,
     named: Mapping[str, world.Look],
     *,
-    clips: int = 7000,
-    steps: tuple[int, int, int, int] = (1500, 1500, 3000, 600),
+    clips: int = 6000,
+    steps: tuple[int, int, int, int] = (1900, 2400, 2200, 400),
     redraw: Redraw | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[str, int, int, float]]:
@@ -204,7 +207,7 @@ def train_recognisers(
     files = [folder / f"examples-{i:04d}.pt" for i in range(len(chunks))]
     for index, (chunk, file) in enumerate(zip(chunks, files, strict=True)):
         if not file.exists():
-            _save(vars(examples(model, drawn, chunk, named, torch.Generator().manual_seed(index))), file)
+            _save(vars(examples(model, drawn, chunk, torch.Generator().manual_seed(index))), file)
         yield "following", index + 1, len(chunks), 0.0
     these = _joined(files)
     parts = (("reader", reader_loss, 3e-3), ("mover", mover_loss, 3e-3), ("place", place_loss, 3e-3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,28 +12,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolkit.sandbox import recogniser_data as data
-from toolkit.sandbox import world
 from toolkit.sandbox.recognise import cut_out
 from toolkit.sandbox.recognise_follow import SEEN_AREA, Track, follow
 from toolkit.sandbox.recognise_nets import LOOK, READ, Recognisers, Vocabulary
 
 SHARD = 500  # clips in a file
+AGAIN = 3  # how often a redrawn clip comes for each time that a drawn one does: they are fewer
 ALL = slice(None)
 
 
+def answers(truth: data.Truth, known: Vocabulary) -> NDArray[np.int64]:
+    """What is to be said of a clip, as indices of values: a row an actor, as in `Examples.answers`.
+
+    -1 where there is none; the last row has the scene and its style.
+    """
+    rows = np.full((data.MOST + 1, len(READ) + 1), -1)
+    for row, a in zip(rows, truth.actors, strict=False):
+        said = {key: getattr(a.look, key) for key in LOOK} | {"style": a.style, "action": a.action}
+        row[:] = [known.values[key].index(said[key]) for key in (*READ, "action")]
+    place = {"scene": truth.scene, "scene_style": truth.scene_style}
+    rows[-1, :2] = [known.values[key].index(value) for key, value in place.items()]
+    return rows
+
+
 class Drawn:
-    """The clips of a folder, opened but not read: as they were drawn, and those that were drawn again."""
+    """The clips of a folder, opened but not read: as they were drawn, and some as they were drawn again."""
 
     def __init__(self, folder: Path) -> None:
         self.clips = []
-        for name in ("frames", "again"):
+        for name, often in (("frames", 1), ("again", AGAIN)):
             for file in sorted(folder.glob(f"{name}-???.npy")):
                 shard = int(file.stem[-3:])
                 frames = np.load(file, mmap_mode="r")
                 masks = np.load(folder / f"masks-{shard:03d}.npy", mmap_mode="r")
-                self.clips += [
-                    (frames, masks, i, data.TRAINING + shard * SHARD + i) for i in range(len(frames))
-                ]
+                said = np.load(folder / f"answers-{shard:03d}.npy")
+                self.clips += often * [(frames, masks, i, said[i]) for i in range(len(frames))]
 
     def batch(self, picks: Sequence[int], times: NDArray[np.intp] | slice = ALL) -> tuple[Tensor, Tensor]:
         """Clips (N, F, 3, H, W) in -1..1 and masks (N, MOST, F, H, W) bool."""
@@ -66,16 +79,6 @@ def from_bytes(values: Tensor) -> Tensor:
     return values.float() / 127.5 - 1
 
 
-def answers(truth: data.Truth, known: Vocabulary) -> tuple[list[list[int]], list[int]]:
-    """What is to be said of each actor (see `Examples.answers`), and of the place."""
-    values = known.values
-    actors = [
-        [values[key].index(str(getattr(a.look if key in LOOK else a, key))) for key in (*READ, "action")]
-        for a in truth.actors
-    ]
-    return actors, [values["scene"].index(truth.scene), values["scene_style"].index(truth.scene_style)]
-
-
 def matched(tracks: Sequence[Track], masks: Tensor) -> tuple[list[int], list[Track]]:
     """Which actors of masks (A, F, H, W) are to be seen, and their tracks.
 
@@ -93,27 +96,20 @@ def matched(tracks: Sequence[Track], masks: Tensor) -> tuple[list[int], list[Tra
     return actors, result
 
 
-def examples(
-    model: Recognisers,
-    drawn: Drawn,
-    picks: Sequence[int],
-    named: Mapping[str, world.Look],
-    g: torch.Generator,
-) -> Examples:
+def examples(model: Recognisers, drawn: Drawn, picks: Sequence[int], g: torch.Generator) -> Examples:
     """Spoil some clips, follow their creatures as in earnest, and note what the truth says of them."""
     clips, masks = data.spoil(*drawn.batch(picks), g)
-    said, places = [], []
+    truths = [drawn.clips[pick][3] for pick in picks]
+    said, followed = [], []
     with torch.inference_mode():
-        followed = []
-        for tracks, mask, pick in zip(follow(model.finder, clips), masks, picks, strict=True):
-            actors, place = answers(data.truth(drawn.clips[pick][3], named), model.vocabulary)
-            there, real = matched(tracks, mask[: len(actors)])
+        for tracks, mask, truth in zip(follow(model.finder, clips), masks, truths, strict=True):
+            actors, real = matched(tracks, mask)
             followed.append(real)
-            said += [actors[a] for a in there]
-            places.append(place)
+            said.append(truth[actors])
         everything = cut_out(clips, followed)
     cut = torch.cat([to_bytes(s.crops) for s in everything if len(s.tracks)])
     area = torch.cat([s.area for s in everything])
     moves = torch.cat([s.geometry for s in everything if len(s.tracks)])
     empty = torch.stack([to_bytes(s.empty) for s in everything])
-    return Examples(cut, area, moves, torch.tensor(said), empty, torch.tensor(places))
+    places = torch.from_numpy(np.stack([truth[-1, :2] for truth in truths]))
+    return Examples(cut, area, moves, torch.from_numpy(np.concatenate(said)), empty, places)
