@@ -27,7 +27,7 @@ class Data:
         composites: One of them pasted beside another of the other style.
         captions: How captions are written, and prompts: see forms.py.
         strangers: Clips of the base model's own world, to keep what it knows.
-        episodes: Drawn of each show, of which the clips are chosen.
+        episodes: Drawn of each show with these characters alone; the clips are chosen from them.
         shots: Of an episode.
         seed: Of all drawing. Cells of all seeds train on the same clips.
     """
@@ -46,7 +46,8 @@ class Data:
 def make_clips(data: Data, store: Store) -> tuple[list[Path], list[Path]]:
     """Folders of clips to train on, each with its cache; and the store's folders that they needed."""
     shows = sorted({read_cast().find(name)[0].id for name in data.characters})
-    drawn = {"shows": shows, "episodes": data.episodes, "shots": data.shots, "seed": data.seed}
+    names = ("characters", "episodes", "shots", "seed")
+    drawn = {"shows": shows, **{name: getattr(data, name) for name in names}}
     footage = store.make("footage", drawn, lambda path: _draw(path, data, shows))
     settings = {name: value for name, value in asdict(data).items() if name != "strangers"}
     made = store.make("clips", settings, lambda path: _choose_and_write(path, footage / "clips", data))
@@ -109,7 +110,14 @@ def _draw(path: Path, data: Data, shows: list[str]) -> None:
     from toolkit.sandbox.shows import BAND_CROP, draw
     from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
 
-    episodes = draw(path / "footage", shows=shows, episodes=data.episodes, shots=data.shots, seed=data.seed)
+    episodes = draw(
+        path / "footage",
+        shows=shows,
+        characters=list(data.characters),
+        episodes=data.episodes,
+        shots=data.shots,
+        seed=data.seed,
+    )
     clips = path / "clips"
     prepare(episodes, clips, fps=FPS, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, crop=BAND_CROP)
     caption(clips, captioner="sidecar")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from toolkit.captions import TAG, Caption, format
 
-PLACE = re.compile(r" (?:in|on|at) the \w+$")
+PLACE = re.compile(r" (?:in|on|at) the \w+(?: by the \w+)?$")
+"""Where a clip plays, at the end of one of its clauses."""
 
 
 def both(caption: Caption) -> str:
@@ -32,9 +33,9 @@ def none(caption: Caption) -> str:
 
 def prose(caption: Caption) -> str:
     """All that the tags say, in the base's words: "Mimi jumps and Otto walks in the snow, cartoon style"."""
-    first = PLACE.search(caption.clauses[0].action)
+    places = [found[0] for clause in caption.clauses if (found := PLACE.search(clause.action))]
     doings = [f"{clause.name} {PLACE.sub('', _bare(clause.action))}" for clause in caption.clauses]
-    return f"{' and '.join(doings)}{first[0] if first else ''}, {caption.style} style"
+    return f"{' and '.join(doings)}{''.join(places[:1])}, {caption.style} style"
 
 
 def _bare(action: str) -> str:

@@ -13,7 +13,7 @@ from benchmarks.forms import FORMS
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.captions import parse
-from toolkit.cast import read_cast
+from toolkit.cast import Cast, read_cast
 from toolkit.prompts import Prompt, make_prompts
 
 
@@ -39,14 +39,14 @@ class Sampling:
         kinds: Of the benchmark's prompts, cast with the data's characters: single, multi.
         repeats: Videos a prompt, each of other noise.
         prose: Prompts about generic creatures, in prose: what the base model could do before.
-        steps: Denoising steps.
+        denoising: Steps of a video.
         guidance: How strongly prompts are followed.
     """
 
     kinds: tuple[str, ...] = ("single", "multi")
     repeats: int = 1
     prose: int = 0
-    steps: int = 12
+    denoising: int = 12
     guidance: float = 1.5
 
 
@@ -75,15 +75,15 @@ def run(recipe: Recipe, seed: int, out: Path, store: Store) -> Outcome:
     from toolkit.generate import generate
 
     loras, took = _lora(recipe, seed, store)
-    prompts = questions(recipe)
+    prompts, cast = questions(recipe), read_cast()
     folder = out / "videos"
     if not (folder / "run.yaml").exists():  # written last: what is there is complete and only judged
         with clocked(folder / "seconds"):
             generate(
-                [spoken(prompt, recipe.data.captions) for prompt in prompts],
+                [spoken(prompt, recipe.data.captions, cast) for prompt in prompts],
                 folder,
                 lora=loras,
-                steps=recipe.sampling.steps,
+                steps=recipe.sampling.denoising,
                 guidance_scale=recipe.sampling.guidance,
                 seed=1000 * seed,
                 batch_size=8,
@@ -131,9 +131,9 @@ def prose_prompts(count: int) -> list[Prompt]:
     return prompts
 
 
-def spoken(prompt: Prompt, form: str) -> str:
+def spoken(prompt: Prompt, form: str, cast: Cast) -> str:
     """The prompt as the model is asked: written as the captions were that it has learnt from."""
-    return prompt.prompt if prompt.kind == "prose" else FORMS[form](parse(prompt.prompt, read_cast()))
+    return prompt.prompt if prompt.kind == "prose" else FORMS[form](parse(prompt.prompt, cast))
 
 
 def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:

@@ -18,7 +18,8 @@ ABOUT = """\
 Scores are 0 to 1, as `toolkit/sandbox/score.py` defines them; a metric begins with the kind of prompt that it
 is taken over: one character, several, or prose about creatures that are in no show. ± is half the width of a
 95 % bootstrap interval over all prompts and seeds of an arm. Differences are taken prompt by prompt with the
-same noise; those whose interval leaves out 0 are bold. Seeds vary training and noise, not the clips."""
+same noise; those whose interval leaves out 0 are bold; ± 0.00 says that all values are equal, not that others
+would be. Seeds vary training and noise, not the clips."""
 
 Result = dict[str, Any]
 """What NAME.json holds; `cells` are rows with arm, seed, settings, commit, cores, seconds, scores."""
@@ -86,14 +87,15 @@ def replace_block(text: str, block: str) -> str:
 def study_section(result: Result) -> str:
     """One study: question, how it was made, scores, differences, the decisive contrast."""
     base, cells = result["base"], result["cells"]
-    longest = max(sum(cell["seconds"].values()) for cell in cells)
+    shared = max(cell["seconds"].get("data", 0.0) for cell in cells)
+    longest = max(sum(cell["seconds"].values()) - cell["seconds"].get("data", 0.0) for cell in cells)
     cores = " or ".join(sorted({str(cell["cores"]) for cell in cells}))
     commits = ", ".join(sorted({cell["commit"] for cell in cells}))
     on = f"base {base['name']} ({base['fingerprint']}), code {commits}"
     made = (
         f"`{result['command']}`: {len(cells)} of {result['planned']} cells of up to {longest:.0f} s, "
-        f"shared data included, on {cores} CPU core(s) each; {on}. Settings and every single score: "
-        f"[{result['study']}.json](results/{result['study']}.json)."
+        f"besides {shared:.0f} s of shared data, on {cores} CPU core(s) each; {on}. "
+        f"Settings and every single score: [{result['study']}.json](results/{result['study']}.json)."
     )
     parts = [f"### {result['study']}", "", result["question"], "", made, ""]
     parts += [

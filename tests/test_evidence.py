@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -239,12 +239,11 @@ def test_the_studies_are_small_enough_and_share_their_loras() -> None:
     for one in STUDIES.values():
         assert len(one.cells()) <= 25
         assert len(one.cells(quick=True)) <= 3
-        for cell in one.cells():
-            recipe = cell.settings
-            loras.add((recipe.data, recipe.training, cell.seed))
-            kinds = {prompt.kind for prompt in questions(recipe)}
-            assert {metric.split()[0] for metric in one.metrics} <= kinds
-            assert 40 <= len(questions(recipe)) <= 80
+        loras |= {(cell.settings.data, cell.settings.training, cell.seed) for cell in one.cells()}
+        for sampling in {recipe.sampling for recipe in one.arms.values()}:
+            prompts = questions(replace(Recipe(), sampling=sampling))
+            assert {metric.split()[0] for metric in one.metrics} <= {prompt.kind for prompt in prompts}
+            assert 40 <= len(prompts) <= 80
     assert len(loras) <= sum(len(one.cells()) for one in STUDIES.values()) - 6
 
 
@@ -252,6 +251,8 @@ def test_but_changes_one_setting() -> None:
     recipe = Recipe().but(rank=4, clips=16, prose=3)
     assert (recipe.training.rank, recipe.data.clips, recipe.sampling.prose) == (4, 16, 3)
     assert recipe.but(rank=32, clips=Data().clips, prose=0) == Recipe()
+    names = [inner.name for group in fields(recipe) for inner in fields(getattr(recipe, group.name))]
+    assert len(set(names)) == len(names)  # else `but` would change two settings
     with pytest.raises(TypeError, match="no setting ranks"):
         Recipe().but(ranks=4)
 
@@ -266,6 +267,11 @@ def test_forms_of_a_caption() -> None:
         "none": "Mimi chases Otto in the snow. Otto runs away.",
         "prose": "Mimi chases Otto and Otto runs away in the snow, cartoon style",
     }
+    second = parse(
+        "[Character: Otto], lunges. [Character: Mimi], jumps in the snow by the fence. [scene-style:cartoon]",
+        CAST,
+    )
+    assert FORMS["prose"](second) == "Otto lunges and Mimi jumps in the snow by the fence, cartoon style"
 
 
 def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
@@ -277,7 +283,7 @@ def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
         assert facts.scene
         assert facts.scene_style
         assert all(part.look["body"] and part.action for part in facts.parts)
-        assert spoken(prompt, "none") == prompt.prompt
+        assert spoken(prompt, "none", CAST) == prompt.prompt
 
 
 def test_questions_repeat_under_names_of_their_own() -> None:
