@@ -52,7 +52,7 @@ def _overlap(creature: Creature, full: NDArray[np.bool_]) -> tuple[float, float]
     Frames in which the creature is not seen do not count.
     """
     there = np.zeros_like(full)
-    seen: NDArray[np.bool_] = np.isfinite(creature.boxes).all(axis=1)
+    seen = np.asarray(np.isfinite(creature.boxes).all(axis=1), np.bool_)
     for frame, box, yes in zip(there, creature.boxes, seen, strict=True):
         if yes:
             left, top, right, bottom = box.astype(int)
