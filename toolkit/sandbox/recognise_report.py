@@ -17,7 +17,7 @@ from toolkit.sandbox.recogniser_data import TESTING, Truth, truth
 CREATURE = ("who", *LOOK, "style", "action")
 CLIP = ("scene", "scene_style", "interaction", "count")
 MISSED = "not found"
-SEEN_AREA = 1000  # pixels over a whole clip, of some 7,000: who shows less cannot be asked for
+SEEN_AREA = 300  # pixels over a whole clip, of some 7,000: who shows less cannot be asked for
 Array = NDArray[np.uint8]
 
 
