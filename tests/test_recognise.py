@@ -144,7 +144,7 @@ def test_what_ships_reads_truth_that_it_has_not_seen(model: Recognisers) -> None
     assert min(right.values()) > 0.9, right
 
 
-def test_parameters_outside_the_training_ranges_still_work(model: Recognisers) -> None:
+def test_places_sizes_and_cameras_that_the_base_never_has_still_work(model: Recognisers) -> None:
     right = accuracy(judge(model, truths(model, 24, seed=2, varied=True)))
     assert np.mean(list(right.values())) > 0.9, right
 
