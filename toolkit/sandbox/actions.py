@@ -139,7 +139,7 @@ ROLES: dict[str, Motion] = {
     },
     "takes the gift": lambda p: {"dy": -0.12 * _bob(2 * np.clip(p, 0, 1)) * (p > 0.6)},
     "looks around": lambda p: {"dx": 0.06 * _wave(p), "rot": 0.3 * _wave(2 * p)},
-    "hides": lambda p: {"sy": 0.5 + 0.5 * _bob(np.clip(p, 0, 1))},
+    "hides": lambda p: {"sy": 0.34 + 0.66 * _bob(np.clip(p, 0, 1))},
     "rides on top": lambda p: {
         "dx": 0.18 * _stride(p),
         "dy": -0.03 * _bob(2 * p),

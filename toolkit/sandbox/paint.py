@@ -150,8 +150,8 @@ def thing(image: Array, name: str, style: str, pose: Mapping[str, Array], height
         ribbon = np.maximum(np.minimum(np.abs(u), np.abs(v)) - 0.13, box)
         parts: list[tuple[Array, RGB]] = [(box, (250, 244, 230)), (ribbon, (214, 40, 60))]
     else:
-        box = rectangle(u, v, 0, -0.55, 1.15, 0.62, 0.05)
-        gaps = np.maximum(np.abs((v + 0.55 + 0.2) % 0.4 - 0.2) - 0.03, box)
+        box = rectangle(u, v, 0, -0.3, 1.15, 0.4, 0.05)
+        gaps = np.maximum(np.abs((v + 0.3 + 0.2) % 0.4 - 0.2) - 0.03, box)
         parts = [(box, (150, 98, 52)), (gaps, (104, 66, 36))]
     light = np.clip(0.98 - 0.1 * (u + v), 0.75, 1.15).astype(np.float32)
     for k, (distance, tint) in enumerate(parts):

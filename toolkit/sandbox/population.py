@@ -130,7 +130,7 @@ def generic_scenario(seed: int, looks: Sequence[Look], cast: Sequence[Member]) -
     """One pretraining clip: prose without tags, one style for scene and creatures, nothing held out."""
     rng = np.random.default_rng(seed)
     style = STYLES[int(rng.integers(2))]
-    count = int(rng.choice([1, 2, 3], p=[0.45, 0.43, 0.12]))
+    count = int(rng.choice([1, 2, 3], p=[0.35, 0.53, 0.12]))
     members = [m for m in cast if m.style == style]
     actors: list[Actor] = []
     subjects: list[str] = []
