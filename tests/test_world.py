@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from toolkit.captions import validate
 from toolkit.cast import read_cast
@@ -250,3 +251,12 @@ def test_only_the_chosen_characters_play(tmp_path: Path) -> None:
 def test_the_sandbox_refuses_shows_that_it_cannot_draw(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="mr-bean: the sandbox cannot draw"):
         shows.draw(tmp_path, shows=["mr-bean"])
+
+
+def test_reference_pictures_are_what_the_sandbox_draws() -> None:
+    for show in (s for s in read_cast().shows if s.source == "sandbox"):
+        for character in show.characters:
+            for number, picture in enumerate(character.references):
+                drawn = shows.reference(show, character, number)
+                shipped = np.asarray(Image.open(picture)).astype(int)
+                assert np.abs(shipped - drawn).max() <= 2  # another processor rounds differently

@@ -229,3 +229,24 @@ def draw(
                 draw_episode(show, people, path, shots=shots, seed=plan)
             paths.append(path)
     return paths
+
+
+POSES = (
+    ("stands still", 0.0),
+    ("sways", 0.45),
+    ("ducks", 0.5),
+)  # all of each fits, with a hat on
+
+
+def reference(show: Show, character: Character, number: int, side: int = 96) -> NDArray[np.uint8]:
+    """A picture (side, side, 3) of a character in the pose of that number, in a scene of its own show.
+
+    `character_data/references` holds three of each.
+    """
+    action, time = POSES[number]
+    actor = world.Actor(
+        world.look_of(character.look), action, show.style, 0.5, ground=0.95, size=0.33 if number else 0.3
+    )
+    scene = (show.scenes or scenery.SCENES)[number]
+    frames, _ = world.draw([actor], scene, show.style, seconds=np.asarray([time]), height=side, width=side)
+    return np.asarray(frames[0])
