@@ -290,3 +290,8 @@ def test_a_damaged_video_does_not_end_the_run(folder: Path, watched: list[int]) 
     (broken,) = [one for one in told(folder)["set_aside"] if one["file"] == "000.mp4"]
     assert broken["metric"] == ""
     assert told(folder)["metrics"]["identity"]["n"] == 1
+
+
+def test_a_folder_that_is_not_there_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(CastmixError, match="no such file or folder"):
+        evaluate(tmp_path / "nosuch")

@@ -82,9 +82,11 @@ def find_videos(folder: Path) -> tuple[list[Video], list[SetAside]]:
     is set aside, and so is one that cannot be decoded.
 
     Raises:
-        CastmixError: There is no video.
+        CastmixError: There is no such folder, or no video in it.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise CastmixError(f"{folder}: no such file or folder; expected one that `castmix generate` wrote")
     paths = [folder] if folder.is_file() else sorted(folder.rglob("*.mp4"))
     base = folder.parent if folder.is_file() else folder
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(base).parts)]
