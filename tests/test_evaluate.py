@@ -278,6 +278,7 @@ def test_sidecars_that_say_nothing(tmp_path: Path, sidecar: str, reason: str) ->
 
 
 def test_nothing_to_score(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CastmixError, match=r"no .mp4 file in it"):
         evaluate(tmp_path / "empty")
     with pytest.raises(CastmixError, match="batch_size must be 1 or more, got 0"):
