@@ -13,6 +13,7 @@ ATTENTION = ("attn1", "attn2")
 _IDENTITY = RECIPE.but(kinds=("single",), repeats=2, prose=16)
 _TAGS = RECIPE.but(kinds=("multi",), repeats=2)
 _ADAPTERS = RECIPE.but(kinds=("single", "multi"), prose=12)
+_MIXING = RECIPE.but(kinds=("single", "multi"))
 
 IDENTITY = Study(
     name="identity",
@@ -90,4 +91,27 @@ ADAPTERS = Study(
     ),
 )
 
-STUDIES: dict[str, Study] = {study.name: study for study in (IDENTITY, CAPTION_TAGS, ADAPTERS)}
+MIXING = Study(
+    name="mixing",
+    question="What goes wrong when characters of two styles share a scene, or two LoRAs are summed?",
+    # A show's LoRA sees half the clips, so it takes half the steps.
+    arms={
+        "no composites": _MIXING.but(composites=0),
+        "a LoRA a show, summed": _MIXING.but(composites=0, per_show=True, steps=RECIPE.training.steps // 2),
+        "composites": _MIXING,
+    },
+    run=run,
+    baseline="no composites",
+    contrast=("a LoRA a show, summed", "no composites"),
+    metrics=(
+        "single identity",
+        "intra-style identity",
+        "inter-style identity",
+        "intra-style delusion",
+        "inter-style delusion",
+        "intra-style blending",
+        "inter-style blending",
+    ),
+)
+
+STUDIES: dict[str, Study] = {study.name: study for study in (IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING)}

@@ -242,7 +242,8 @@ def test_the_studies_are_small_enough_and_share_their_loras() -> None:
         loras |= {(cell.settings.data, cell.settings.training, cell.seed) for cell in one.cells()}
         for sampling in {recipe.sampling for recipe in one.arms.values()}:
             prompts = questions(replace(Recipe(), sampling=sampling))
-            assert {metric.split()[0] for metric in one.metrics} <= {prompt.kind for prompt in prompts}
+            kinds = {kind for prompt in prompts for kind in (prompt.kind, *prompt.relation)}
+            assert {metric.split()[0] for metric in one.metrics} <= kinds
             assert 40 <= len(prompts) <= 80
     assert len(loras) <= sum(len(one.cells()) for one in STUDIES.values()) - 6
 
@@ -365,3 +366,11 @@ def test_a_lora_is_trained_once_and_asked_in_the_form_it_has_learnt(
     lora_cell.run(recipe.but(steps=0), 0, tmp_path / "c", store)
     assert len(trained) == 1
     assert told[2]["lora"] == []
+    lora_cell.run(recipe.but(per_show=True), 2, tmp_path / "d", store)
+    assert len(trained) == 3
+    assert len(set(told[3]["lora"])) == 2
+
+
+def test_a_show_of_its_own_has_no_composites() -> None:
+    apart = lora_cell.by_show(Data(characters=("Mimi", "Greta", "Bruno"), composites=24))
+    assert [(one.characters, one.composites) for one in apart] == [(("Greta",), 0), (("Mimi", "Bruno"), 0)]

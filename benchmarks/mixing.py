@@ -1,0 +1,51 @@
+"""What goes wrong when characters are mixed: one changes style, or two become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from toolkit.sandbox.score import Asked, match
+from toolkit.sandbox.world import Look
+
+if TYPE_CHECKING:
+    from toolkit.sandbox.recognise import Creature, Verdict
+
+TRAITS = ("body", "colour", "pattern", "accessory")
+
+
+def confusions(verdict: Verdict, asked: Asked, looks: Mapping[str, Look]) -> dict[str, float | None]:
+    """Two faults of a video with named characters, 0 to 1; None where it cannot be told.
+
+    delusion: of the asked characters that are seen, the share drawn in the other style ("style delusion",
+    Character Mixing). blending: of all creatures seen, the share that is none of those asked for and has what
+    only one of them has beside what only another has ("identity blending").
+    """
+    named = {part.who: looks[part.who] for part in asked.parts if part.who}
+    cast = match(verdict.creatures, asked.parts)
+    wrong = [
+        one.style != part.style for one, part in zip(cast, asked.parts, strict=True) if one and part.style
+    ]
+    chosen = [one for one in cast if one is not None]
+    blends = [
+        all(one is not each for each in chosen) and _owners(one, list(named.values())) > 1
+        for one in verdict.creatures
+    ]
+    return {"delusion": _share(wrong), "blending": _share(blends) if len(named) > 1 else None}
+
+
+def _owners(creature: Creature, looks: Sequence[Look]) -> int:
+    """Of how many looks this creature has a trait that no other of them has."""
+    values = {trait: [getattr(look, trait) for look in looks] for trait in TRAITS}
+    return sum(
+        any(
+            getattr(creature, trait) == getattr(look, trait)
+            and values[trait].count(getattr(look, trait)) == 1
+            for trait in TRAITS
+        )
+        for look in looks
+    )
+
+
+def _share(facts: Sequence[bool]) -> float | None:
+    return sum(facts) / len(facts) if facts else None
