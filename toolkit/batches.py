@@ -6,8 +6,10 @@ interrupted or not, on one process or several, row k of step n is the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -22,13 +24,16 @@ from toolkit.settings import Sigma
 class Mix:
     """What batches are drawn from.
 
-    `learned` are the clips to learn, `kept` those of the base model's own world, of which every batch has
-    `kept_size`. `empty` (L, D) embeds the empty prompt.
+    `learned` are the clips to learn and `pasted` the composites among them that are weighted apart: their
+    `pasted_share` of the learned rows, 0 to 1. `kept` are clips of the base model's own world, of which every
+    batch has `kept_size`. `empty` (L, D) embeds the empty prompt.
     """
 
     learned: Sequence[Item]
+    pasted: Sequence[Item]
     kept: Sequence[Item]
     batch_size: int
+    pasted_share: Fraction
     kept_size: int
     caption_dropout: float
     empty: Tensor
@@ -67,8 +72,13 @@ def new_mix(
     preserve_share: float,
     caption_dropout: float,
     seed: int,
+    composites: float | None = None,
 ) -> Mix:
-    """Check the shares and fix how many rows of a batch are kept ones."""
+    """Check the shares and fix how many rows of a batch are kept ones.
+
+    composites: How many composites to draw for each original clip, r: they get r / (1 + r) of the draws,
+        however many there are (Character Mixing: 0.10). None draws every clip alike.
+    """
     for name, value in (("preserve_share", preserve_share), ("caption_dropout", caption_dropout)):
         if not 0 <= value <= 1:
             raise CastmixError(f"{name} must be between 0 and 1, got {value:g}")
@@ -80,15 +90,27 @@ def new_mix(
             f"preserve_share {preserve_share:g} leaves no room for your clips in a batch of {batch_size}: "
             "use a smaller share or a larger batch_size"
         )
-    return Mix(learned, kept, batch_size, kept_size, caption_dropout, empty, seed)
+    originals, pasted = list(learned), []
+    if composites is not None:
+        if not 0 <= composites < math.inf:
+            raise CastmixError(
+                f"composites must be 0 or more (0.1: one for ten originals), got {composites:g}"
+            )
+        originals, pasted = ([item for item in learned if item.composite is side] for side in (False, True))
+        if not originals or (composites and not pasted):
+            raise CastmixError(
+                f"composites {composites:g} weighs composites against originals, but of {len(learned)} clips "
+                f"{len(pasted)} are composites: give folders of both (`castmix composite` makes them)"
+            )
+    ratio = Fraction(str(composites or 0))  # exact, so that a share of 1/11 is one of every eleven draws
+    share = ratio / (1 + ratio)
+    return Mix(originals, pasted, kept, batch_size, share, kept_size, caption_dropout, empty, seed)
 
 
 def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, processes: int = 1) -> list[Batch]:
     """This process's rows of the batch of a step, one Batch for each latent shape among them."""
     seed, size = mix.seed, mix.batch_size
-    new = choose(len(mix.learned), size - mix.kept_size, seed=seed, step=step, what="data")
-    old = choose(len(mix.kept), mix.kept_size, seed=seed, step=step, what="preserve") if mix.kept_size else []
-    items = [*(mix.learned[i] for i in new), *(mix.kept[i] for i in old)]
+    items = step_items(mix, step)
     sigmas = sample_sigmas(
         size, mean=sigma.mean, std=sigma.std, shift=shift, generator=generator_for(seed, step, "sigma")
     )
@@ -107,10 +129,29 @@ def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, process
                 ),
                 sigma=sigmas[rows],
                 noise=torch.stack([_noise(items[row], seed, step, f"noise/{row}") for row in rows]),
-                kept=torch.tensor([row >= len(new) for row in rows]),
+                kept=torch.tensor([row >= size - mix.kept_size for row in rows]),
             )
         )
     return batches
+
+
+def step_items(mix: Mix, step: int) -> list[Item]:
+    """The clips of a step: originals, composites, kept ones.
+
+    A step has a whole number of composites; over the steps their share comes out exactly.
+    """
+    rows = mix.batch_size - mix.kept_size
+    before, after = (int(n * rows * mix.pasted_share) for n in (step, step + 1))
+    drawn = (
+        (mix.learned, range(step * rows - before, (step + 1) * rows - after), "data"),
+        (mix.pasted, range(before, after), "composites"),
+        (mix.kept, range(step * mix.kept_size, (step + 1) * mix.kept_size), "preserve"),
+    )
+    return [
+        items[k]
+        for items, places, what in drawn
+        for k in choose(len(items), places, seed=mix.seed, what=what)
+    ]
 
 
 def validation(

@@ -30,7 +30,7 @@ class Item:
     """A cached clip; its tensors stay on disk until they are needed.
 
     `take` names the shot that the clip was cut from: clips of one take look alike. `shape` is (C, f, h, w) of
-    the latents, `fingerprint` of all that the sample was made from.
+    the latents, `fingerprint` of all that the sample was made from; `composite`: somebody was pasted in.
     """
 
     path: Path
@@ -38,6 +38,7 @@ class Item:
     take: str
     shape: tuple[int, ...]
     fingerprint: str
+    composite: bool = False
 
     def load(self) -> tuple[Tensor, Tensor]:
         """Latents (C, f, h, w) and prompt embeddings (L, D), float32."""
@@ -102,7 +103,7 @@ def load_items(clips: Path, spec: ModelSpec) -> list[Item]:
         else:
             take = f"{clip.source}#{clip.shot}"
             identity = fingerprint_text(json.dumps([clip.id, now], sort_keys=True))
-            items.append(Item(path, clip.text, take, header[1], identity))
+            items.append(Item(path, clip.text, take, header[1], identity, "composite" in clip.extra))
     if changed or not (cache / EMPTY_PROMPT).is_file():
         why = ", ".join(f"{count} {what}" for what, count in changed.items()) or "the empty prompt is missing"
         raise CastmixError(
@@ -149,17 +150,15 @@ def hold_back(items: Sequence[Item], holdout: float) -> tuple[list[Item], list[I
     return learned, held
 
 
-def choose(count: int, size: int, *, seed: int, step: int, what: str) -> list[int]:
-    """Which of `count` items come in a step: `size` indices, every item once before any comes again.
+def choose(count: int, places: range, *, seed: int, what: str) -> list[int]:
+    """Which of `count` items stand at these places of an endless sequence with every item once an epoch.
 
-    A function of its arguments alone: item k of the endless sequence stands in epoch k // count, which has a
-    permutation of its own.
+    A function of its arguments alone: place k lies in epoch k // count, which has a permutation of its own.
     """
     import torch
 
     from toolkit.flow import generator_for
 
-    places = range(step * size, (step + 1) * size)
     orders = {
         epoch: torch.randperm(count, generator=generator_for(seed, epoch, f"order/{what}")).tolist()
         for epoch in {place // count for place in places}

@@ -37,6 +37,7 @@ def train(
     batch_size: int = 4,
     preserve: Path | None = None,
     preserve_share: float = 0.5,
+    composites: float | None = None,
     holdout: float = 0.1,
     caption_dropout: float = 0.1,
     sample_prompts: Sequence[str] = (),
@@ -59,6 +60,8 @@ def train(
         batch_size: Clips a step, over all processes.
         preserve: Folder of clips of the base model's own world, to keep what it knows.
         preserve_share: Share of such clips in each batch.
+        composites: Composites drawn for each original clip, whatever their number: 0.1 gives them one draw
+            in eleven, 0 leaves them out. If left out, every clip is drawn alike.
         holdout: Clips of each folder held back for validation: a share below 1, or a number.
         caption_dropout: Share of clips that are trained with an empty prompt, for guidance.
         sample_prompts: Prompts to make videos of while training.
@@ -95,7 +98,10 @@ def train(
         "preserve_share": preserve_share if kept else None,
         "steps": steps if optim.schedule == "cosine" else None,
         "memory.precision": memory.precision,
-        **{name: arguments[name] for name in ("batch_size", "holdout", "caption_dropout", "seed")},
+        **{
+            name: arguments[name]
+            for name in ("batch_size", "composites", "holdout", "caption_dropout", "seed")
+        },
         **_flat("optim", optim),
         **_flat("sigma", sigma),
         **_flat("adapter", dataclasses.replace(adapter, save_dtype="float32")),
@@ -122,6 +128,7 @@ def train(
         preserve_share=preserve_share,
         caption_dropout=caption_dropout,
         seed=seed,
+        composites=composites,
     )
     precision = _precision(accelerator.device, memory)
     denoiser, parameters = _network(spec, accelerator.device, precision, adapter, memory, seed)
