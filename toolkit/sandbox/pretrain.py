@@ -60,14 +60,17 @@ def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:
 def sample(
     model: TextToVideo, words: T5Tokenizer, prompts: Sequence[str], decode: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Videos (B, 3, F, H, W) of prompts: 12 Euler steps, guidance 4, seed 0."""
+    """Videos (B, 3, F, H, W) of prompts with the settings at which the sandbox is at its best, seed 0."""
     import torch
 
     from toolkit.flow import guided, sample_euler, sigma_schedule
-    from toolkit.models.sandbox import CHANNELS, SHIFT, TEXT_LENGTH
+    from toolkit.models import MODELS
+    from toolkit.models.sandbox import CHANNELS
+
+    spec = MODELS["sandbox"]
 
     def ids(texts: Sequence[str]) -> Tensor:
-        padded = words(list(texts), padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt")
+        padded = words(list(texts), padding="max_length", max_length=spec.text_length, return_tensors="pt")
         tokens: Tensor = padded.input_ids
         return tokens
 
@@ -75,12 +78,12 @@ def sample(
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.expand(len(latents))
-        return guided(model(latents, level, asked), model(latents, level, empty), 4.0)
+        return guided(model(latents, level, asked), model(latents, level, empty), spec.guidance_scale)
 
     g = torch.Generator().manual_seed(0)
     noise = torch.randn((len(prompts), CHANNELS, 5, world.HEIGHT // 8, world.WIDTH // 8), generator=g)
     with torch.no_grad():
-        return decode(sample_euler(velocity, noise, sigma_schedule(12, SHIFT)))
+        return decode(sample_euler(velocity, noise, sigma_schedule(spec.steps, spec.shift)))
 
 
 def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
@@ -161,16 +164,16 @@ def _assemble(folder: Path) -> Path:
     """Put the parts into `folder/base`, a standard pipeline folder in 16 bits, and draw its contact sheet."""
     import torch
 
-    from toolkit.models.sandbox import SHIFT, TEXT_LENGTH, save_base, vae_decode
+    from toolkit.models import MODELS
+    from toolkit.models.sandbox import save_base, vae_decode
     from toolkit.sandbox.pretrain_dit import TextToVideo
 
     words, vae = tokenizer(), _load_vae(folder)
     model = TextToVideo(len(words))
     state = torch.load(folder / "dit.state", map_location="cpu", weights_only=True)
     model.load_state_dict(state["average"])
-    settings = {"text_length": TEXT_LENGTH, "shift": SHIFT, "guidance_scale": 4.0, "steps": 12}
-    settings |= {"fps": world.FPS, "num_frames": world.NUM_FRAMES}
-    settings |= {"height": world.HEIGHT, "width": world.WIDTH}
+    names = ("text_length", "shift", "guidance_scale", "steps", "fps", "num_frames", "height", "width")
+    settings = {name: getattr(MODELS["sandbox"], name) for name in names}
     videos = sample(model, words, PROMPTS, lambda z: vae_decode(vae, z))
     contact_sheet(list(videos), folder / "sheets" / "base.png")
     base = folder / "base"
