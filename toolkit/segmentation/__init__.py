@@ -1,0 +1,1 @@
+"""Whose pixels are whose: how a character is found in a clip, followed through it, and judged."""
