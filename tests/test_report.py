@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from toolkit.cli import main
 from toolkit.errors import CastmixError
@@ -103,3 +105,19 @@ def test_the_command_prints_one_json_object(
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(CastmixError, match="samples is 3"):
         report.measure(3)
+
+
+def test_a_verdict_is_told_as_a_prompt_is_written() -> None:
+    seen = Verdict((Seen(), Seen("box", "blue", "plain", "hat", action="walks")))
+    assert report.tell(seen) == "a red ball jumps and a blue box with a hat walks in the meadow, cartoon style"
+    assert report.tell(Verdict(())) == "nobody"
+
+
+def test_the_sheet_shows_every_clip_above_its_lines(tmp_path: Path) -> None:
+    clips = [np.full((17, 8, 12, 3), value, np.uint8) for value in (10, 20, 30)]
+    report.contact_sheet(clips, [("asked", "seen")] * 3, tmp_path / "sheet.png")
+    picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+    height, width = picture.shape[0] // 2, picture.shape[1]
+    corners = [picture[2, 2, 0], picture[2, width - 3, 0], picture[height + 2, 2, 0]]
+    assert corners == [10, 20, 30]
+    assert (picture[17:height] < 100).any()  # letters

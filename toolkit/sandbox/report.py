@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.cast import read_cast
+from toolkit.data import write_atomic
 from toolkit.errors import CastmixError
 from toolkit.models import find_model, latent_shape, load_denoiser, load_encoders
 from toolkit.progress import say, track
@@ -158,9 +159,11 @@ def measure(
     encoders, denoiser, judges = load_encoders(model), load_denoiser(model), load_recognisers()
     alone, pairs = prompts(samples, 1, seed), prompts(samples, 2, seed)
     clips, seconds = generate([t for t, _ in alone + pairs], encoders, denoiser, model, seed)
-    if sheet is not None:
-        contact_sheet([*clips[:8], *clips[samples : samples + 8]], sheet)
     verdicts = recognise_many(judges, clips)
+    if sheet is not None:
+        first = [*range(8), *range(samples, samples + 8)] if samples > 8 else [*range(2 * samples)]
+        told = [[(alone + pairs)[k][0], f"seen: {tell(verdicts[k])}"] for k in first]
+        contact_sheet([clips[k] for k in first], told, sheet)
     found = attributes(verdicts[:samples], [s for _, s in alone])
     together = [bound(v, s.actors) for v, (_, s) in zip(verdicts[samples:], pairs, strict=True)]
     found |= {name: round(float(np.mean([row[name] for row in together])), 4) for name in BOUND}
@@ -191,7 +194,7 @@ def report(
         seed: Another seed asks other prompts.
         json: One JSON object instead of a table.
         model: Folder of another base of the sandbox's kind.
-        sheet: Save a contact sheet here, the first prompts' clips, a row each.
+        sheet: Save a contact sheet here: the first prompts' clips, what was asked and what is seen.
 
     Raises:
         CastmixError: Fewer than 4 samples.
@@ -202,16 +205,38 @@ def report(
     return dumps(row) if json else _table(row)
 
 
-def contact_sheet(clips: Sequence[NDArray[np.uint8]], path: Path) -> None:
-    """Save clips as one picture, two clips a row, every fourth frame of each."""
-    from PIL import Image
+def tell(verdict: Verdict) -> str:
+    """A verdict in words, as a prompt is written."""
+    said = [
+        population.describe(world.Look(one.body, one.colour, one.pattern, one.accessory))
+        for one in verdict.creatures
+    ]
+    actions = [one.action for one in verdict.creatures]
+    return population.prose(said, actions, verdict.scene, verdict.scene_style) if said else "nobody"
 
-    strips = [np.concatenate(list(clip[::4]), 1) for clip in clips]
-    half = -(-len(strips) // 2)
-    columns = [np.concatenate(strips[k : k + half]) for k in range(0, len(strips), half)]
-    height = min(map(len, columns))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([c[:height] for c in columns], 1)).save(path)
+
+def contact_sheet(
+    clips: Sequence[NDArray[np.uint8]], told: Sequence[Sequence[str]], path: Path, scale: int = 2
+) -> None:
+    """Save clips as one picture, two in a row: five frames of each, and the lines told of it below."""
+    from io import BytesIO
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    frames = [np.concatenate(list(clip[:: len(clip) // 4]), 1) for clip in clips]
+    height, width = frames[0].shape[0] * scale, frames[0].shape[1] * scale
+    line, gap = 15, 12
+    cell = height + line * max(map(len, told)) + gap
+    picture = Image.new("RGB", (2 * width + gap, cell * -(-len(clips) // 2)), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    for k, (strip, lines) in enumerate(zip(frames, told, strict=True)):
+        left, top = (k % 2) * (width + gap), (k // 2) * cell
+        picture.paste(Image.fromarray(strip).resize((width, height), Image.Resampling.LANCZOS), (left, top))
+        for number, text in enumerate(lines):
+            pen.text((left + 2, top + height + number * line), text, fill="black", font=font)
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())
 
 
 def _table(row: dict[str, Any]) -> str:
