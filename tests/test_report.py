@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from creatures import seen, verdict
 from PIL import Image
 
 from toolkit.cli import main
 from toolkit.errors import CastmixError
 from toolkit.sandbox import population, report, world
+from toolkit.sandbox.recognise import Creature
 from toolkit.sandbox.shows import named_looks
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A creature as the recognisers tell it."""
-
-    body: str = "ball"
-    colour: str = "red"
-    pattern: str = "plain"
-    accessory: str = "none"
-    style: str = "cartoon"
-    action: str = "jumps"
-    who: str = ""
-    boxes: np.ndarray = field(default_factory=lambda: np.tile([10.0, 10.0, 30.0, 30.0], (17, 1)))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A clip as the recognisers tell it."""
-
-    creatures: tuple[Seen, ...]
-    scene: str = "meadow"
-    scene_style: str = "cartoon"
-    interaction: str = ""
-
 
 RED = world.Actor(world.Look("ball", "red"), "jumps", "cartoon", 0.4)
 BLUE = world.Actor(world.Look("box", "blue", "plain", "hat"), "walks", "cartoon", 1.0)
@@ -60,10 +36,10 @@ def test_prompts_ask_for_looks_that_pretraining_never_drew() -> None:
 
 
 def test_an_attribute_is_right_when_it_was_asked_for() -> None:
-    right = report.attributes([Verdict((Seen(),))], [ASKED])  # type: ignore[list-item]
+    right = report.attributes([verdict(seen("ball", action="jumps"))], [ASKED])
     assert set(right.values()) == {1.0}
-    wrong = Verdict((Seen(colour="blue", action="ducks"),), scene_style="realistic")
-    found = report.attributes([wrong, Verdict(())], [ASKED, ASKED])  # type: ignore[list-item]
+    wrong = verdict(seen("ball", "blue", action="ducks"), scene_style="realistic")
+    found = report.attributes([wrong, verdict()], [ASKED, ASKED])
     assert found["body"] == 0.5
     assert found["scene"] == 1.0
     assert found["style"] == 0.5
@@ -71,17 +47,16 @@ def test_an_attribute_is_right_when_it_was_asked_for() -> None:
 
 
 def test_binding_wants_the_right_creatures_in_their_places_and_nobody_else() -> None:
-    red, blue = Seen(), Seen(body="box", colour="blue", accessory="hat", action="walks")
-    pair = (RED, BLUE)
+    red, blue = seen("ball", action="jumps"), seen("box", "blue", accessory="hat", action="walks")
 
-    def binding(*creatures: Seen) -> dict[str, bool]:
-        return report.bound(Verdict(creatures), pair)  # type: ignore[arg-type]
+    def binding(*creatures: Creature) -> dict[str, bool]:
+        return report.bound(verdict(*creatures), (RED, BLUE))
 
     assert all(binding(red, blue).values())
     assert not any(binding(blue, red).values())
     assert not any(binding(red).values())
     assert not any(binding(red, blue, red).values())
-    other = binding(red, Seen(body="box", colour="blue", accessory="hat", action="jumps"))
+    other = binding(red, seen("box", "blue", accessory="hat", action="jumps"))
     assert other == {"binding": True, "binding_with_pattern": True, "binding_with_action": False}
 
 
@@ -108,9 +83,10 @@ def test_too_few_samples_are_refused() -> None:
 
 
 def test_a_verdict_is_told_as_a_prompt_is_written() -> None:
-    seen = Verdict((Seen(), Seen("box", "blue", "plain", "hat", action="walks")))
-    assert report.tell(seen) == "a red ball jumps and a blue box with a hat walks in the meadow, cartoon style"
-    assert report.tell(Verdict(())) == "nobody"
+    ball, box = seen("ball", action="jumps"), seen("box", "blue", accessory="hat", action="walks")
+    told = report.tell(verdict(ball, box))
+    assert told == "a red ball jumps and a blue box with a hat walks in the meadow, cartoon style"
+    assert report.tell(verdict()) == "nobody"
 
 
 def test_the_sheet_shows_every_clip_above_its_lines(tmp_path: Path) -> None:

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from creatures import LOOKS, named, seen, verdict
 
 from toolkit.captions import Caption, Clause, format
 from toolkit.cast import read_cast
 from toolkit.errors import CastmixError
-from toolkit.sandbox import actions, population, shows, world
+from toolkit.sandbox import actions, population, world
+from toolkit.sandbox.recognise import Creature
 from toolkit.sandbox.score import COLUMNS, Asked, Part, asked, match, score
 
 CAST = read_cast()
-LOOKS = shows.named_looks()
-STYLES = {c.name: s.style for s in CAST.shows for c in s.characters}
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One creature of a verdict, as `recognise.Creature` has it."""
-
-    who: str = ""
-    body: str = "star"
-    colour: str = "red"
-    pattern: str = "plain"
-    accessory: str = "none"
-    style: str = "cartoon"
-    action: str = "stands still"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    creatures: tuple[Seen, ...]
-    scene: str = "meadow"
-    scene_style: str = "cartoon"
-    interaction: str = ""
-
-
-def seen(name: str, action: str, **other: str) -> Seen:
-    """A named character as it should be, with changes."""
-    return replace(Seen(name, **vars(LOOKS[name]), style=STYLES[name], action=action), **other)
-
-
-def judged(prompt: str, *creatures: Seen, **scene: str) -> dict[str, float | None]:
-    verdict: Any = Verdict(creatures, **scene)
-    return score(verdict, asked(prompt, CAST))
+def judged(prompt: str, *creatures: Creature, **scene: str) -> dict[str, float | None]:
+    return score(verdict(*creatures, **scene), asked(prompt, CAST))
 
 
 CHASE = "[Character: Mimi], chases in the meadow. [Character: Rufus], runs away. [scene-style:cartoon]"
-MIMI, RUFUS = seen("Mimi", "chases"), seen("Rufus", "runs away")
+MIMI, RUFUS = named("Mimi", "chases"), named("Rufus", "runs away")
 
 
 # What is asked
@@ -150,7 +122,7 @@ def test_a_video_that_shows_everything() -> None:
 
 
 def test_what_is_not_asked_is_none() -> None:
-    scores = judged("Otto walks", seen("Otto", "walks"))
+    scores = judged("Otto walks", named("Otto", "walks"))
     assert scores == {
         "identity": 1.0,
         "motion": 1.0,
@@ -169,7 +141,7 @@ def test_nobody_is_there() -> None:
 
 
 def test_roles_on_the_wrong_characters() -> None:
-    scores = judged(CHASE, seen("Rufus", "chases"), seen("Mimi", "runs away"), interaction="chase")
+    scores = judged(CHASE, named("Rufus", "chases"), named("Mimi", "runs away"), interaction="chase")
     assert scores["identity"] == scores["style"] == scores["binding"] == 1
     assert scores["motion"] == scores["interaction"] == 0
     assert scores["prompt"] == pytest.approx(4 / 7)
@@ -190,7 +162,7 @@ def test_one_of_two() -> None:
 
 
 def test_a_stranger_breaks_binding_only() -> None:
-    scores = judged(CHASE, MIMI, Seen(), RUFUS, interaction="chase")
+    scores = judged(CHASE, MIMI, seen(), RUFUS, interaction="chase")
     assert scores == dict.fromkeys(COLUMNS, 1.0) | {"binding": 0.0}
 
 
@@ -201,8 +173,8 @@ def test_the_same_character_twice_is_one_character() -> None:
 
 def test_swapped_attributes_are_not_bound() -> None:
     text = "a red star jumps and a blue ball walks, cartoon style"
-    right = (Seen(action="jumps"), Seen(body="ball", colour="blue", action="walks"))
-    swapped = (Seen(colour="blue", action="jumps"), Seen(body="ball", colour="red", action="walks"))
+    right = (seen(action="jumps"), seen(body="ball", colour="blue", action="walks"))
+    swapped = (seen(colour="blue", action="jumps"), seen(body="ball", colour="red", action="walks"))
     assert judged(text, *right)["binding"] == 1
     assert judged(text, *right[::-1])["binding"] == 1
     scores = judged(text, *swapped)
@@ -211,10 +183,10 @@ def test_swapped_attributes_are_not_bound() -> None:
 
 def test_of_two_alike_each_plays_its_own_part() -> None:
     text = "a star jumps and a red star walks, cartoon style"
-    scores = judged(text, Seen(action="walks"), Seen(action="jumps"))
+    scores = judged(text, seen(action="walks"), seen(action="jumps"))
     assert scores["motion"] == scores["binding"] == 1
     # the first part could take either, the second only the red one
-    assert judged(text, Seen(action="walks"), Seen(colour="blue", action="walks"))["identity"] == 1
+    assert judged(text, seen(action="walks"), seen(colour="blue", action="walks"))["identity"] == 1
 
 
 def test_three_characters_with_two_chasers() -> None:
@@ -222,7 +194,7 @@ def test_three_characters_with_two_chasers() -> None:
         "[Character: Mimi], chases in the room. [Character: Otto], chases. [Character: Rufus], runs away. "
         "[scene-style:realistic]"
     )
-    otto = seen("Otto", "chases")
+    otto = named("Otto", "chases")
     room = {"scene": "room", "scene_style": "realistic", "interaction": "chase"}
     assert judged(text, RUFUS, otto, MIMI, **room) == dict.fromkeys(COLUMNS, 1.0)
     scores = judged(text, RUFUS, replace(otto, action="walks"), MIMI, **room)
@@ -238,7 +210,7 @@ def test_match_fills_as_many_parts_as_can_be() -> None:
         Part(look={"colour": "red"}),
         Part(look={"body": "star", "colour": "red"}),
     )
-    stars: list[Any] = [Seen(), Seen(colour="blue"), Seen(body="ball")]
+    stars: list[Creature] = [seen(), seen(colour="blue"), seen(body="ball")]
     for _ in range(6):
         rng.shuffle(stars)
         found = match(stars, parts)
