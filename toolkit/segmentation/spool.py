@@ -1,0 +1,42 @@
+"""Pictures on disk while a clip is worked on: memory does not grow with the clip's length."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Spool:
+    """uint8 arrays by key, compressed, in one temporary file that goes away with the `with` block."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._places: dict[object, tuple[int, int, tuple[int, ...]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def put(self, key: object, array: NDArray[np.uint8]) -> None:
+        """Keep an array; the last one of a key counts."""
+        data = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
+        self._places[key] = (self._file.seek(0, 2), len(data), array.shape)
+        self._file.write(data)
+
+    def get(self, key: object) -> NDArray[np.uint8]:
+        """The array that was put last under this key. Raises KeyError if there is none."""
+        place, length, shape = self._places[key]
+        self._file.seek(place)
+        return np.frombuffer(zlib.decompress(self._file.read(length)), np.uint8).reshape(shape)

@@ -1,0 +1,81 @@
+"""The sandbox's own masks: backend and detector "truth"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.cast import Character
+from toolkit.data import Clip
+from toolkit.errors import CastmixError
+from toolkit.sandbox import shows
+from toolkit.segmentation.prompt import Detect, Options, Prompt, Propagate, Put
+
+
+def truth(options: Options) -> Propagate:
+    """The masks beside the sandbox's episodes, averaged to the size of the clip; prompts are not used."""
+
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+        for name in prompts:
+            for frame, mask in enumerate(true_mask(clip, name)):
+                put(frame, name, mask)
+
+    return propagate
+
+
+def true_box(options: Options) -> Detect:
+    """The box of each character in the frame where most of it is seen."""
+
+    def detect(clip: Clip, characters: Sequence[Character]) -> dict[str, Prompt]:
+        found = {}
+        for character in characters:
+            seen = true_mask(clip, character.name) >= 128
+            frame = int(seen.sum((1, 2)).argmax())
+            if box := box_of(seen[frame]):
+                found[character.name] = Prompt(frame, box)
+        return found
+
+    return detect
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
+    """Left, top, right, bottom of what a mask (H, W) covers; None if that is nothing."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)) if len(xs) else None
+
+
+def true_mask(clip: Clip, name: str) -> NDArray[np.uint8]:
+    """How much of each pixel is the character, (F, H, W) in 0..255; nothing where it is not in the shot.
+
+    Raises:
+        CastmixError: The clip's source has no masks beside it, or the clip was cut in a way that they do not
+            tell: another size than a whole part of the episode's picture.
+    """
+    path = Path(clip.source).with_suffix(".masks.npz")
+    if not path.exists():
+        raise CastmixError(
+            f"{path} is missing: only the sandbox's episodes have true masks beside them; "
+            "use another backend and detector for other footage"
+        )
+    scale = shows.HEIGHT // clip.height
+    if (clip.height * scale, clip.width * scale) != (shows.HEIGHT, shows.WIDTH):
+        raise CastmixError(
+            f"{clip.path}: true masks of {shows.WIDTH}x{shows.HEIGHT} fit clips of that size, a half, "
+            f"a quarter and so on, not {clip.width}x{clip.height}: prepare it with `--preset sandbox`"
+        )
+    with np.load(path) as masks:
+        known = [key.partition(" ") for key in masks.files]
+        first = round(clip.start * shows.FPS)
+        shot = max((int(start) for start, _, _ in known if int(start) <= first + 1), default=0)
+        if (f"{shot:05d}", " ", name) not in known:
+            return np.zeros((clip.num_frames, clip.height, clip.width), np.uint8)
+        mask = np.unpackbits(masks[f"{shot:05d} {name}"], axis=-1, count=shows.WIDTH)
+    times = clip.start + np.arange(clip.num_frames) / clip.fps
+    # as `prepare` picks them: the frame that is shown at that time
+    numbers = np.floor(times * shows.FPS + 1e-3).astype(int) - shot
+    frames = mask[np.clip(numbers, 0, len(mask) - 1)]
+    blocks = frames.reshape(len(frames), clip.height, scale, clip.width, scale)
+    return np.asarray(np.round(blocks.mean((2, 4)) * 255), np.uint8)
