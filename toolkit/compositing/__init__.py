@@ -1,0 +1,1 @@
+"""Composites: who is cut out, where it stands in which picture, and the pixels, the words and the page."""

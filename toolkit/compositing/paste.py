@@ -1,0 +1,194 @@
+"""The pixels of a composite: cut out by its mask, moved, softened at its edge, laid over another picture.
+
+Nothing is recoloured: that a character keeps its native look in a foreign scene is what composites are for
+(Character Mixing, arXiv 2510.05093, section 3.2). Masks and alphas are uint8, 0 to 255; places are continuous
+pixels as in `camera`. All work is done on the character's box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB, or a mask or alpha (H, W)."""
+Floats = NDArray[np.float64]
+
+REFERENCE_HEIGHT = 480
+"""The picture height that the settings of `Edge` are meant for."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The rim of who is pasted.
+
+    Lengths are pixels of a picture 480 high, and grow and shrink with the clip's height.
+
+    Attributes:
+        erode: How far the mask is taken back, so that nothing of the old background comes along.
+        feather: Width of the soft rim, at least one pixel of the clip; 0 makes a hard edge.
+        steady: How far the median of three frames may move the outline, against flicker; 0 never.
+        shadow: Darkness of a soft shadow where the feet stand, 0 to 1.
+    """
+
+    erode: float = 1.5
+    feather: float = 2.5
+    steady: float = 2.0
+    shadow: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """A character's pixels in another picture: `rgb` (h, w, 3) and `mask` (h, w), from (top, left) on."""
+
+    rgb: Picture
+    mask: Picture
+    top: int
+    left: int
+
+    @property
+    def where(self) -> tuple[slice, slice]:
+        """The part of the picture that it covers."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+def steady(masks: Iterable[Picture], reach: int) -> Iterator[Picture]:
+    """Each mask as the median of itself and its two neighbours, its outline moved by `reach` pixels or less.
+
+    Without the limit, what is thinner than its way from frame to frame would be lost.
+    """
+    import cv2
+
+    if reach < 1:
+        yield from masks
+        return
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    before: Picture | None = None
+    now: Picture | None = None
+    for after in _and_last_again(masks):
+        if now is not None:
+            first = now if before is None else before
+            median = np.maximum(np.minimum(first, now), np.minimum(np.maximum(first, now), after))
+            yield np.clip(median, cv2.erode(now, kernel), cv2.dilate(now, kernel))
+            before = now
+        now = after
+
+
+def cut_out(picture: Picture, mask: Picture, matrix: Floats, height: int, width: int) -> Cutout | None:
+    """Move a character into a picture of another size.
+
+    Args:
+        picture: What it is cut from, (H, W, 3).
+        mask: Where it is in there, (H, W).
+        matrix: (3, 3), from its pixels to those of the new picture.
+        height: Of the new picture.
+        width: Of the new picture.
+
+    Returns:
+        None if nothing of it is in the new picture.
+    """
+    import cv2
+
+    left, top, w, h = cv2.boundingRect(mask)
+    if not w:
+        return None
+    top, left, bottom, right = (
+        max(0, top - 2), max(0, left - 2), min(len(mask), top + h + 2), min(mask.shape[1], left + w + 2)
+    )  # fmt: skip
+    rgb, mask = picture[top:bottom, left:right], mask[top:bottom, left:right]
+    corners = matrix @ np.array([[left, right, left, right], [top, top, bottom, bottom], [1, 1, 1, 1]])
+    x0, y0 = np.maximum(np.floor(corners[:2].min(1)).astype(int) - 1, 0)
+    x1, y1 = np.minimum(np.ceil(corners[:2].max(1)).astype(int) + 1, (width, height))
+    if x0 >= x1 or y0 >= y1:
+        return None
+    moved = _shifted(-x0, -y0) @ matrix @ _shifted(left, top)
+    scale = float(np.sqrt(abs(np.linalg.det(moved[:2, :2]))))
+    if scale < 0.75:  # averages what falls together, where interpolation would flicker
+        small = max(2, round(rgb.shape[1] * scale)), max(2, round(rgb.shape[0] * scale))
+        moved = moved @ np.diag([rgb.shape[1] / small[0], rgb.shape[0] / small[1], 1.0])
+        rgb = np.asarray(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), np.uint8)
+        mask = np.asarray(cv2.resize(mask, small, interpolation=cv2.INTER_AREA), np.uint8)
+    centred = (_shifted(-0.5, -0.5) @ moved @ _shifted(0.5, 0.5))[:2]
+    size = (int(x1 - x0), int(y1 - y0))
+    kernel = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
+    moved_rgb = cv2.warpAffine(rgb, centred, size, flags=kernel, borderMode=cv2.BORDER_REPLICATE)
+    moved_mask = cv2.warpAffine(mask, centred, size, flags=cv2.INTER_LINEAR)
+    return Cutout(np.asarray(moved_rgb, np.uint8), np.asarray(moved_mask, np.uint8), int(y0), int(x0))
+
+
+def alpha_of(mask: Picture, erode: float, feather: float) -> Picture:
+    """The alpha of a mask: 255 where its outline is `erode` + `feather`/2 pixels away or more, 0 on the other
+    side, and a straight ramp between, to the nearest level.
+
+    The outline lies where the mask is half covered. A `feather` of 0 gives 0 and 255 alone.
+    """
+    import cv2
+
+    inside = (mask >= 128).astype(np.uint8)
+    if not inside.any():
+        return np.zeros_like(mask)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
+    outward = erode - feather / 2 < 0
+    if outward:
+        outside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
+        distance = np.where(inside, distance, -outside)
+    if not feather:
+        return np.where((distance > erode) & (inside > 0), np.uint8(255), np.uint8(0))
+    rim = (np.abs(distance) <= 0.6) & (mask > 0) & (mask < 255)  # half-covered pixels know it exactly
+    distance[rim] = mask[rim] / np.float32(255) - np.float32(0.5)
+    ramp = (distance - np.float32(erode)) * np.float32(255 / feather) + np.float32(128)
+    return np.asarray(np.clip(ramp, 0, 255.5), np.uint8)
+
+
+def edge_pixels(edge: Edge, height: int) -> tuple[float, float]:
+    """Erosion and feather in pixels of a picture of this height."""
+    scale = height / REFERENCE_HEIGHT
+    return edge.erode * scale, max(edge.feather * scale, 1.0) if edge.feather else 0.0
+
+
+def blend(back: Picture, front: Picture, alpha: Picture) -> None:
+    """Lay `front` (h, w, 3) over `back` in place: alpha·front + (255 - alpha)·back over 255, rounded."""
+    a = alpha.astype(np.uint16)[..., None]
+    mixed = a * front + (255 - a) * back
+    mixed += 128
+    back[...] = (mixed + (mixed >> 8)) >> 8  # division by 255, exact for 16 bits
+
+
+def covered(alpha: Picture, by: Picture) -> Picture:
+    """What is left of an alpha behind something else, both (h, w)."""
+    product = alpha.astype(np.uint16) * (255 - by) + 128
+    return np.asarray((product + (product >> 8)) >> 8, np.uint8)
+
+
+def cast_shadow(back: Picture, box: tuple[float, float, float, float], ground: float, dark: float) -> None:
+    """Darken the ground below someone, in place: a soft ellipse that fades as its caster rises."""
+    left, top, right, bottom = box
+    x, radius = (left + right) / 2, 0.5 * (right - left)
+    flat = max(1.0, 0.22 * radius)
+    lifted = max(0.0, ground - bottom) / max(1.0, bottom - top)
+    y0, y1 = max(0, int(ground - flat)), min(len(back), int(ground + flat) + 1)
+    x0, x1 = max(0, int(x - radius)), min(back.shape[1], int(x + radius) + 1)
+    if y0 >= y1 or x0 >= x1:
+        return
+    rows = (np.arange(y0, y1)[:, None] + 0.5 - ground) / flat
+    columns = (np.arange(x0, x1)[None] + 0.5 - x) / radius
+    shade = np.clip(1 - np.hypot(rows, columns), 0, 1) * dark * max(0.0, 1 - 1.5 * lifted)
+    part = back[y0:y1, x0:x1]
+    part[...] = part * (1 - shade[..., None]) + 0.5
+
+
+def _shifted(x: float, y: float) -> Floats:
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def _and_last_again(items: Iterable[Picture]) -> Iterator[Picture]:
+    last: Any = None
+    for last in items:
+        yield last
+    if last is not None:
+        yield last

@@ -1,0 +1,197 @@
+"""The plan: rows that say all of a composite. A row is enough to make it, bit for bit.
+
+Row number i is drawn from (seed, i) alone: a longer plan begins with the shorter one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from toolkit.compositing.camera import Floats
+from toolkit.compositing.draw import TOTALS, Meetings
+from toolkit.compositing.paste import Edge
+from toolkit.compositing.people import Standing, standing
+from toolkit.compositing.place import Newcomer, Place, Stand, find_place, visible
+from toolkit.compositing.sources import Back, Front
+from toolkit.compositing.words import compose
+from toolkit.data import fingerprint_text
+from toolkit.sources import path_text
+
+TRIES = 20
+"""Draws of characters and a background before a row is given up."""
+SHORTEST = 5
+"""Frames that a composite must have."""
+
+Line = dict[str, Any]
+"""A row of plan.jsonl."""
+
+
+def make_rows(
+    numbers: Iterable[int], meetings: Meetings, *, three: float, place: Place, edge: Edge, seed: int
+) -> tuple[list[Line], list[dict[str, str]]]:
+    """The rows of these numbers; and those for which no place was found, with the reason."""
+    rows, reasons = [], []
+    for number in numbers:
+        rng = np.random.default_rng([seed, number])
+        for _ in range(TRIES):
+            fronts, back = meetings.draw(rng, three)
+            row = _row(meetings.kind, fronts, back, place, rng)
+            if row is not None:
+                about = {"kind": meetings.kind, "seed": seed, "index": number}
+                row = about | row | {"edge": asdict(edge)}
+                name = f"{meetings.kind}-{number:05d}-{_digest(row)}"
+                rows.append({"id": name} | row)
+                break
+        else:
+            reason = f"nobody found room in {TRIES} draws: see --place.overlap and --place.height"
+            reasons.append({"id": f"{meetings.kind}-{number:05d}", "as": "composite", "reason": reason})
+    return rows, reasons
+
+
+def _row(
+    kind: str, fronts: Sequence[Front], back: Back, place: Place, rng: np.random.Generator
+) -> Line | None:
+    """A row but for its id, or None where it cannot be: no room, too short, too few characters."""
+    names = [one.name for one in fronts] + [*back.names]
+    if len(names) < min(TOTALS[kind]):  # type: ignore[index]
+        return None
+    still = kind == "references"
+    fps, count, height, width = _shape(fronts, back)
+    if not still and count < SHORTEST:
+        return None
+    times = np.zeros(1) if still else np.arange(count) / fps
+    camera = None if back.camera is None or back.facts is None else back.camera[back.facts.at(times)]
+    there = _people(back, times)
+    stands: dict[str, Stand] = {}
+    pasted: list[Line] = []
+    for front in fronts:
+        start = float(front.facts.times[rng.integers(len(front.body.boxes))]) if still else 0.0
+        at = front.facts.at(times + start)
+        facts = front.facts
+        who = Newcomer(front.body.at(at), facts.width, facts.height, front.cut)
+        overlap = float(rng.uniform(0, place.overlap)) if kind == "pairs" and pasted else 0.0
+        others = [*there.values(), *(stand.there for stand in stands.values())]
+        stand = find_place(who, others, visible(camera, len(times), height, width), place, overlap, rng)
+        if stand is None:
+            return None
+        stands[front.name] = stand
+        moved = None if front.camera is None else _numbers(front.camera[at])
+        pasted.append(_pasted(front, stand, start, moved))
+    everybody = there | {name: stand.there for name, stand in stands.items()}
+    cut = {front.name for front in fronts if front.cut}
+    depth = {name: np.inf if name in cut else one.foot for name, one in everybody.items()}
+    order = sorted(everybody, key=lambda name: (depth[name], name in stands))
+    actions = {one.name: one.action for one in fronts}
+    return {
+        "text": compose(back.style, back.caption, actions, _left_to_right(back, everybody, width)),
+        "style": back.style,
+        "fps": fps,
+        "num_frames": len(times),
+        "height": height,
+        "width": width,
+        "background": _background(back, order, stands, None if camera is None else _numbers(camera)),
+        "pasted": pasted,
+        "order": order,
+    }
+
+
+def _shape(fronts: Sequence[Front], back: Back) -> tuple[float, int, int, int]:
+    """Frames a second, number of frames (4k+1, as Wan's VAE takes them), height and width of a composite."""
+    first = fronts[0].clip
+    fps = back.clip.fps if back.clip and back.form == "video" else first.fps
+    shape = back.clip if back.clip else first
+    seconds = [one.facts.seconds for one in fronts]
+    if back.form == "video" and back.facts:
+        seconds.append(back.facts.seconds)
+    count = int(min(seconds) * fps + 1e-3)
+    return fps, (count - 1) // 4 * 4 + 1, shape.height, shape.width
+
+
+def _people(back: Back, times: Floats) -> dict[str, Standing]:
+    """Those in the background whose masks are known."""
+    if back.form != "video" or back.facts is None:
+        return {}
+    at = back.facts.at(times)
+    return {
+        name: standing(figure, back.facts, back.camera).at(at) for name, figure in back.facts.figures.items()
+    }
+
+
+def _pasted(front: Front, stand: Stand, start: float, camera: list[list[float]] | None) -> Line:
+    return {
+        "name": front.name,
+        "show": front.show,
+        "clip": front.clip.id,
+        "path": path_text(front.clip.path),
+        "fingerprint": front.facts.fingerprint,
+        "mask": {"path": path_text(front.figure.path), "fingerprint": front.figure.fingerprint},
+        "height": front.facts.height,
+        "width": front.facts.width,
+        "start": start,
+        "scale": stand.scale,
+        "dx": stand.dx,
+        "dy": stand.dy,
+        "flip": stand.flip,
+        "foot": round(front.body.foot, 2),
+        "camera": camera,
+    }
+
+
+def _background(
+    back: Back, order: Sequence[str], pasted: Iterable[str], camera: list[list[float]] | None
+) -> Line:
+    """What is to be known of the background; only masks that are needed to make the composite."""
+    figures = back.facts.figures if back.facts else {}
+    rearmost = min(order.index(name) for name in pasted)
+    needed = [n for n in figures if back.form == "plate" or n in order[rearmost:]]
+    return {
+        "form": back.form,
+        "clip": back.clip.id if back.clip else None,
+        "path": path_text(back.path),
+        "fingerprint": back.fingerprint,
+        "names": list(back.names),
+        "source": back.clip.source if back.clip else path_text(back.path),
+        "start": back.clip.start if back.clip else 0.0,
+        "shot": back.clip.shot if back.clip else 0,
+        "masks": {
+            name: {"path": path_text(figures[name].path), "fingerprint": figures[name].fingerprint}
+            for name in needed
+        },
+        "camera": camera,
+    }
+
+
+def _left_to_right(back: Back, everybody: dict[str, Standing], width: int) -> list[str]:
+    """Everybody's names, left to right. Where the background's people have no masks, they stay together."""
+    middle = {
+        name: float(np.nanmean((one.boxes[:, 0] + one.boxes[:, 2]) / 2))
+        if np.isfinite(one.boxes[:, 0]).any()
+        else width / 2
+        for name, one in everybody.items()
+    }
+    there = [clause.name for clause in back.caption.clauses] if back.caption else []
+    new = sorted((name for name in middle if name not in back.names), key=lambda name: middle[name])
+    if all(name in middle for name in there):
+        return sorted([*there, *new], key=lambda name: middle[name])
+    left = [name for name in new if middle[name] < width / 2]
+    return [*left, *there, *(name for name in new if name not in left)]
+
+
+def _numbers(path: Floats) -> list[list[float]]:
+    return [[float(value) for value in row] for row in path]
+
+
+def _digest(row: Line) -> str:
+    """A short name of all that a row says, wherever its files lie."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: bare(inner) for key, inner in value.items() if key not in ("path", "source")}
+        return [bare(inner) for inner in value] if isinstance(value, list) else value
+
+    return fingerprint_text(json.dumps(bare(row), sort_keys=True))[:6]
