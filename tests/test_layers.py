@@ -29,10 +29,11 @@ LAYERS: dict[str, int] = {
     "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,
     "sandbox.recogniser_data": 1, "sandbox.recognise_report": 1,
     "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "sandbox.redraw": 2, "scoring": 2,
+    "compositing": 2,
     "segmentation": 2,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
-    "evaluate": STAGES, "segment": STAGES,
+    "evaluate": STAGES, "segment": STAGES, "composite": STAGES,
     "sandbox.pretrain": STAGES, "sandbox.report": STAGES,
     # Chains of stages.
     "recipes": 4,

@@ -19,6 +19,7 @@ from toolkit import captions
 from toolkit.cache import cache
 from toolkit.caption import caption
 from toolkit.cast import Cast, Character, Show, read_cast
+from toolkit.composite import composite
 from toolkit.data import Clip, Sample, load_samples, read_clips
 from toolkit.errors import CastmixError
 from toolkit.evaluate import evaluate
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Judge", "Lora", "Memory",
-    "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "demo", "evaluate",
-    "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare", "read_cast",
-    "read_clips", "read_video", "save_lora", "train", "write_video",
+    "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "composite", "demo",
+    "evaluate", "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare",
+    "read_cast", "read_clips", "read_video", "save_lora", "train", "write_video",
 ]  # fmt: skip
 
 _HEAVY = {

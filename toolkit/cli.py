@@ -23,6 +23,7 @@ Table = Mapping[str, "str | Table"]
 COMMANDS: Table = {
     "prepare": "toolkit.prepare:prepare",
     "caption": "toolkit.caption:caption",
+    "composite": "toolkit.composite:composite",
     "cache": "toolkit.cache:cache",
     "train": "toolkit.train:train",
     "generate": "toolkit.generate:generate",
