@@ -13,7 +13,7 @@ from benchmarks.study import Cell, Study
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCORES = "scores.json"
 
-BASES = {"sandbox-1": ""}
+BASES = {"sandbox-1": "e0ada931d41970cc-0f7722a51fc18bf8"}
 """Names of the sandbox's base models and their `base_fingerprint`; others are told as unnamed."""
 
 
