@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -194,7 +193,7 @@ def by_show(data: Data) -> list[Data]:
 
 
 def _train(folders: list[Path], preserve: Path | None, training: Training, seed: int, path: Path) -> None:
-    from toolkit.settings import Adapter, Memory, Optim, Watch
+    from toolkit.settings import Adapter, Memory, Optim, Watch, can_compile
     from toolkit.train import train
 
     train(
@@ -211,7 +210,7 @@ def _train(folders: list[Path], preserve: Path | None, training: Training, seed:
         adapter=Adapter(rank=training.rank, alpha=float(training.rank), targets=training.targets),
         optim=Optim(lr=training.lr, schedule=training.schedule),
         # Compiled, a step takes little more than half the time; the same LoRA but for rounding.
-        memory=Memory(precision="bfloat16", compile=shutil.which("g++") is not None),
+        memory=Memory(precision="bfloat16", compile=can_compile()),
         watch=Watch(validate_every=0, sample_every=0),
     )
     (path / "state.safetensors").unlink()  # three times the LoRA, and finished

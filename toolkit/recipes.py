@@ -19,7 +19,7 @@ from toolkit.generate import generate
 from toolkit.page import Pair, curve, write_page, write_preview
 from toolkit.prepare import prepare
 from toolkit.progress import say, stage, track
-from toolkit.settings import Memory, Optim, Watch
+from toolkit.settings import Memory, Optim, Watch, can_compile
 from toolkit.train import train
 from toolkit.video import read_video, write_video
 
@@ -253,7 +253,7 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         preserve_share=0.2,
         caption_dropout=0.05,
         optim=Optim(lr=8e-3, schedule="cosine"),
-        memory=Memory(precision="bfloat16"),
+        memory=Memory(precision="bfloat16", compile=can_compile()),
         watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
         seed=seed,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +78,11 @@ class Memory:
     checkpointing: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 @dataclass(frozen=True)
