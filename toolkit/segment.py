@@ -118,7 +118,7 @@ def segment(
     tools = None
     if any(plan.missing for plan in plans):
         tools = _Tools(backend, finder, make_detect(options), make_propagate(options))
-        write_run(folder / RUN, "segment", arguments)
+    write_run(folder / RUN, "segment", arguments)
     done: list[Clip] = []
     rows: list[dict[str, Any]] = []
     try:

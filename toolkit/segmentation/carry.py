@@ -21,12 +21,23 @@ from numpy.typing import NDArray
 
 from toolkit.data import Clip
 from toolkit.decode import VideoReader
-from toolkit.segmentation.cues import Looks, Picture, flows, likeness, looks_of, motion, odds_at, with_motion
+from toolkit.segmentation.cues import (
+    Looks,
+    Picture,
+    flow,
+    likeness,
+    looks_of,
+    motion,
+    neighbours,
+    odds_at,
+    with_motion,
+)
+from toolkit.segmentation.measure import box_of, region_iou
 from toolkit.segmentation.prompt import Options, Prompt, Propagate, Put
 from toolkit.segmentation.spool import Spool
 
 HEIGHT = 240
-"""Rows of the pictures that are compared, if the clip has more; masks are enlarged to the clip's size."""
+"""Rows of the pictures that are compared; smaller clips are enlarged up to twice for it."""
 
 SURE, WIDE = 3 / 240, 10 / 240
 """So far inside of the carried edge is the character for sure, so far outside it is not (picture heights)."""
@@ -47,13 +58,14 @@ def carry(options: Options) -> Propagate:
     def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
         import cv2
 
-        scale = min(1.0, HEIGHT / clip.height)
+        scale = min(2.0, HEIGHT / clip.height)
+        kernel = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         size = (round(clip.width * scale), round(clip.height * scale))
         with Spool() as pictures, VideoReader(clip.path) as reader:
             count = 0
             for frame in reader:
-                small = cv2.resize(frame.rgb(), size, interpolation=cv2.INTER_AREA)
-                pictures.put(count, np.asarray(small, np.uint8))
+                picture = cv2.resize(frame.rgb(), size, interpolation=kernel)
+                pictures.put(count, np.asarray(picture, np.uint8))
                 count += 1
             film = functools.lru_cache(8)(pictures.get)
             for name, prompt in prompts.items():
@@ -69,14 +81,14 @@ def follow(film: Film, count: int, prompt: Prompt, scale: float = 1.0) -> Iterat
 
     `scale` is the size of the film's pictures in that of the prompt's coordinates.
     """
-    first = cut_out(film, count, prompt, scale)
+    first, by_motion = cut_out(film, count, prompt, scale)
     looks = looks_of(film(prompt.frame), first > 0.5)
     yield prompt.frame, first
     for way in (1, -1):
         belief = first
         for number in range(prompt.frame + way, count if way > 0 else -1, way):
             if belief.any():
-                belief = _step(film, count, number, number - way, belief)
+                belief = _step(film, count, number, number - way, belief, by_motion)
             else:
                 belief = _search(film(number), looks)
             if _is_lost(film(number), belief > 0.5, looks):
@@ -84,8 +96,12 @@ def follow(film: Film, count: int, prompt: Prompt, scale: float = 1.0) -> Iterat
             yield number, belief
 
 
-def cut_out(film: Film, count: int, prompt: Prompt, scale: float) -> Belief:
-    """The character in the prompt's frame: what moves inside the box, or else what stands in its middle."""
+def cut_out(film: Film, count: int, prompt: Prompt, scale: float) -> tuple[Belief, bool]:
+    """The character in the prompt's frame, and whether it is told by how it moves.
+
+    It is drawn by colour, from what stands in the middle, and by movement too, from what moves, if anything
+    does. Boxes are tight: the cut-out that fills the box better is taken.
+    """
     picture = film(prompt.frame)
     height, width = picture.shape[:2]
     y, x = np.mgrid[:height, :width] + 0.5
@@ -96,42 +112,55 @@ def cut_out(film: Film, count: int, prompt: Prompt, scale: float) -> Belief:
         own = np.asarray([(px, py) for px, py, is_it in marks if is_it])
         (left, top), (right, bottom) = own.min(0) - 0.3 * height, own.max(0) + 0.3 * height
     inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    moves = motion(flows(film, prompt.frame, count), ~inside)
+    near = neighbours(prompt.frame, count)
+    moves = motion([flow(picture, film(other)) for other in near], ~inside)
     alive = inside & (moves > _stillness(moves[~inside]))
-    is_moving = alive.sum() > 0.1 * inside.sum()
-    if is_moving:
-        picture = with_motion(picture, moves, _grown(inside, round(height * 2 * WIDE)))
-        likely, sure = alive, np.zeros_like(alive)
-    else:
-        away = np.hypot((2 * x - left - right) / (right - left), (2 * y - top - bottom) / (bottom - top))
-        likely, sure = inside & (away < 0.9), inside & (away < 0.5) & (prompt.box is not None)
+    away = np.hypot((2 * x - left - right) / (right - left), (2 * y - top - bottom) / (bottom - top))
+    likely, sure = inside & (away < 0.9), inside & (away < 0.5) & (prompt.box is not None)
     for px, py, is_it in marks:
         spot = np.hypot(x - px, y - py) <= max(2 * SURE * height, 1)
-        inside, likely, sure = (inside | spot, likely | spot, sure | spot) if is_it else (
-            inside & ~spot, likely & ~spot, sure & ~spot
-        )  # fmt: skip
-    return _without_specks(_grab(picture, inside, likely, sure, rounds=2))
+        inside, likely, sure, alive = (
+            (part | spot) if is_it else (part & ~spot) for part in (inside, likely, sure, alive)
+        )
+    by_colour = _without_specks(_grab(picture, inside, likely, sure, rounds=2))
+    if alive.sum() < 0.1 * inside.sum():
+        return by_colour, False
+    picture = with_motion(picture, moves, _grown(inside, round(height * 2 * WIDE)))
+    by_motion = _without_specks(_grab(picture, inside, alive, np.zeros_like(alive), rounds=2))
+    if prompt.box is not None and _filled(by_colour, inside) > _filled(by_motion, inside) + 0.05:
+        return by_colour, False
+    return by_motion, True
 
 
-def _step(film: Film, count: int, number: int, before: int, belief: Belief) -> Belief:
+def _filled(belief: Belief, inside: Bools) -> float:
+    """Overlap of the box around what is believed with the box that was given, 0 to 1."""
+    around = np.zeros_like(inside)
+    if box := box_of(belief > 0.5):
+        left, top, right, bottom = map(int, box)
+        around[top:bottom, left:right] = True
+    return region_iou(around, inside)
+
+
+def _step(film: Film, count: int, number: int, before: int, belief: Belief, by_motion: bool) -> Belief:
     """Carry the belief from the frame `before` to this one, and draw its edge anew."""
     import cv2
 
     picture, height = film(number), belief.shape[0]
-    found = flows(film, number, count)
-    flow = found[before]
-    y, x = np.mgrid[: belief.shape[0], : belief.shape[1]].astype(np.float32)
-    carried = cv2.remap(belief, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)
+    back = flow(picture, film(before))
+    y, x = np.mgrid[:height, : belief.shape[1]].astype(np.float32)
+    carried = cv2.remap(belief, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR)
     likely = carried > 0.5
     inside, sure = _grown(likely, round(WIDE * height)), _grown(likely, -round(SURE * height))
-    moves = motion(found, ~inside)
-    still, own = _stillness(moves[~inside]), float(np.median(moves[sure])) if sure.any() else 0.0
-    if own > still:  # what moves with the background has come along by mistake
-        alive = (moves > max(still, 0.3 * own)).astype(np.uint8)
-        closed = cv2.morphologyEx(alive, cv2.MORPH_CLOSE, _disc(round(0.025 * height))) > 0
-        carried, sure = carried * closed, sure & closed
-        likely = inside & closed & (carried > 0.2)
-        picture = with_motion(picture, moves, _grown(inside, round(2 * WIDE * height)))
+    if by_motion:
+        others = [flow(picture, film(other)) for other in neighbours(number, count) if other != before]
+        moves = motion([back, *others], ~inside)
+        still, own = _stillness(moves[~inside]), float(np.median(moves[sure])) if sure.any() else 0.0
+        if own > still:  # what moves with the background has come along by mistake
+            alive = (moves > max(still, 0.3 * own)).astype(np.uint8)
+            closed = cv2.morphologyEx(alive, cv2.MORPH_CLOSE, _disc(round(0.025 * height))) > 0
+            carried, sure = carried * closed, sure & closed
+            likely = inside & closed & (carried > 0.2)
+            picture = with_motion(picture, moves, _grown(inside, round(2 * WIDE * height)))
     drawn = _without_specks(_grab(picture, inside, likely, sure, rounds=1))
     return np.asarray(INERTIA * carried + (1 - INERTIA) * drawn, np.float32)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,31 +18,33 @@ BINS = 16
 """Of each of the three axes of colour."""
 
 
-def flows(film: Callable[[int], Picture], number: int, count: int) -> dict[int, Array]:
-    """Optical flow (H, W, 2) from a frame to the ones before and after it, by their numbers.
+def neighbours(number: int, count: int) -> list[int]:
+    """The frames before and after one, of `count`; at either end of a clip the two nearest."""
+    first = min(max(number - 1, 0), max(count - 3, 0))
+    return [n for n in range(first, min(first + 3, count)) if n != number]
 
-    At either end of the clip, to the two nearest. It says where each pixel has gone, in pixels x and y.
-    """
+
+def flow(here: Picture, there: Picture) -> Array:
+    """Optical flow (H, W, 2): how far each pixel of one picture has gone in the other, in pixels x and y."""
     import cv2
 
-    near = sorted((n for n in range(count) if n != number), key=lambda n: (abs(n - number), n))[:2]
     dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = {n: cv2.cvtColor(film(n), cv2.COLOR_RGB2GRAY) for n in [number, *near]}
-    return {n: dis.calc(grey[number], grey[n], None) for n in near}
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (here, there)]
+    return np.asarray(dis.calc(*grey, None))
 
 
-def motion(found: dict[int, Array], outside: NDArray[np.bool_]) -> NDArray[np.float32]:
+def motion(flows: Sequence[Array], outside: NDArray[np.bool_]) -> NDArray[np.float32]:
     """How differently from what is `outside` each pixel moves, (H, W), in pixels a frame.
 
     The movement outside, mostly the camera's, is an affine one. Flow smears over the edges of what moves, to
-    another side for each neighbour: the smaller of both is taken.
+    another side for each of the `flows` to several frames: the least is taken.
     """
-    if not found:
+    if not flows:
         return np.zeros(outside.shape, np.float32)
-    return np.asarray(np.min([_own_motion(flow, outside) for flow in found.values()], 0), np.float32)
+    return np.asarray(np.min([_own_motion(one, outside) for one in flows], 0), np.float32)
 
 
-def _own_motion(flow: Array, outside: NDArray[np.bool_]) -> Array:
+def _own_motion(moved: Array, outside: NDArray[np.bool_]) -> Array:
     import cv2
 
     height, width = outside.shape
@@ -53,11 +55,11 @@ def _own_motion(flow: Array, outside: NDArray[np.bool_]) -> Array:
     affine = None
     if len(places) >= 8:
         cv2.setRNGSeed(0)
-        affine, _ = cv2.estimateAffine2D(places, places + flow[sample], ransacReprojThreshold=1.5)
+        affine, _ = cv2.estimateAffine2D(places, places + moved[sample], ransacReprojThreshold=1.5)
     if affine is None:
         affine = np.eye(2, 3)
     gone = np.stack([x, y, np.ones_like(x)], -1) @ affine.T - np.stack([x, y], -1)
-    own: Array = np.hypot(*np.moveaxis(flow - gone, -1, 0))
+    own: Array = np.hypot(*np.moveaxis(moved - gone, -1, 0))
     return own
 
 

@@ -25,6 +25,12 @@ def as_bool(mask: Mask) -> NDArray[np.bool_]:
     return np.asarray(mask if mask.dtype == np.bool_ else mask >= 128, np.bool_)
 
 
+def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
+    """Left, top, right, bottom of what a mask (H, W) covers; None if that is nothing."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)) if len(xs) else None
+
+
 def region_iou(mask: Mask, truth: Mask) -> float:
     """J: intersection over union, 0 to 1; two empty masks agree."""
     a, b = as_bool(mask), as_bool(truth)

@@ -31,12 +31,12 @@ class Prompt:
     score: float = 1.0
 
     def as_row(self) -> dict[str, Any]:
-        """The prompt as it stands in a clip's json and in a file of prompts."""
+        """The prompt as it stands in a clip's json; a file of prompts may have it so. All is text or numbers."""
         row: dict[str, Any] = {"frame": self.frame, "score": round(self.score, 4)}
         if self.box is not None:
             row["box"] = [round(edge, 2) for edge in self.box]
         if self.points:
-            row["points"] = [[round(x, 2), round(y, 2), is_it] for x, y, is_it in self.points]
+            row["points"] = [[round(x, 2), round(y, 2), float(is_it)] for x, y, is_it in self.points]
         return row
 
 

@@ -12,6 +12,7 @@ from toolkit.cast import Character
 from toolkit.data import Clip
 from toolkit.errors import CastmixError
 from toolkit.sandbox import shows
+from toolkit.segmentation.measure import box_of as box_of
 from toolkit.segmentation.prompt import Detect, Options, Prompt, Propagate, Put
 
 
@@ -39,12 +40,6 @@ def true_box(options: Options) -> Detect:
         return found
 
     return detect
-
-
-def box_of(mask: NDArray[np.bool_]) -> tuple[float, float, float, float] | None:
-    """Left, top, right, bottom of what a mask (H, W) covers; None if that is nothing."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)) if len(xs) else None
 
 
 def true_mask(clip: Clip, name: str) -> NDArray[np.uint8]:
