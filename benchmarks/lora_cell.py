@@ -29,10 +29,10 @@ class Training:
     steps: int = 400
     rank: int = 32
     targets: tuple[str, ...] = ("attn1", "attn2", "ffn")
-    lr: float = 8e-3
+    lr: float = 6e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     batch_size: int = 16
-    preserve_share: float = 0.2
+    preserve_share: float = 0.25
     caption_dropout: float = 0.05
     per_show: bool = False
 
@@ -53,7 +53,7 @@ class Sampling:
     repeats: int = 1
     prose: int = 0
     denoising: int = 12
-    guidance: float = 1.5
+    guidance: float = 2.0
 
 
 @dataclass(frozen=True)
