@@ -23,8 +23,8 @@ from toolkit.settings import Memory, Optim, Watch, can_compile
 from toolkit.train import train
 from toolkit.video import read_video, write_video
 
-GUIDANCE = 1.5
-"""Stronger guidance oversaturates what the small base draws, and the recogniser loses who it is."""
+GUIDANCE = 2.0
+"""Stronger guidance oversaturates what a LoRA on the small base draws, and the recogniser loses who it is."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _timed(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
 def demo(
     out: Path,
     *,
-    steps: int = 700,
+    steps: int = 500,
     batch_size: int = 16,
     shots: int = 12,
     strangers: int = 96,
@@ -138,7 +138,7 @@ def demo(
     Args:
         out: Folder for everything; `index.html` in it is the page to look at, `scores.json` the numbers.
         steps: Training steps.
-        batch_size: Clips a step, a fifth of them strangers from the base model's own world.
+        batch_size: Clips a step, a quarter of them strangers from the base model's own world.
         shots: Shots of the one episode of each show.
         strangers: How many clips of strangers to draw.
         crossovers: How many composites to make, a character of one show pasted into a clip of the other.
@@ -250,9 +250,9 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         steps=steps,
         batch_size=batch_size,
         preserve=out / "strangers",
-        preserve_share=0.2,
+        preserve_share=0.25,
         caption_dropout=0.05,
-        optim=Optim(lr=8e-3, schedule="cosine"),
+        optim=Optim(lr=6e-3, schedule="cosine"),
         memory=Memory(precision="bfloat16", compile=can_compile()),
         watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
         seed=seed,
