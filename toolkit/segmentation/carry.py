@@ -42,6 +42,9 @@ HEIGHT = 240
 SURE, WIDE = 3 / 240, 10 / 240
 """So far inside of the carried edge is the character for sure, so far outside it is not (picture heights)."""
 
+TELLING = 0.9
+"""Colours tell a character from what is around it if their odds are that good inside of it."""
+
 INERTIA = 0.1
 """The share of the carried mask in the new one; the rest is GrabCut's."""
 
@@ -85,14 +88,16 @@ def follow(film: Film, count: int, prompt: Prompt, scale: float = 1.0) -> Iterat
     looks = looks_of(film(prompt.frame), first > 0.5)
     yield prompt.frame, first
     for way in (1, -1):
-        belief = first
+        belief, is_out = first, not first.any()
         for number in range(prompt.frame + way, count if way > 0 else -1, way):
-            if belief.any():
-                belief = _step(film, count, number, number - way, belief, by_motion)
-            else:
+            if is_out:
                 belief = _search(film(number), looks)
+            else:
+                belief = _step(film, count, number, number - way, belief, looks, by_motion)
             if _is_lost(film(number), belief > 0.5, looks):
                 belief = np.zeros_like(belief)
+            # who comes back is searched for until all of it is in
+            is_out = not belief.any() or (is_out and _is_cut_off(belief > 0.5))
             yield number, belief
 
 
@@ -141,7 +146,9 @@ def _filled(belief: Belief, inside: Bools) -> float:
     return region_iou(around, inside)
 
 
-def _step(film: Film, count: int, number: int, before: int, belief: Belief, by_motion: bool) -> Belief:
+def _step(
+    film: Film, count: int, number: int, before: int, belief: Belief, looks: Looks, by_motion: bool
+) -> Belief:
     """Carry the belief from the frame `before` to this one, and draw its edge anew."""
     import cv2
 
@@ -151,6 +158,10 @@ def _step(film: Film, count: int, number: int, before: int, belief: Belief, by_m
     carried = cv2.remap(belief, x + back[..., 0], y + back[..., 1], cv2.INTER_LINEAR)
     likely = carried > 0.5
     inside, sure = _grown(likely, round(WIDE * height)), _grown(likely, -round(SURE * height))
+    if looks.fit > TELLING:
+        odds = odds_at(picture, looks.odds)
+        inside = _grown(likely, round(2 * WIDE * height))
+        likely, sure = inside & (carried + odds > 1), sure & (odds > 0.3)
     if by_motion:
         others = [flow(picture, film(other)) for other in neighbours(number, count) if other != before]
         moves = motion([back, *others], ~inside)
@@ -182,6 +193,10 @@ def _is_lost(picture: Picture, mask: Bools, looks: Looks) -> bool:
     if mask.sum() < 0.05 * looks.area or not mask.any():
         return True
     return float(odds_at(picture, looks.odds)[mask].mean()) < 0.5 * looks.fit
+
+
+def _is_cut_off(mask: Bools) -> bool:
+    return bool(mask[0].any() or mask[:, 0].any() or mask[:, -1].any())
 
 
 def _grab(picture: Picture, inside: Bools, likely: Bools, sure: Bools, rounds: int) -> Belief:
