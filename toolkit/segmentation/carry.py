@@ -45,6 +45,9 @@ SURE, WIDE = 3 / 240, 10 / 240
 TELLING = 0.9
 """Colours tell a character from what is around it if their odds are that good inside of it."""
 
+ALIKE = 0.75
+"""A mask of colours less alike than this to those of the prompt's frame is another's, or the background's."""
+
 INERTIA = 0.1
 """The share of the carried mask in the new one; the rest is GrabCut's."""
 
@@ -90,14 +93,13 @@ def follow(film: Film, count: int, prompt: Prompt, scale: float = 1.0) -> Iterat
     for way in (1, -1):
         belief, is_out = first, not first.any()
         for number in range(prompt.frame + way, count if way > 0 else -1, way):
+            if not is_out:
+                belief = _step(film, count, number, number - way, belief, looks, by_motion)
+                is_out = _is_lost(film(number), belief > 0.5, looks)
             if is_out:
                 belief = _search(film(number), looks)
-            else:
-                belief = _step(film, count, number, number - way, belief, looks, by_motion)
-            if _is_lost(film(number), belief > 0.5, looks):
-                belief = np.zeros_like(belief)
             # who comes back is searched for until all of it is in
-            is_out = not belief.any() or (is_out and _is_cut_off(belief > 0.5))
+            is_out &= not belief.any() or _is_cut_off(belief > 0.5)
             yield number, belief
 
 
@@ -182,17 +184,14 @@ def _search(picture: Picture, looks: Looks) -> Belief:
 
     odds = cv2.GaussianBlur(odds_at(picture, looks.odds), (0, 0), max(0.01 * picture.shape[0], 0.5))
     patch = _without_specks((odds > 0.6).astype(np.float32), share=1.0) > 0.5
-    alike = likeness(picture, patch, looks) > 0.7
-    if not alike or not 0.25 * looks.area < patch.sum() < 4 * looks.area:
+    if likeness(picture, patch, looks) < ALIKE or not 0.25 * looks.area < patch.sum() < 4 * looks.area:
         return np.zeros(patch.shape, np.float32)
     inside = _grown(patch, round(WIDE * len(patch)))
     return _without_specks(_grab(picture, inside, patch, _grown(patch, -round(SURE * len(patch))), rounds=2))
 
 
 def _is_lost(picture: Picture, mask: Bools, looks: Looks) -> bool:
-    if mask.sum() < 0.05 * looks.area or not mask.any():
-        return True
-    return float(odds_at(picture, looks.odds)[mask].mean()) < 0.5 * looks.fit
+    return bool(mask.sum() < 0.05 * looks.area) or likeness(picture, mask, looks) < ALIKE
 
 
 def _is_cut_off(mask: Bools) -> bool:

@@ -32,8 +32,8 @@ class Gates:
         max_border: Largest share of frames in which the mask touches the left, right or upper edge.
         min_iou: Least overlap with the frame before once both masks are centred, mean over the clip.
         max_flicker: Pixels that come or go for a single frame, as a share of the mask; mean over the clip.
-        max_jump: Longest way of the mask's centre between two frames, in widths of the mask (the root of its
-            area).
+        max_jump: Longest way of the mask's centre between two frames, in widths of the mask (the root of the
+            larger one's area).
         max_lost: Largest share of frames without the character.
         max_vanished: How often the mask may go away without leaving through an edge of the picture.
         max_reentries: How often the character may come back after frames without it.
@@ -122,9 +122,9 @@ def _follow(track: _Track, mask: NDArray[np.bool_]) -> None:
         if track.areas and track.areas[-1] < SEEN:
             track.reentries += any(before >= SEEN for before in track.areas)
         elif was is not None:
-            shift = np.round(_centre(mask) - _centre(was)).astype(int)
-            track.ious.append(region_iou(_moved(was, shift), mask))
-            track.jumps.append(float(np.hypot(*(_centre(mask) - _centre(was)))) / math.sqrt(mask.sum()))
+            way = _centre(mask) - _centre(was)
+            track.ious.append(region_iou(_moved(was, np.round(way).astype(int)), mask))
+            track.jumps.append(float(np.hypot(*way)) / math.sqrt(max(mask.sum(), was.sum())))
     if len(track.before) == 2:
         blinks = (track.before[0] == mask) & (track.before[1] != mask)
         track.flicker += np.count_nonzero(blinks) / mask.size

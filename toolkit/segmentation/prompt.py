@@ -31,7 +31,7 @@ class Prompt:
     score: float = 1.0
 
     def as_row(self) -> dict[str, Any]:
-        """The prompt as it stands in a clip's json; a file of prompts may have it so. All is text or numbers."""
+        """The prompt in numbers alone, as in a clip's json; a file of prompts may have it so."""
         row: dict[str, Any] = {"frame": self.frame, "score": round(self.score, 4)}
         if self.box is not None:
             row["box"] = [round(edge, 2) for edge in self.box]
