@@ -23,6 +23,7 @@ Table = Mapping[str, "str | Table"]
 COMMANDS: Table = {
     "prepare": "toolkit.prepare:prepare",
     "caption": "toolkit.caption:caption",
+    "segment": "toolkit.segment:segment",
     "composite": "toolkit.composite:composite",
     "cache": "toolkit.cache:cache",
     "train": "toolkit.train:train",
@@ -33,6 +34,7 @@ COMMANDS: Table = {
         "draw": "toolkit.sandbox.shows:draw",
         "pretrain": "toolkit.sandbox.pretrain:pretrain",
         "report": "toolkit.sandbox.report:report",
+        "pretrain-sam2": "toolkit.sandbox.pretrain_sam2:pretrain_sam2",
     },
 }
 """Commands in the order of the pipeline, by ``module:function``; imported when asked for."""

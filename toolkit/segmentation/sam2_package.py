@@ -1,0 +1,133 @@
+"""Backend "sam2-package": SAM 2 by the original `sam2` package, where it is installed.
+
+The package takes a folder of pictures and keeps all of them and all that it remembers. So a long way is gone
+in parts: a part begins with the last frame of the one before it, and with the mask that was found there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.data import Clip
+from toolkit.decode import Frames, VideoReader
+from toolkit.errors import CastmixError
+from toolkit.models import default_device
+from toolkit.segmentation.prompt import Options, Prompt, Propagate, Put
+from toolkit.segmentation.spool import Spool
+
+PART = 256  # frames in memory at a time
+HUB = "facebook/sam2.1-hiera-large"
+INSTALL = "SAM2_BUILD_CUDA=0 pip install --no-build-isolation --no-deps sam2 && pip install hydra-core iopath"
+
+
+def sam2_package(options: Options) -> Propagate:
+    """Follow characters with the `sam2` package and the model `options.checkpoint`, a hub id it knows.
+
+    Raises:
+        CastmixError: The package is not installed, or does not know the model.
+    """
+    predictor = load_predictor(options)
+
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+        with Spool() as pictures:
+            count = 0
+            with VideoReader(clip.path) as reader:
+                for count, frame in enumerate(reader, 1):
+                    pictures.put(count - 1, frame.rgb())
+            if count != clip.num_frames:
+                raise CastmixError(
+                    f"{clip.path} has {count} frames that can be read, its json says {clip.num_frames}: "
+                    "prepare it again"
+                )
+            for name, prompt in prompts.items():
+                for order in (range(prompt.frame, count), range(prompt.frame, -1, -1)):
+                    way = ((number, pictures.get(number)) for number in order)
+                    for number, mask in _follow(predictor, way, prompt):
+                        if number != prompt.frame or order.step == 1:  # the prompt's frame is on both ways
+                            put(number, name, mask)
+
+    return propagate
+
+
+def load_predictor(options: Options) -> Any:
+    """The package's video predictor for a hub id such as `HUB`.
+
+    Raises:
+        CastmixError: The package is not installed, or does not know the model.
+    """
+    try:
+        from sam2.build_sam import (  # type: ignore[import-not-found]
+            HF_MODEL_ID_TO_FILENAMES,
+            build_sam2_video_predictor_hf,
+        )
+    except ImportError as error:
+        raise CastmixError(
+            f"the backend sam2-package needs the `sam2` package ({error}): {INSTALL}; beside a fixed torch "
+            "this leaves torch alone. The backend sam2 runs the same models without it"
+        ) from error
+    if options.checkpoint not in HF_MODEL_ID_TO_FILENAMES:
+        known = ", ".join(HF_MODEL_ID_TO_FILENAMES)
+        raise CastmixError(
+            f"--checkpoint {options.checkpoint}: the sam2 package knows {known}; for a folder or the "
+            "sandbox's own model take the backend sam2"
+        )
+    device = options.device or default_device()
+    try:
+        return build_sam2_video_predictor_hf(options.checkpoint, device=device)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise CastmixError(f"--checkpoint {options.checkpoint} cannot be fetched: {reason:.300}") from error
+
+
+def _follow(
+    predictor: Any, way: Iterator[tuple[int, Frames]], prompt: Prompt
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Masks along a way through the clip that begins at the prompt's frame."""
+    begin: Prompt | NDArray[np.uint8] = prompt
+    last: list[tuple[int, Frames]] = []
+    for part in _parts(way):
+        frames = last + part
+        for index, mask in enumerate(_masks(predictor, [frame for _, frame in frames], begin)):
+            if index >= len(last):
+                yield frames[index][0], mask
+            begin = mask
+        last = frames[-1:]
+
+
+def _parts(way: Iterator[tuple[int, Frames]]) -> Iterator[list[tuple[int, Frames]]]:
+    """At most `PART` frames at a time."""
+    while part := list(islice(way, PART)):
+        yield part
+
+
+def _masks(
+    predictor: Any, frames: list[Frames], begin: Prompt | NDArray[np.uint8]
+) -> Iterator[NDArray[np.uint8]]:
+    """The masks of a few frames, from a prompt or a mask in the first of them."""
+    import torch
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(Path(folder) / f"{number:05d}.jpg", quality=98)
+        state = predictor.init_state(folder, offload_video_to_cpu=True)
+        if isinstance(begin, Prompt):
+            points = np.asarray([point[:2] for point in begin.points], np.float32)
+            labels = np.asarray([is_it for *_, is_it in begin.points], np.int32)
+            predictor.add_new_points_or_box(
+                state, 0, 1,
+                points=points if len(points) else None,
+                labels=labels if len(points) else None,
+                box=None if begin.box is None else np.asarray(begin.box, np.float32),
+            )  # fmt: skip
+        else:
+            predictor.add_new_mask(state, 0, 1, torch.from_numpy(begin > 0))
+        for _, _, logits in predictor.propagate_in_video(state):
+            yield np.asarray((logits[0, 0] > 0).cpu().numpy(), np.uint8) * np.uint8(255)
