@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -191,14 +193,26 @@ def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict
     made += [row for row in rows if is_made(out, row)]
     there = {row["id"] for row in made}
     left = [row for row in rows if row["id"] not in there]
-    for row in track(left, "composites", total=len(rows), start=len(made)):
+    workers = int(os.environ.get("OMP_NUM_THREADS") or min(os.cpu_count() or 1, 8))
+
+    def work(row: Row) -> tuple[Row, str | None]:
         try:
             check_parents(row, fingerprint)
             make(row, out)
         except CastmixError as error:
-            failed.append({"id": row["id"], "as": "making", "reason": str(error)})
-        else:
-            made.append(row)
+            return row, str(error)
+        return row, None
+
+    # decoding, encoding and OpenCV leave the interpreter alone: threads share the work
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        for row, error in track(pool.map(work, left), "composites", total=len(rows), start=len(made)):
+            if error is None:
+                made.append(row)
+            else:
+                failed.append({"id": row["id"], "as": "making", "reason": error})
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _remembering(fingerprint: Callable[[Path], str]) -> Callable[[Path], str]:

@@ -22,6 +22,7 @@ from toolkit.errors import CastmixError
 
 Floats = NDArray[np.float64]
 Grey = NDArray[np.uint8]
+_Small = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 HEIGHTS = (30, 60, 120)
 """Heights of the pictures that are laid on each other, coarse to fine."""
@@ -29,13 +30,14 @@ POINTS = 3000
 STEPS = 12
 CLEAR = 0.03
 """How far a point must be from everybody, in picture heights."""
-SURE = 0.03
-"""Largest standard error of a corner's place that counts as told, in pixels of the finest picture; noise that
-neighbouring points share makes the true one several times larger."""
+SURE = 0.045
+"""Largest standard error of a corner's place that counts as told, in pixels of the finest picture, more where
+many points do not agree. Neighbouring points share their noise: the true error is a few times larger."""
 CORNERS = np.array([[0.0, 0, 1, 0], [0, 0, 0, 1], [1.5, -1, 1, 0], [1, 1.5, 0, 1]])
 """How the four numbers move the upper left and lower right corner of a picture 1.5 wide, across and down."""
-NEW_KEY = 0.6
-"""With a smaller share of its points in sight, a key frame is replaced."""
+NEW_KEY, SAME_VIEW = 0.7, 0.97
+"""With a smaller share of its points in sight, a key frame is replaced; and earlier where near and far move
+apart, which is when doubt grows as the view changes."""
 
 TOLD = 0.9
 """Share of a moving camera's frames in which its movement must be known."""
@@ -91,16 +93,16 @@ def follow(pictures: Iterable[tuple[Grey, Grey]], fps: float) -> Movement:
     for number, (picture, hidden) in enumerate(pictures):
         height = len(picture)
         pyramid = [_small(picture, hidden, size) for size in HEIGHTS]
-        share = 0.0
+        share, doubt = 0.0, np.inf
         if number:
-            found, share, sure = _lay(key, pyramid, view) if key else (None, 0.0, False)
+            found, share, doubt = _lay(key, pyramid, view) if key else (None, 0.0, np.inf)
             if found is not None:
                 places = _homogeneous(key[-1].places)
                 speeds.append(float(np.median(np.linalg.norm((places @ (found - view).T)[:, :2], axis=1))))
-                view = found if sure else view
-            path.append(base @ np.linalg.inv(view))
-            told.append(sure)
-        if share < NEW_KEY:
+                view = found
+            path.append(base @ np.linalg.inv(view) if doubt <= SURE else path[-1])
+            told.append(doubt <= SURE)
+        if share < NEW_KEY or (share < SAME_VIEW and SURE / 2 < doubt <= SURE):
             base, view = path[-1], np.eye(3)
             key = [_level(*small) for small in pyramid]
             key = key if all(len(level.places) >= 50 for level in key) else []
@@ -141,7 +143,7 @@ def to_undo(camera: Movement, height: int, width: int, still: float, fastest: fl
     return camera.path
 
 
-def _small(picture: Grey, hidden: Grey, height: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _small(picture: Grey, hidden: Grey, height: int) -> _Small:
     """The picture at a height, and where it shows background, well clear of everybody."""
     import cv2
 
@@ -170,31 +172,29 @@ def _level(grey: NDArray[np.float32], free: NDArray[np.bool_]) -> _Level:
     return _Level(height, places, np.asarray(grey[rows, columns], np.float64), answers, gradient)
 
 
-def _lay(
-    key: list[_Level], pyramid: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], view: Floats
-) -> tuple[Floats | None, float, bool]:
+def _lay(key: list[_Level], pyramid: list[_Small], view: Floats) -> tuple[Floats | None, float, float]:
     """The way (3, 3) from the key frame's places to this frame's; None where too little is seen.
 
-    And the share of the key frame's points that are seen, and whether the way is sure.
+    And the share of the key frame's points that are seen, and how far off the way may be (see `SURE`).
     """
-    share, sure = 0.0, False
+    share, doubt = 0.0, np.inf
     for level, (grey, free) in zip(key, pyramid, strict=True):
         for _ in range(STEPS):
-            change, share, sure = _step(level, grey, free, view)
+            change, share, doubt = _step(level, grey, free, view)
             if change is None:
-                return None, share, False
+                return None, share, np.inf
             view = view @ np.linalg.inv(change)
             if np.abs(change - np.eye(3)).max() * level.height < 0.02:
                 break
-    return view, share, sure
+    return view, share, doubt
 
 
 def _step(
     level: _Level, grey: NDArray[np.float32], free: NDArray[np.bool_], view: Floats
-) -> tuple[Floats | None, float, bool]:
+) -> tuple[Floats | None, float, float]:
     """One step of Gauss and Newton: the change of the key frame's points that explains what differs.
 
-    And the share of points that are seen, and whether their places are as sure as they must be.
+    And the share of points that are seen, and how far off a corner may be (see `SURE`).
     """
     import cv2
 
@@ -204,7 +204,7 @@ def _step(
     inside[inside] = free[row[inside], column[inside]]
     share = float(np.mean(inside))
     if inside.sum() < 30:
-        return None, share, False
+        return None, share, np.inf
     where: Any = at[inside].astype(np.float32)[:, None]
     none: Any = None
     now = cv2.remap(grey, where, none, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
@@ -218,8 +218,9 @@ def _step(
     change = np.array([[1 + a, -b, x], [b, 1 + a, y], [0, 0, 1.0]])
     errors = np.einsum("ki,ij,kj->k", CORNERS, np.linalg.inv(normal), CORNERS)
     error = spread * np.sqrt(errors.max()) * level.height
-    sure = error < SURE and spread < 0.8 * level.gradient and bool(np.mean(weights > 0) > 0.5)
-    return change, share, sure
+    agree = float(np.mean(weights > 0))
+    told = agree > 0.5 and spread < 0.8 * level.gradient
+    return change, share, float(error / (2 * agree - 1)) if told else np.inf
 
 
 def _homogeneous(places: Floats) -> Floats:

@@ -23,7 +23,7 @@ from toolkit.masks import iter_mask, mask_path, masked_names
 from toolkit.sandbox import world
 
 FOLDER = "facts"
-VERSION = 2
+VERSION = 3
 STUMP = 0.4
 """Who is cut by the lower border over more of its width than this shows no feet."""
 LONGEST = 400

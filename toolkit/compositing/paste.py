@@ -22,6 +22,10 @@ REFERENCE_HEIGHT = 480
 """The picture height that the settings of `Edge` are meant for."""
 
 
+ALIKE = 0.85
+"""Two masks, one laid on the other, that share less of what either covers show a movement."""
+
+
 @dataclass(frozen=True)
 class Edge:
     """The rim of who is pasted.
@@ -35,9 +39,9 @@ class Edge:
         shadow: Darkness of a soft shadow where the feet stand, 0 to 1.
     """
 
-    erode: float = 1.5
-    feather: float = 2.5
-    steady: float = 2.0
+    erode: float = 1.0
+    feather: float = 2.0
+    steady: float = 1.0
     shadow: float = 0.0
 
 
@@ -60,21 +64,29 @@ class Cutout:
 def steady(masks: Iterable[Picture], reach: int) -> Iterator[Picture]:
     """Each mask as the median of itself and its two neighbours, its outline moved by `reach` pixels or less.
 
-    Without the limit, what is thinner than its way from frame to frame would be lost.
+    The neighbours are first moved to where the mask is. Where they still differ much, that is movement and
+    not flicker, and the mask stays as it is.
     """
     import cv2
 
     if reach < 1:
         yield from masks
         return
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    kernel = np.asarray(shape, np.uint8)
     before: Picture | None = None
     now: Picture | None = None
     for after in _and_last_again(masks):
         if now is not None:
             first = now if before is None else before
-            median = np.maximum(np.minimum(first, now), np.minimum(np.maximum(first, now), after))
-            yield np.clip(median, cv2.erode(now, kernel), cv2.dilate(now, kernel))
+            left, top, width, height = cv2.boundingRect(np.maximum(np.maximum(first, now), after))
+            part = (
+                slice(max(0, top - reach), top + height + reach),
+                slice(max(0, left - reach), left + width + reach),
+            )
+            steadied = now.copy()
+            steadied[part] = _median(first[part], now[part], after[part], kernel)
+            yield steadied
             before = now
         now = after
 
@@ -184,6 +196,32 @@ def cast_shadow(back: Picture, box: tuple[float, float, float, float], ground: f
 
 def _shifted(x: float, y: float) -> Floats:
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def _median(before: Picture, now: Picture, after: Picture, kernel: Picture) -> Picture:
+    """The median of three masks, each laid on the second; within what `kernel` takes away or adds there."""
+    import cv2
+
+    first, last = _moved_to(now, before), _moved_to(now, after)
+    low, high = np.minimum(first, last), np.maximum(first, last)
+    if np.count_nonzero(low >= 128) < ALIKE * np.count_nonzero(high >= 128):
+        return now
+    median = np.maximum(low, np.minimum(high, now))
+    return np.asarray(np.clip(median, cv2.erode(now, kernel), cv2.dilate(now, kernel)), np.uint8)
+
+
+def _moved_to(here: Picture, mask: Picture) -> Picture:
+    """The mask, moved by whole pixels so that its middle is that of another."""
+    import cv2
+
+    a, b = cv2.moments(here), cv2.moments(mask)
+    if not a["m00"] or not b["m00"] or mask is here:
+        return mask
+    x, y = (round(a[name] / a["m00"] - b[name] / b["m00"]) for name in ("m10", "m01"))
+    if not x and not y:
+        return mask
+    way = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+    return np.asarray(cv2.warpAffine(mask, way, mask.shape[::-1], flags=cv2.INTER_NEAREST), np.uint8)
 
 
 def _and_last_again(items: Iterable[Picture]) -> Iterator[Picture]:

@@ -22,7 +22,7 @@ from toolkit.errors import CastmixError
 from toolkit.sources import SUFFIXES, path_text
 
 IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-BARE = 0.9
+BARE = 0.95
 """Share of a picture that must be seen without anybody in some frame, to make a plate of it."""
 
 
