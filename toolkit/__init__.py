@@ -26,6 +26,8 @@ from toolkit.evaluate import evaluate
 from toolkit.generate import generate
 from toolkit.models import MODELS, load_denoiser, load_encoders
 from toolkit.prepare import prepare
+from toolkit.segment import segment
+from toolkit.segmentation.gates import Gates
 from toolkit.settings import Adapter, Features, Judge, Memory, Optim, Sigma, Watch
 from toolkit.train import train
 from toolkit.video import read_video, write_video
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
     from toolkit.recipes import demo
 
 __all__ = [
-    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Judge", "Lora", "Memory",
-    "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "composite", "demo",
-    "evaluate", "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare",
-    "read_cast", "read_clips", "read_video", "save_lora", "train", "write_video",
+    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Gates", "Judge", "Lora",
+    "Memory", "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "composite",
+    "demo", "evaluate", "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare",
+    "read_cast", "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
 _HEAVY = {
