@@ -223,15 +223,19 @@ def _hint(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) -> None
     known = {name for one in metadata for name in json.loads(one.get("castmix.cast", "[]"))}
     if not known:
         return
+    notes: dict[str, list[str]] = {}
     for prompt in prompts:
         tagged = set(TAG.findall(prompt))
-        strange = tagged - known
-        if strange or not tagged:
-            what = f"names {', '.join(sorted(strange))}" if strange else "has no [Character: <name>]"
-            hint = ""
-            with contextlib.suppress(CastmixError):
-                hint = f"; did you mean {tag(prompt, read_cast())!r}?" if not tagged else ""
-            say(f"note: {prompt[:60]!r} {what}, the LoRAs know {', '.join(sorted(known))}{hint}")
+        if strange := tagged - known:
+            notes.setdefault(f"names {', '.join(sorted(strange))}", []).append(prompt)
+        elif not tagged:
+            notes.setdefault("has no [Character: <name>]", []).append(prompt)
+    for what, [first, *others] in notes.items():
+        hint = ""
+        with contextlib.suppress(CastmixError):
+            hint = f"; did you mean {tag(first, read_cast())!r}?" if not TAG.search(first) else ""
+        more = f" (and {len(others)} more like it)" if others else ""
+        say(f"note: {first[:60]!r} {what}{more}, the LoRAs know {', '.join(sorted(known))}{hint}")
 
 
 def _encode(spec: ModelSpec, encoders: Encoders, prompts: Sequence[str]) -> Tensor:
