@@ -1,0 +1,49 @@
+"""Captions of composites: places stay behind, mentions stay valid, clauses go from left to right."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolkit.captions import Caption, Clause, parse, validate
+from toolkit.cast import read_cast
+from toolkit.compositing.words import compose, names_in, without_place
+
+
+@pytest.mark.parametrize(
+    ("action", "rest"),
+    [
+        ("waves in the snow by the fence", "waves"),
+        ("shivers all over on the beach", "shivers all over"),
+        ("hangs upside down in the room", "hangs upside down"),
+        ("swings in circles", "swings in circles"),
+        ("hands over a gift", "hands over a gift"),
+        ("sits at a table, smiling", "sits, smiling"),
+        ("stands in front of an old house and laughs", "stands and laughs"),
+        ("walks along the street while it rains", "walks while it rains"),
+        ("dances in the middle of the town square, and bows", "dances and bows"),
+        ("is in the garden", "is there"),
+        ("in the garden, waves", "waves"),
+        ("in the garden", "in the garden"),  # nothing would be left
+        ("jumps", "jumps"),
+    ],
+)
+def test_places_stay_behind(action: str, rest: str) -> None:
+    assert without_place(action) == rest
+
+
+def test_clauses_from_left_to_right_in_the_style_of_the_scene() -> None:
+    cast = read_cast()
+    text = "[Character: Pixo], chases [Character: Mimi] in the meadow. [Character: Mimi], runs away. "
+    text += "[scene-style:cartoon]"
+    there = parse(text, cast)
+    assert names_in(there) == ["Pixo", "Mimi"]
+    made = compose("cartoon", there, {"Rufus": "walks"}, ["Rufus", "Pixo", "Mimi"])
+    assert made == "[Character: Rufus], walks. " + text
+    assert validate(made, cast) == []
+    assert compose("realistic", None, {"Mimi": "hops", "Pixo": "ducks"}, ["Pixo", "Mimi"]) == (
+        "[Character: Pixo], ducks. [Character: Mimi], hops. [scene-style:realistic]"
+    )
+
+
+def test_somebody_who_is_only_mentioned_counts() -> None:
+    assert names_in(Caption((Clause("Pixo", "looks at [Character: Mimi]"),), "cartoon")) == ["Pixo", "Mimi"]
