@@ -18,6 +18,9 @@ from toolkit.cli import castmix
 from toolkit.composite import composite
 from toolkit.compositing import paste
 from toolkit.compositing.folder import read_rows
+from toolkit.compositing.measure import true_ground
+from toolkit.compositing.place import Place
+from toolkit.compositing.plates import plate
 from toolkit.compositing.render import check_parents, render
 from toolkit.compositing.sources import Choice
 from toolkit.data import Clip, read_clips, write_clip, write_index
@@ -240,7 +243,10 @@ def test_clips_that_cannot_be_used_say_why(shows: list[Path], tmp_path: Path) ->
     assert "no caption" in why["silent", "background"]
     assert "a composite itself" in why["done", "foreground"]
     assert (two.id, "background") not in why
-    assert ("unmasked", "background") not in why  # nobody has to be masked there
+    assert "no accepted mask of Luma, who could be hidden" in why["unmasked", "background"]
+    composite([*shows, bad], tmp_path / "any", count=2, choice=Choice(unmasked=True))
+    unused = read_rows(tmp_path / "any" / "rejected.jsonl")
+    assert ("unmasked", "background") not in [(row["id"], row["as"]) for row in unused]
 
 
 def test_facts_are_measured_once_and_anew_when_a_mask_changes(shows: list[Path], tmp_path: Path) -> None:
@@ -335,6 +341,61 @@ def test_pairs_have_masks_and_clean_backgrounds(shows: list[Path], tmp_path: Pat
         np.testing.assert_array_equal(frames[both], still[both])
 
 
+def test_videos_without_anybody_as_backgrounds(shows: list[Path], tmp_path: Path) -> None:
+    loop = draw(tmp_path, ["Rufus"], name="loop", masks=False, fps=24.0, count=40)
+    draw(tmp_path, ["Rufus"], name="brief", masks=False, count=3)
+    given = [loop.path, tmp_path / "clips" / "brief.mp4"]
+    composite(shows, tmp_path / "out", count=4, backgrounds=given, style="realistic")
+    for clip in read_clips(tmp_path / "out"):
+        row = clip.extra["composite"]
+        assert row["background"]["path"] == loop.path.as_posix()
+        assert STYLES[row["pasted"][0]["name"]] == "cartoon"
+        assert len(row["pasted"]) in (2, 3)
+        assert (clip.num_frames, clip.fps) == (9, 8.0)  # those of who is pasted
+        frames = read_video(loop.path)[0]
+        for number, frame in enumerate(render(row, masks=True)):
+            bare = np.max([*frame.seen.values()], axis=0) == 0
+            np.testing.assert_array_equal(frame.picture[bare], frames[3 * number][bare])
+
+
+def test_plates_are_the_wall_behind(tmp_path: Path) -> None:
+    wall = np.repeat(np.linspace(40, 200, 96).astype(np.uint8)[None], 64, 0)
+    wall = np.stack([wall, wall[:, ::-1], wall // 2], -1)
+    frames, masks = np.repeat(wall[None], 17, 0), np.zeros((17, 64, 96), np.uint8)
+    for k in range(17):
+        box = slice(20, 50), slice(5 * k, 5 * k + 12)
+        frames[k][box], masks[k][box] = (250, 20, 20), 255
+    masks[:, 55:60, 40:50] = 255  # nobody ever sees what is there
+    frames[:, 55:60, 40:50] = 0
+    write_video(tmp_path / "crossing.mp4", frames, 8)
+    write_mask(tmp_path / "crossing.mkv", masks, 8)
+    off = np.abs(plate(tmp_path / "crossing.mp4", [tmp_path / "crossing.mkv"]).astype(int) - wall)
+    assert off.mean() < 3
+    assert off[:53].max() < 25
+    assert off[55:60, 40:50].mean() < 20
+
+
+def test_the_sandbox_tells_where_its_characters_stand(tmp_path: Path) -> None:
+    clip = draw(tmp_path, ["Pixo"])
+    actor = {"name": "Pixo", "ground": 0.9}
+    shot = {
+        "kind": "scene",
+        "first_frame": 12,
+        "last_frame": 60,
+        "actors": [actor],
+        "camera": {"pan": 0.2, "zoom": 1.0},
+    }
+    truth = {"fps": 24.0, "shots": [{"kind": "title", "first_frame": 0, "last_frame": 11}, shot]}
+    told = Clip(**{**vars(clip), "source": str(tmp_path / "episode.mp4")})
+    assert true_ground(told, "Pixo") is None
+    (tmp_path / "episode.truth.json").write_text(json.dumps(truth))
+    assert true_ground(told, "Pixo") == pytest.approx(0.9 * 64)
+    assert true_ground(told, "Mimi") is None
+    shot["camera"] = {"pan": 0.0, "zoom": 1.3}
+    (tmp_path / "episode.truth.json").write_text(json.dumps(truth))
+    assert true_ground(told, "Pixo") > 0.9 * 64  # a second in, half way into the zoom
+
+
 def test_references_on_clean_plates(shows: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["composite", *map(str, shows), "--out", str(out), "--kind", "references", "--count", "6"]
@@ -378,6 +439,18 @@ def test_nobody_to_meet(shows: list[Path], tmp_path: Path) -> None:
         CastmixError, match="no background or partner of the same style and another show among 3"
     ):
         composite(shows[:1], tmp_path / "out", styles="same")
+
+
+def test_who_never_finds_room_is_named(shows: list[Path], tmp_path: Path) -> None:
+    large = draw(tmp_path / "large", ["Luma"])
+    mask = read_mask(mask_path(large, "Luma"))
+    mask[4, 20:30, 1:95] = 255
+    write_mask(mask_path(large, "Luma"), mask, 8.0)
+    composite(
+        [*shows, tmp_path / "large"], tmp_path / "out", count=30, place=Place(height=(0.7, 0.8), overlap=0)
+    )
+    rows = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert [row["id"] for row in rows if "found no room in any of" in row["reason"]] == ["luma"]
 
 
 def test_nothing_to_cut_out(tmp_path: Path) -> None:

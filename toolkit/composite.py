@@ -97,6 +97,10 @@ def composite(
         meetings = Meetings(kind, styles, fronts, backs)
         new, nowhere = make_rows(todo, meetings, three=choice.three, place=place, edge=edge, seed=seed)
         rows, reasons = sorted(rows + new, key=lambda row: row["index"]), reasons + nowhere
+        if not rows:
+            write_rows(out / REJECTED, reasons)
+            why = nowhere[0]["reason"]
+            raise CastmixError(f"none of {count} composites could be planned: {why} (all: {out / REJECTED})")
         write_rows(out / PLAN, rows)
         say(f"composites: {len(new)} planned in {perf_counter() - began:.1f} s")
     write_run(out / "run.yaml", "composite", arguments)

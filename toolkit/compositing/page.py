@@ -48,4 +48,5 @@ def _card(row: Mapping[str, Any], file: str, struck: bool) -> dict[str, Any]:
     facts.append(f"back to front: {', '.join(row['order'])}")
     edge = ", ".join(f"{name} {value:g}" for name, value in row["edge"].items())
     facts.append(f"edge: {edge}; seed {row['seed']}")
-    return {"id": row["id"], "file": file, "text": row["text"], "facts": facts, "struck": struck}
+    shape = {"ratio": row["width"] / row["height"], "struck": struck}
+    return {"id": row["id"], "file": file, "text": row["text"], "facts": facts} | shape

@@ -6,6 +6,7 @@ Row number i is drawn from (seed, i) alone: a longer plan begins with the shorte
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +25,8 @@ from toolkit.sources import path_text
 
 TRIES = 20
 """Draws of characters and a background before a row is given up."""
+FAIR = 5
+"""A clip that was drawn so often and never found a place is named."""
 SHORTEST = 5
 """Frames that a composite must have."""
 
@@ -34,14 +37,18 @@ Line = dict[str, Any]
 def make_rows(
     numbers: Iterable[int], meetings: Meetings, *, three: float, place: Place, edge: Edge, seed: int
 ) -> tuple[list[Line], list[dict[str, str]]]:
-    """The rows of these numbers; and those for which no place was found, with the reason."""
+    """The rows of these numbers; and those, and clips, for which no place was found, with the reason."""
     rows, reasons = [], []
+    drawn: Counter[str] = Counter()
+    placed: Counter[str] = Counter()
     for number in numbers:
         rng = np.random.default_rng([seed, number])
         for _ in range(TRIES):
             fronts, back = meetings.draw(rng, three)
             row = _row(meetings.kind, fronts, back, place, rng)
+            drawn.update(front.clip.id for front in fronts)
             if row is not None:
+                placed.update(front.clip.id for front in fronts)
                 about = {"kind": meetings.kind, "seed": seed, "index": number}
                 row = about | row | {"edge": asdict(edge)}
                 name = f"{meetings.kind}-{number:05d}-{_digest(row)}"
@@ -50,6 +57,10 @@ def make_rows(
         else:
             reason = f"nobody found room in {TRIES} draws: see --place.overlap and --place.height"
             reasons.append({"id": f"{meetings.kind}-{number:05d}", "as": "composite", "reason": reason})
+    for clip, times in sorted(drawn.items()):
+        if times >= FAIR and not placed[clip]:
+            reason = f"found no room in any of {times} draws: it moves too far, or is too large or too short"
+            reasons.append({"id": clip, "as": "foreground", "reason": reason})
     return rows, reasons
 
 

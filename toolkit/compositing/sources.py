@@ -35,12 +35,15 @@ class Choice:
         still: A camera whose way cannot be told counts as standing if it is slower, in picture heights a
             second; else the clip is not used.
         fastest: Clips with a faster camera are not used; a slower one's movement is compensated.
+        unmasked: Use backgrounds whose characters have no masks, too. Who is pasted then stands before them,
+            anywhere.
         three: Share of the composites with three characters; the others have two.
     """
 
     area: tuple[float, float] = (0.04, 0.4)
     still: float = 0.035
     fastest: float = 0.5
+    unmasked: bool = False
     three: float = 0.2
 
 
@@ -102,32 +105,10 @@ def look_through(
             fronts.append(_front(clip, caption, facts, camera, cast, choice))
         except CastmixError as error:
             reasons.append(_row(clip.id, "foreground", str(error)))
-        names = tuple(names_in(caption))
-        if len(names) < MAX_CHARACTERS:
-            shows = frozenset(cast.find(name)[0].id for name in names)
-            backs.append(
-                Back(
-                    clip.id,
-                    clip.path,
-                    "video",
-                    caption.style,
-                    facts.fingerprint,
-                    clip,
-                    caption,
-                    names,
-                    shows,
-                    facts,
-                    camera,
-                )
-            )
-        else:
-            reasons.append(
-                _row(
-                    clip.id,
-                    "background",
-                    f"it has {len(names)} characters, a caption no more than {MAX_CHARACTERS}",
-                )
-            )
+        try:
+            backs.append(_back(clip, caption, facts, camera, cast, choice))
+        except CastmixError as error:
+            reasons.append(_row(clip.id, "background", str(error)))
     return fronts, backs, reasons
 
 
@@ -216,6 +197,24 @@ def _front(
         standing(figure, facts, camera),
         figure.touches[3] > 0,
     )
+
+
+def _back(
+    clip: Clip, caption: Caption, facts: Facts, camera: Floats | None, cast: Cast, choice: Choice
+) -> Back:
+    """A clip as a background, with the characters that it has."""
+    names = tuple(names_in(caption))
+    if len(names) >= MAX_CHARACTERS:
+        raise CastmixError(f"it has {len(names)} characters, and a caption no more than {MAX_CHARACTERS}")
+    unknown = [name for name in names if name not in facts.figures]
+    if unknown and not choice.unmasked:
+        raise CastmixError(
+            f"no accepted mask of {' and '.join(unknown)}, who could be hidden: make one with "
+            "`castmix segment`, or see --choice.unmasked"
+        )
+    shows = frozenset(cast.find(name)[0].id for name in names)
+    mark = facts.fingerprint
+    return Back(clip.id, clip.path, "video", caption.style, mark, clip, caption, names, shows, facts, camera)
 
 
 def _find(given: Sequence[Path]) -> list[Path]:
