@@ -31,7 +31,8 @@ LAYERS: dict[str, int] = {
     "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "sandbox.redraw": 2, "scoring": 2,
     "compositing": 2,
     "segmentation": 2,
-    "sandbox.sam2_examples": 1, "sandbox.sam2_net": 2, "sandbox.sam2_batches": 2, "sandbox.sam2_report": 2,
+    "sandbox.sam2_examples": 1, "sandbox.sam2_net": 2, "sandbox.sam2_follow": 2, "sandbox.sam2_batches": 2,
+    "sandbox.sam2_training": 2, "sandbox.sam2_report": 2,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
     "evaluate": STAGES, "segment": STAGES, "composite": STAGES,

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from toolkit.cli import castmix
 from toolkit.errors import CastmixError
-from toolkit.sandbox import pretrain_sam2 as module
 from toolkit.sandbox import sam2_batches, world
+from toolkit.sandbox import sam2_training as module
 from toolkit.sandbox.population import generic_looks
-from toolkit.sandbox.pretrain_sam2 import Phase, fit, new_learner, phases, pretrain_sam2
+from toolkit.sandbox.pretrain_sam2 import pretrain_sam2
 from toolkit.sandbox.sam2_batches import (
     FRAMES,
     MOST,
@@ -27,8 +27,18 @@ from toolkit.sandbox.sam2_batches import (
     wrong,
 )
 from toolkit.sandbox.sam2_examples import AWAY, KINDS, case
-from toolkit.sandbox.sam2_net import FINE, SIZE, Drawn, encode, follow, new_sam2
-from toolkit.sandbox.sam2_report import FAMILIES, TESTING, film, measure_sam2, painted, table
+from toolkit.sandbox.sam2_follow import Drawn, encode, follow, recall, remember, settle
+from toolkit.sandbox.sam2_net import FINE, SIZE, new_sam2
+from toolkit.sandbox.sam2_report import (
+    FAMILIES,
+    TESTING,
+    film,
+    measure_reference,
+    measure_sam2,
+    painted,
+    table,
+)
+from toolkit.sandbox.sam2_training import Phase, fit, new_learner, phases
 from toolkit.sandbox.shows import named_looks
 
 LOOKS = generic_looks(list(named_looks().values()))
@@ -102,6 +112,10 @@ def test_a_batch_follows_its_creatures(cases: Cases) -> None:
     count = len(thrice.rows) // 3
     assert torch.equal(thrice.masks[:count], thrice.masks[2 * count :])
     assert not torch.equal(thrice.asked.points[:count], thrice.asked.points[2 * count :])
+    held = thrice.held(2)
+    assert torch.equal(held.rows[:, 0], held.rows[:, 1])
+    assert torch.equal(held.masks[:, 0], held.masks[:, 1])
+    assert held.present.shape == (3 * count, 2)
     again = batch(cases, 3, 6, torch.Generator().manual_seed(6))
     assert torch.equal(again.pixels, these.pixels)
     assert torch.equal(again.asked.points, these.asked.points)
@@ -188,6 +202,24 @@ def test_gradients_reach_every_part_through_the_memory(cases: Cases) -> None:
     assert first.abs().sum() > 0
 
 
+def test_memory_begins_with_what_the_decoder_knows(cases: Cases) -> None:
+    model = new_sam2().eval()
+    these = batch(cases, 4, 1, torch.Generator().manual_seed(3)).held(2)
+    with torch.no_grad():
+        seen = encode(model, these.pixels)
+        settle(model, seen)
+        now = seen.at(these.rows[:, 0])
+        mask = (these.masks[:, 0] - 0.5) * 20
+        memory = remember(model, now.top, mask, these.present[:, :1], sure=True)
+        pointer = torch.zeros(len(mask), model.hidden_dim)
+        told = recall(model, now, [memory], [pointer])
+    assert told.shape == now.top.shape
+    assert told.std().item() == pytest.approx(now.top.std().item(), rel=0.3)
+    same = torch.nn.functional.cosine_similarity(told, now.top, dim=-1).mean()
+    other = torch.nn.functional.cosine_similarity(told, now.top.roll(17, 0), dim=-1).mean()
+    assert same > other
+
+
 def test_the_model_is_small_enough_to_ship() -> None:
     count = sum(p.numel() for p in new_sam2().parameters())
     assert 2.5e6 < count < 3.5e6
@@ -214,7 +246,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(cases: Cases, tmp_path: 
 
 
 def test_the_encoder_is_left_alone_where_its_phase_says_so(cases: Cases, tmp_path: Path) -> None:
-    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1)] == [False, True, True, False]
+    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1)] == [False, True, False, True, False]
     for encoder in (0.0, 0.5):
         learner = new_learner(0)
         before = {key: value.clone() for key, value in learner.state_dict().items()}
@@ -227,13 +259,16 @@ def test_the_encoder_is_left_alone_where_its_phase_says_so(cases: Cases, tmp_pat
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_test_clips_show_named_characters_in_their_first_frame(family: str) -> None:
-    frames, masks = film(family, TESTING)  # type: ignore[arg-type]
+    shown = film(family, TESTING)  # type: ignore[arg-type]
+    frames, masks = shown.frames, shown.masks
     assert frames.shape[1:] == (world.HEIGHT, world.WIDTH, 3)
     assert masks.shape[1:] == frames.shape[:3]
     assert masks[:, 0].any((1, 2)).all()
-    assert len(masks) == (1 if family in ("episodes", "leave") else 2)
-    assert (~masks.any((2, 3))).any() == (family == "leave")
-    assert np.array_equal(film(family, TESTING)[0], frames)  # type: ignore[arg-type]
+    assert len(masks) == len(shown.names) == (1 if family in ("episodes", "leave") else 2)
+    assert family != "leave" or not masks.any((2, 3)).all()
+    if family in ("episodes", "cross"):
+        assert set(shown.names) <= set(named_looks())
+    assert np.array_equal(film(family, TESTING).frames, frames)  # type: ignore[arg-type]
 
 
 def test_masks_are_painted_over_their_frames_alone() -> None:
@@ -249,7 +284,7 @@ def test_the_command_makes_a_model_measures_it_and_goes_on(
 ) -> None:
     monkeypatch.setattr(sam2_batches, "SHARD", 4)
     monkeypatch.setattr("toolkit.sandbox.sam2_report.FRAMES", 3)
-    few = {"cases": 4, "prompts": 1, "pictures": 1, "pairs": 1, "rows": 1}
+    few = {"cases": 4, "prompts": 1, "pictures": 1, "copies": 1, "pairs": 1, "rows": 1}
     words = [word for key, value in few.items() for word in (f"--{key}", str(value))]
     run = CliRunner().invoke(
         castmix(), ["sandbox", "pretrain-sam2", "--out", str(tmp_path), *words, "--measure", "0"]
@@ -262,7 +297,10 @@ def test_the_command_makes_a_model_measures_it_and_goes_on(
     results = measure_sam2(str(tmp_path / "sam2"), tmp_path / "followed", clips=1, device="cpu")
     assert set(results) == set(FAMILIES)
     assert all(0 <= one.worst <= one.iou <= 1 for one in results.values())
-    assert "mean IoU" in table(results)
+    noticed = measure_reference(str(tmp_path / "sam2"), tmp_path / "followed", clips=1, device="cpu")
+    assert noticed.creatures == 3
+    assert noticed.right + noticed.wrong + noticed.missed == pytest.approx(1)
+    assert "mean IoU" in table(results, noticed)
     assert (tmp_path / "followed" / "cross.png").exists()
     with pytest.raises(CastmixError, match="1 or more"):
         pretrain_sam2(tmp_path, cases=0)

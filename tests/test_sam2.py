@@ -16,7 +16,8 @@ from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoMo
 from toolkit.cast import Cast
 from toolkit.data import Clip
 from toolkit.errors import CastmixError
-from toolkit.sandbox.sam2_net import Asked, encode, follow, new_sam2
+from toolkit.sandbox.sam2_follow import Asked, encode, follow
+from toolkit.sandbox.sam2_net import new_sam2
 from toolkit.segmentation import sam2 as backend
 from toolkit.segmentation import sam2_package
 from toolkit.segmentation.prompt import Options, Prompt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from toolkit.sandbox import world
 from toolkit.sandbox.sam2_examples import KINDS, SHARES, case
-from toolkit.sandbox.sam2_net import FINE, SIZE, Asked, Drawn
+from toolkit.sandbox.sam2_follow import Asked, Drawn
+from toolkit.sandbox.sam2_net import FINE, SIZE
 from toolkit.segmentation.sam2 import IMAGENET
 
 SHARD, FRAMES, MOST = 100, 8, 3  # cases a file, frames a case, creatures kept of each
+FARTHEST = 3  # frames between two that follow each other in a batch
 RATES = (6.0, 8.0, 8.0, 12.0, 16.0)  # frames a second; 8 is the sandbox's own
 SEEN = 6.0  # cells of a mask that make a creature worth a prompt
 PROMPTS = ("box", "click", "clicks")
@@ -86,6 +88,11 @@ class Batch:
         """(N, T): whether there is anything to see of an object."""
         return self.masks.sum((2, 3)) > 1.0
 
+    def held(self, length: int) -> Batch:
+        """The first frames shown `length` times over: nothing moves."""
+        rows, masks = self.rows[:, :1], self.masks[:, :1]
+        return replace(self, rows=rows.repeat(1, length), masks=masks.repeat(1, length, 1, 1))
+
 
 def batch(cases: Cases, clips: int, length: int, g: torch.Generator, prompts: int = 1) -> Batch:
     """Two objects each of `clips` random cases through `length` of their frames, each seen in the first.
@@ -104,7 +111,7 @@ def batch(cases: Cases, clips: int, length: int, g: torch.Generator, prompts: in
     everybody: list[Tensor] = []
     while len(pixels) < clips:
         pick = whole(len(cases.frames))
-        step = 1 + whole((FRAMES - 1) // max(1, length - 1)) if length > 1 else 1
+        step = 1 + whole(min(FARTHEST, (FRAMES - 1) // max(1, length - 1)))
         first = whole(FRAMES - (length - 1) * step)
         times = [first + k * step for k in range(length)][:: -1 if whole(2) else 1]
         truth = torch.from_numpy(cases.masks[pick][:, times]).float() / 255

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -19,6 +19,8 @@ from toolkit.data import Clip
 from toolkit.progress import track
 from toolkit.sandbox import shows, world
 from toolkit.sandbox.sam2_examples import Kind, case
+from toolkit.segmentation.detect import reference
+from toolkit.segmentation.match import box_iou
 from toolkit.segmentation.measure import region_iou
 from toolkit.segmentation.prompt import Options, Prompt
 from toolkit.segmentation.sam2 import sam2
@@ -32,8 +34,20 @@ LEAST_SEEN = 60  # pixels of a first frame that make a creature worth a prompt
 TESTING = 700_000_000  # seeds from here on are never trained on
 COLOURS = ((255, 40, 40), (40, 120, 255), (40, 220, 80))
 
-Film = tuple[NDArray[np.uint8], NDArray[np.bool_]]
-"""Frames (F, H, W, 3) and visible masks (creatures, F, H, W)."""
+
+@dataclass(frozen=True)
+class Film:
+    """Frames (F, H, W, 3), visible masks (creatures, F, H, W), and who they are, "" for nobody known."""
+
+    frames: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    names: tuple[str, ...]
+
+    def write(self, path: Path) -> Clip:
+        """Write the frames as a clip."""
+        write_video(path, self.frames, world.FPS)
+        count, height, width, _ = self.frames.shape
+        return Clip(path, "", path.name, 0.0, (count - 1) / world.FPS, world.FPS, count, width, height, 0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,23 @@ class Followed:
     held: float
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """How often a detector was right about characters that are there.
+
+    Attributes:
+        creatures: How many were asked for.
+        right: The share whose box has an IoU of at least one half with the true one.
+        wrong: The share with another box.
+        missed: The share without a box.
+    """
+
+    creatures: int
+    right: float
+    wrong: float
+    missed: float
+
+
 def measure_sam2(
     checkpoint: str, folder: Path, *, clips: int = 16, seed: int = 0, device: str | None = None
 ) -> dict[Family, Followed]:
@@ -75,24 +106,42 @@ def measure_sam2(
         scores: list[NDArray[np.float64]] = []
         rows = []
         for number in track(range(clips), f"following, {family}"):
-            frames, truth = film(family, TESTING + 1_000_000 * seed + number)
-            path = folder / "clips" / f"{family}-{number:02d}.mp4"
-            write_video(path, frames, world.FPS)
-            prompts = {str(k): Prompt(0, box_of(mask[0])) for k, mask in enumerate(truth)}
-            found = np.zeros(truth.shape, np.uint8)
+            shown = film(family, TESTING + 1_000_000 * seed + number)
+            clip = shown.write(folder / "clips" / f"{family}-{number:02d}.mp4")
+            prompts = {str(k): Prompt(0, box_of(mask[0])) for k, mask in enumerate(shown.masks)}
+            found = np.zeros(shown.masks.shape, np.uint8)
 
             def put(frame: int, name: str, mask: NDArray[np.uint8], into: Any = found) -> None:
                 into[int(name), frame] = mask
 
-            propagate(_clip(path, frames), prompts, put)
+            propagate(clip, prompts, put)
             scores += [
                 np.asarray([region_iou(a, b) for a, b in zip(own[1:], real[1:], strict=True)])
-                for own, real in zip(found, truth, strict=True)
+                for own, real in zip(found, shown.masks, strict=True)
             ]
-            rows.append(painted(frames, found))
+            rows.append(painted(shown.frames, found))
         contact_sheet(rows[:12], folder / f"{family}.png", 12)
         results[family] = _summary(clips, scores)
     return results
+
+
+def measure_reference(
+    checkpoint: str, folder: Path, *, clips: int = 16, seed: int = 0, device: str | None = None
+) -> Noticed:
+    """Look for characters by their pictures, with the detector "reference", in `episodes` and `cross`."""
+    detect, registry = reference(Options(checkpoint, None, device, read_cast())), read_cast()
+    told: list[bool | None] = []
+    for family in ("episodes", "cross"):
+        for number in track(range(clips), f"finding, {family}"):
+            shown = film(family, TESTING + 1_000_000 * seed + number)
+            clip = shown.write(folder / "clips" / f"{family}-{number:02d}.mp4")
+            prompts = detect(clip, [registry.find(name)[1] for name in shown.names])
+            for name, mask in zip(shown.names, shown.masks, strict=True):
+                prompt = prompts.get(name)
+                box = box_of(mask[prompt.frame]) if prompt else None
+                right = prompt and box and box_iou(np.asarray(prompt.box), np.asarray(box)) >= 0.5
+                told.append(None if prompt is None else bool(right))
+    return Noticed(len(told), *(told.count(kind) / len(told) for kind in (True, False, None)))
 
 
 def film(family: Family, seed: int) -> Film:
@@ -100,15 +149,21 @@ def film(family: Family, seed: int) -> Film:
     named = shows.named_looks()
     for attempt in range(100):
         if family == "episodes":
-            frames, masks = _shot(np.random.default_rng([seed, attempt]))
+            shown = _shot(np.random.default_rng([seed, attempt]))
         else:
             drawn = case(seed + 1000 * attempt, list(named.values()), cast(Kind, family), FRAMES)
-            frames, masks = drawn.draw()
-            if family == "leave":  # only who leaves is followed
-                masks = masks[[not mask.any((1, 2)).all() for mask in masks]]
-        if len(masks) and (masks[:, 0].sum((1, 2)) >= LEAST_SEEN).all():
-            return frames, masks
+            whose = {look: name for name, look in named.items()}
+            shown = Film(*drawn.draw(), tuple(whose.get(actor.look, "") for actor in drawn.actors[0]))
+        if family == "leave":  # only who leaves is followed
+            shown = _only(shown, [not mask.any((1, 2)).all() for mask in shown.masks])
+        if shown.names and (shown.masks[:, 0].sum((1, 2)) >= LEAST_SEEN).all():
+            return shown
     raise AssertionError(f"no clip of {family} with everybody in its first frame")
+
+
+def _only(shown: Film, wanted: Sequence[bool]) -> Film:
+    names = tuple(name for name, yes in zip(shown.names, wanted, strict=True) if yes)
+    return Film(shown.frames, shown.masks[list(wanted)], names)
 
 
 def _shot(rng: np.random.Generator) -> Film:
@@ -125,13 +180,7 @@ def _shot(rng: np.random.Generator) -> Film:
     scale = shows.HEIGHT // world.HEIGHT
     tiles = (world.HEIGHT, scale, world.WIDTH, scale)
     small = frames.reshape(len(frames), *tiles, 3).mean((2, 4)).round().astype(np.uint8)
-    return small, masks.reshape(*masks.shape[:2], *tiles).mean((3, 5)) >= 0.5
-
-
-def _clip(path: Path, frames: NDArray[np.uint8]) -> Clip:
-    count, height, width, _ = frames.shape
-    end = (count - 1) / world.FPS
-    return Clip(path, "", path.name, 0.0, end, world.FPS, count, width, height, 0)
+    return Film(small, masks.reshape(*masks.shape[:2], *tiles).mean((3, 5)) >= 0.5, (one.name,))
 
 
 def _summary(clips: int, scores: Sequence[NDArray[np.float64]]) -> Followed:
@@ -150,14 +199,10 @@ def painted(frames: NDArray[np.uint8], masks: NDArray[np.uint8]) -> NDArray[np.u
     return picture.round().astype(np.uint8)
 
 
-def table(results: dict[Family, Followed]) -> str:
+def table(results: Mapping[Family, Followed], noticed: Noticed) -> str:
     """The results as lines of text."""
     lines = [f"{'':10}{'creatures':>10}{'mean IoU':>10}{'worst':>8}{'held':>8}"]
     for family, one in results.items():
         lines.append(f"{family:10}{one.creatures:10}{one.iou:10.3f}{one.worst:8.3f}{one.held:8.0%}")
-    return "\n".join(lines)
-
-
-def as_rows(results: dict[Family, Followed]) -> dict[str, dict[str, float]]:
-    """The results as they stand in a json."""
-    return {family: asdict(one) for family, one in results.items()}
+    shares = f"{noticed.right:.0%} right, {noticed.wrong:.0%} wrong, {noticed.missed:.0%} missed"
+    return "\n".join([*lines, f"found by pictures, of {noticed.creatures}: {shares}"])
