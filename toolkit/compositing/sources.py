@@ -169,7 +169,7 @@ def _front(
         raise CastmixError(f"it has {len(names)} characters, {', '.join(names)}: only one alone is cut out")
     name = names[0]
     if name not in facts.figures:
-        raise CastmixError(f"no accepted mask of {name}: make one with `castmix segment`")
+        raise CastmixError(f"no accepted mask of {name}: {_why_not(clip, name)}")
     figure = facts.figures[name]
     lost = int(np.isnan(figure.boxes[:, 0]).sum())
     if lost:
@@ -209,12 +209,17 @@ def _back(
     unknown = [name for name in names if name not in facts.figures]
     if unknown and not choice.unmasked:
         raise CastmixError(
-            f"no accepted mask of {' and '.join(unknown)}, who could be hidden: make one with "
-            "`castmix segment`, or see --choice.unmasked"
+            f"no accepted mask of {' and '.join(unknown)}, who could be hidden: "
+            f"{_why_not(clip, unknown[0])}, or see --choice.unmasked"
         )
     shows = frozenset(cast.find(name)[0].id for name in names)
     mark = facts.fingerprint
     return Back(clip.id, clip.path, "video", caption.style, mark, clip, caption, names, shows, facts, camera)
+
+
+def _why_not(clip: Clip, name: str) -> str:
+    reasons = clip.extra.get("masks", {}).get(name, {}).get("reasons", [])
+    return "; ".join(reasons) if reasons else "make one with `castmix segment`"
 
 
 def _find(given: Sequence[Path]) -> list[Path]:
