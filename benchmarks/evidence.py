@@ -23,7 +23,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's benchmarks and toolkit
 
 from benchmarks.figures import draw_figure  # noqa: E402
-from benchmarks.place import SCORES, Workplace, base_fingerprint, base_name, commit, cores  # noqa: E402
+from benchmarks.place import (  # noqa: E402
+    SCORES,
+    Workplace,
+    base_fingerprint,
+    base_name,
+    commit,
+    cores,
+    judge_fingerprint,
+)
 from benchmarks.results import Result, page, read_results, replace_block, study_section, write_result  # noqa: E402
 from benchmarks.store import plain  # noqa: E402
 from benchmarks.studies import STUDIES  # noqa: E402
@@ -45,7 +53,7 @@ def run_cell(study: Study, cell: Cell, place: Workplace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     code = commit()  # as it is now, not as it may be when the cell is done
     found = study.run(cell.settings, cell.seed, folder, place.store)
-    facts = {"commit": code, "cores": cores(), "seconds": found.seconds}
+    facts = {"commit": code, "cores": cores(), "seconds": found.seconds, "judge": place.judge}
     write_run(
         folder / "run.yaml",
         "evidence",
@@ -107,6 +115,7 @@ def collect(study: Study, place: Workplace, command: str) -> Result:
         "question": study.question,
         "command": command,
         "base": {"name": base_name(place.base), "fingerprint": place.base},
+        "judge": place.judge,
         "arms": list(study.arms),
         "baseline": study.baseline,
         "contrast": list(study.contrast),
@@ -190,7 +199,7 @@ def _table(docs: Path) -> int:
 
 
 def _study(study: Study, args: argparse.Namespace) -> int:
-    place = Workplace(args.out.resolve(), base_fingerprint())
+    place = Workplace(args.out.resolve(), base_fingerprint(), judge_fingerprint())
     cells = _choose(study, args.quick, args.only)
     if args.list:
         for cell in cells:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
-from benchmarks.results import Result, arms, scores
+from benchmarks.results import Result, arms, by_prompt, scores
 from toolkit.data import write_atomic
 from toolkit.intervals import mean_interval
 
@@ -21,7 +21,7 @@ def draw_figure(result: Result, path: Path) -> None:
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for metric, panel in zip(metrics, axes, strict=True):
             for place, arm in enumerate(names):
-                values = list(scores(result, arm, metric).values())
+                values = by_prompt(scores(result, arm, metric))
                 if values:
                     found = mean_interval(values)
                     colour = "tab:orange" if arm == result["baseline"] else "tab:blue"

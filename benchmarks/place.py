@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ BASES = {"sandbox-1": "e0ada931d41970cc-0f7722a51fc18bf8"}
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where cells lie, and on which base model they run."""
+    """Where cells lie, on which base model they run, and by which judge their videos are scored."""
 
     out: Path
     base: str
+    judge: str = ""
 
     @property
     def store(self) -> Store:
@@ -34,8 +36,12 @@ class Workplace:
         return cell.folder(self.out / study.name, self.base)
 
     def is_done(self, study: Study, cell: Cell) -> bool:
-        """Whether a cell's scores are there: they are written last."""
-        return (self.folder(study, cell) / SCORES).exists()
+        """Whether a cell's scores are there, which are written last, and are this judge's.
+
+        Else the cell is run, which finds its LoRA and its videos and only judges them.
+        """
+        path = self.folder(study, cell) / SCORES
+        return path.exists() and json.loads(path.read_text()).get("judge", "") == self.judge
 
 
 def commit() -> str:
@@ -61,6 +67,16 @@ def base_fingerprint() -> str:
     from toolkit.models import fingerprint
 
     return f"{fingerprint('sandbox')}-{fingerprint('sandbox', 'encoders')}"
+
+
+def judge_fingerprint() -> str:
+    """Of the recognisers' weights and of all code that makes scores of what they see."""
+    from toolkit.data import fingerprint_file, fingerprint_text
+
+    sandbox = REPOSITORY / "toolkit" / "sandbox"
+    files = [*sandbox.glob("recognise*.py"), *sandbox.glob("recogniser.safetensors"), sandbox / "score.py"]
+    files += [sandbox / "actions.py", REPOSITORY / "benchmarks" / "mixing.py"]
+    return fingerprint_text(",".join(fingerprint_file(file) for file in sorted(files)))
 
 
 def base_name(fingerprint: str) -> str:

@@ -15,11 +15,13 @@ BEGIN = "<!-- evidence: made by benchmarks/evidence.py --table, edits below are 
 END = "<!-- evidence ends -->"
 
 ABOUT = """\
-Scores are 0 to 1, as `toolkit/sandbox/score.py` defines them; a metric begins with the kind of prompt that it
-is taken over: one character, several, or prose about creatures that are in no show. ± is half the width of a
-95 % bootstrap interval over all prompts and seeds of an arm. Differences are taken prompt by prompt with the
-same noise; those whose interval leaves out 0 are bold; ± 0.00 says that all values are equal, not that others
-would be. Seeds vary training and noise, not the clips."""
+Scores are 0 to 1, as `toolkit/sandbox/score.py` and `benchmarks/mixing.py` define them; a metric begins
+with the kind of prompt that it is taken over: one character, several (inter-style: of both styles), or
+prose about creatures that are in no show. ± is half the width of a 95 % bootstrap interval over the prompts
+of an arm, whose repeats and seeds are averaged first; how much training varies is told seed by seed.
+Differences are taken prompt by prompt with the same noise; those whose interval leaves out 0 are bold; ±
+0.00 says that all values are equal, not that others would be. Seeds vary training and noise, not the clips.
+Some prompts (5 of 20 about one character, 2 of 30 about several) are word for word captions of drawn shots."""
 
 Result = dict[str, Any]
 """What NAME.json holds; `cells` are rows with arm, seed, settings, commit, cores, seconds, scores."""
@@ -65,8 +67,20 @@ def difference(
 ) -> Interval | None:
     """How much better an arm is, over the seeds and prompts that both have; None if there are none."""
     ours, theirs = (scores(result, name, metric, seed) for name in (arm, against))
-    pairs = sorted(ours.keys() & theirs.keys())
-    return paired_interval([ours[k] for k in pairs], [theirs[k] for k in pairs]) if pairs else None
+    both = ours.keys() & theirs.keys()
+    one, other = (by_prompt({key: found[key] for key in both}) for found in (ours, theirs))
+    return paired_interval(one, other) if both else None
+
+
+def by_prompt(found: Mapping[Key, float]) -> list[float]:
+    """The mean score of each prompt over its repeats ("multi-01#2") and seeds, in the order of their names.
+
+    Scores of one prompt are no independent samples; the prompts are what an interval is taken over.
+    """
+    prompts: dict[str, list[float]] = {}
+    for (_, prompt), value in sorted(found.items()):
+        prompts.setdefault(prompt.partition("#")[0], []).append(value)
+    return [sum(values) / len(values) for _, values in sorted(prompts.items())]
 
 
 def page(results: Iterable[Result]) -> str:
@@ -135,7 +149,7 @@ def _contrast(result: Result) -> list[str]:
 def _mean(found: Mapping[Key, float]) -> str:
     if not found:
         return "–"
-    interval = mean_interval(list(found.values()))
+    interval = mean_interval(by_prompt(found))
     return f"{interval.mean:.2f} ± {(interval.high - interval.low) / 2:.2f}"
 
 

@@ -18,7 +18,16 @@ from benchmarks.footage import Data, choose
 from benchmarks.forms import FORMS
 from benchmarks.lora_cell import Recipe, prose_prompts, questions, spoken
 from benchmarks.place import Workplace
-from benchmarks.results import BEGIN, END, page, read_results, replace_block, study_section, write_result
+from benchmarks.results import (
+    BEGIN,
+    END,
+    by_prompt,
+    page,
+    read_results,
+    replace_block,
+    study_section,
+    write_result,
+)
 from benchmarks.store import Store
 from benchmarks.studies import STUDIES
 from benchmarks.study import Cell, Outcome, Study
@@ -161,14 +170,31 @@ def test_the_table(place: Workplace, tmp_path: Path) -> None:
     assert again["cells"][2]["settings"] == {"skill": 7}
     assert len((tmp_path / "toss.json").read_text().splitlines()) < 60  # a line a cell
     text = study_section(again)
-    assert "| | seeds | won | rare | never |\n|---|---|---|---|---|\n| bad | 3 | 0.30 ± 0.1" in text
+    assert "| | seeds | won | rare | never |\n|---|---|---|---|---|\n| bad | 3 | 0.30 ± 0.2" in text
     assert "| fair | 1 | 0.50 ± 0.3" in text
     assert "| 1.00 ± 0.00 | – |" in text
-    assert "| good | **+0.50 ± 0.1" in text
+    assert "| good | **+0.50 ± 0." in text
     assert "| fair | +0.30 ±" in text.replace("*", "")  # against the baseline's own seed 0
     assert "good against bad, seed by seed: won +0.50, +0.50, +0.50; rare +0.00, +0.00, +0.00." in text
     assert "7 of 7 cells of up to 2 s" in text
     assert "base unnamed (feedbeef)" in text
+
+
+def test_repeats_and_seeds_of_a_prompt_are_one_sample() -> None:
+    found = {(0, "a"): 1.0, (0, "a#2"): 0.0, (1, "a"): 0.5, (0, "b"): 0.2}
+    assert by_prompt(found) == [0.5, 0.2]
+
+
+def test_another_judge_judges_again(place: Workplace) -> None:
+    cell = TOSS.cells()[0]
+    evidence.run_cell(TOSS, cell, place)
+    other = replace(place, judge="beef")
+    assert place.is_done(TOSS, cell)
+    assert not other.is_done(TOSS, cell)
+    evidence.run_cell(TOSS, cell, other)
+    assert count(place, cell) == 2
+    assert other.is_done(TOSS, cell)
+    assert evidence.collect(TOSS, other, "x")["judge"] == "beef"
 
 
 def test_an_unfinished_study_shows_what_there_is(place: Workplace) -> None:

@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
     "flow": 0, "lora": 0, "checkpoint": 0, "metrics": 0, "intervals": 0,
     "sandbox.shapes": 0, "sandbox.paint": 0, "sandbox.scenery": 0, "sandbox.actions": 0, "sandbox.world": 0,
     "sandbox.population": 0, "sandbox.recognise": 0, "sandbox.codec": 0,
-    "sandbox.recognise_nets": 0, "sandbox.recognise_follow": 0,
+    "sandbox.recognise_nets": 0, "sandbox.recognise_follow": 0, "sandbox.recognise_together": 0,
     # Models: those that draw, those that watch; and what needs no more than plain things.
     "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.crossover": 1, "sandbox.score": 1,
     # Building blocks.

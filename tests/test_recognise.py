@@ -14,10 +14,12 @@ from torch import Tensor
 from toolkit.errors import CastmixError
 from toolkit.sandbox import pretrain_recogniser, world
 from toolkit.sandbox import recogniser_data as data
+from toolkit.sandbox.actions import INTERACTIONS
 from toolkit.sandbox.recognise import WEIGHTS, load_recognisers, recognise, recognise_many
 from toolkit.sandbox.recognise_follow import Track, boxes, camera, crops, follow, geometry
 from toolkit.sandbox.recognise_nets import GEOMETRY, LOOK, OFFSET, Finder, Recognisers, Vocabulary
 from toolkit.sandbox.recognise_report import accuracy, confusion, judge, truths
+from toolkit.sandbox.recognise_together import fits
 from toolkit.sandbox.shows import named_looks
 
 NAMED = named_looks()
@@ -179,6 +181,30 @@ def test_roles_make_an_interaction(model: Recognisers) -> None:
     assert verdict.interaction == "chase"
     assert verdict.creatures[0].boxes.shape == (17, 4)
     assert set(verdict.creatures[0].confidence) == {"who", *LOOK, "style", "action"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "xs"),
+    [("bump", (0.2, 1.15)), ("bump", (0.9, 0.3)), ("chase", (0.7, 0.25))],
+    ids=["a bump that does not touch", "a bump away from who falls", "a chase in front of who runs"],
+)
+def test_roles_in_the_wrong_places_make_none(model: Recognisers, kind: str, xs: tuple[float, float]) -> None:
+    roles = INTERACTIONS[kind]
+    pair = [world.Actor(NAMED[n], r, "cartoon", 0.0) for n, r in zip(("Olga", "Rufus"), roles, strict=True)]
+    placed = world.place(pair, np.random.default_rng(0))
+    real = recognise(model, world.draw(placed, "meadow", "cartoon")[0])
+    assert real.interaction == kind
+    moved = [replace(actor, x=x) for actor, x in zip(placed, xs, strict=True)]
+    false = recognise(model, world.draw(moved, "meadow", "cartoon")[0])
+    assert {c.action for c in false.creatures} == {*roles}  # each does its part, but not to the other
+    assert false.interaction == ""
+
+
+def test_a_rider_is_above_its_carrier() -> None:
+    carrier = np.tile(np.array([40.0, 30, 60, 60], np.float32), (17, 1))
+    assert fits("ride", carrier - [0, 20, 0, 20], carrier)
+    assert not fits("ride", carrier - [25, 0, 25, 0], carrier)
+    assert not fits("ride", np.full((17, 4), np.nan), carrier)
 
 
 def test_many_clips_at_once_are_judged_like_each_alone(model: Recognisers) -> None:

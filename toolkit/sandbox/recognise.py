@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from toolkit.errors import CastmixError
-from toolkit.sandbox.actions import interaction
 from toolkit.sandbox.recognise_follow import Track, boxes, camera, crops, follow, geometry
 from toolkit.sandbox.recognise_nets import LOOK, Recognisers, Vocabulary
+from toolkit.sandbox.recognise_together import together
 from toolkit.sandbox.world import HEIGHT, WIDTH
 
 WEIGHTS = Path(__file__).parent / "recogniser.safetensors"
@@ -171,8 +171,7 @@ def recognise_many(model: Recognisers, clips: Sequence[NDArray[np.uint8]]) -> li
             for i, one in enumerate(seen):
                 there = tuple(next(creatures) for _ in one.tracks)
                 value = {key: model.vocabulary.values[key][int(best[i])] for key, best in where.items()}
-                played = interaction(tuple(c.action for c in there))
-                verdicts.append(Verdict(there, **value, interaction=played))
+                verdicts.append(Verdict(there, **value, interaction=together(there)))
     return verdicts
 
 
