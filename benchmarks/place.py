@@ -72,11 +72,10 @@ def base_fingerprint() -> str:
 def judge_fingerprint() -> str:
     """Of the recognisers' weights and of all code that makes scores of what they see."""
     from toolkit.data import fingerprint_file, fingerprint_text
+    from toolkit.sandbox import recognise, score
 
-    sandbox = REPOSITORY / "toolkit" / "sandbox"
-    files = [*sandbox.glob("recognise*.py"), *sandbox.glob("recogniser.safetensors"), sandbox / "score.py"]
-    files += [sandbox / "actions.py", REPOSITORY / "benchmarks" / "mixing.py"]
-    return fingerprint_text(",".join(fingerprint_file(file) for file in sorted(files)))
+    own = fingerprint_file(REPOSITORY / "benchmarks" / "mixing.py")
+    return fingerprint_text(f"{score.judge_fingerprint(recognise.WEIGHTS)},{own}")
 
 
 def base_name(fingerprint: str) -> str:

@@ -180,6 +180,16 @@ def test_other_videos_get_what_can_be_measured_here(
         evaluate(tmp_path, metrics=["clip-t"], features=Features(clip="nobody/clip"))
 
 
+def test_one_video_of_another_size_does_not_cost_the_others_their_scores(tmp_path: Path) -> None:
+    clip(tmp_path, "a", "[Character: Mimi], walks. [scene-style:cartoon]")
+    clip(tmp_path, "b", "[Character: Mimi], walks. [scene-style:cartoon]", height=48)
+    evaluate(tmp_path, features=Features(clip="nobody/clip", dino="nobody/dino"))
+    found = told(tmp_path)
+    assert found["metrics"]["identity"]["n"] == 1
+    assert found["metrics"]["motion_smoothness"]["n"] == 2
+    assert any(one["file"] == "b.mp4" and "64x96" in one["reason"] for one in found["set_aside"])
+
+
 @pytest.mark.parametrize(
     ("names", "columns"),
     [

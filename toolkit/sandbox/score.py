@@ -11,10 +11,12 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.captions import SCENE_TAG, TAG, parse, validate
 from toolkit.cast import Cast
+from toolkit.data import fingerprint_file, fingerprint_text
 from toolkit.errors import CastmixError
 from toolkit.sandbox import actions, paint, scenery, world
 
@@ -188,6 +190,13 @@ def score(verdict: Verdict, asked: Asked) -> dict[str, float | None]:
         "binding": float(len(verdict.creatures) == len(seen) and all(seen)),
         "prompt": _mean(seen + does + scene + scene_style + interaction),
     }
+
+
+def judge_fingerprint(weights: Path) -> str:
+    """Of all that makes scores of pixels: the recognisers' weights, their code, and this file."""
+    here = Path(__file__).parent
+    code = [*sorted(here.glob("recognise*.py")), here / "actions.py", here / "score.py"]
+    return fingerprint_text(",".join(fingerprint_file(file) for file in [weights, *code]))
 
 
 def _mean(facts: Sequence[float]) -> float | None:

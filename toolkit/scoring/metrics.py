@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from toolkit.cast import Cast, nearest
-from toolkit.data import fingerprint_file
 from toolkit.errors import CastmixError
 from toolkit.progress import say
 from toolkit.sandbox import score
@@ -82,10 +81,15 @@ def choose(names: Sequence[str] | None, job: Job) -> dict[str, tuple[str, ...]]:
 
 
 def _fitting(job: Job) -> list[str]:
-    """The sandbox's metrics for its videos; for others what can be measured here; what cannot, is said."""
+    """The sandbox's metrics for its videos; for others what can be measured here; what cannot, is said.
+
+    In a folder of both, either kind is measured by all, and set aside where it does not fit.
+    """
     names = ["judge"] if job.judge.model else []
-    if all(video.size == (HEIGHT, WIDTH) for video in job.videos):
-        return ["sandbox", *names]
+    ours = [video.size == (HEIGHT, WIDTH) for video in job.videos]
+    names += ["sandbox"] if any(ours) else []
+    if all(ours):
+        return names
     wanted = {"clip_t": job.features.clip, "temporal_consistency": job.features.clip}
     if any(name in job.references for video in job.videos for name in characters(video.prompt, job.cast)):
         wanted |= {"clip_i": job.features.clip, "dino_i": job.features.dino}
@@ -111,7 +115,7 @@ def _sandbox(job: Job, columns: Sequence[str]) -> Measure:
         verdict = recognise.recognise(model, footage()[0])
         return Measured(score.score(verdict, asked), note=_seen(verdict))
 
-    return remembered(measure, job.ledger, "sandbox", fingerprint_file(recognise.WEIGHTS))
+    return remembered(measure, job.ledger, "sandbox", score.judge_fingerprint(recognise.WEIGHTS))
 
 
 def _seen(verdict: Verdict) -> str:
