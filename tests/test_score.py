@@ -104,6 +104,10 @@ def test_every_action_of_the_world_can_be_asked() -> None:
         ("a red star jumps and a blue dragon ducks", "'a blue dragon ducks'"),
         ("in the meadow, cartoon style", "nobody is asked for"),
         ("", "nobody is asked for"),
+        (
+            "[Character: Mimmi], walks. [scene-style:cartoon]",
+            "no character 'Mimmi' in the cast: did you mean",
+        ),
         ("[Character: Tom], walks. [scene-style:cartoon]", "Tom is no character of the sandbox's shows"),
     ],
 )

@@ -249,6 +249,9 @@ def test_only_the_chosen_characters_play(tmp_path: Path) -> None:
 
 
 def test_the_sandbox_refuses_shows_that_it_cannot_draw(tmp_path: Path) -> None:
+    for wrong in ({"seed": -5}, {"episodes": 0}, {"shots": 0}):
+        with pytest.raises(CastmixError, match=f"{next(iter(wrong))} must be"):
+            shows.draw(tmp_path, **wrong)
     with pytest.raises(CastmixError, match="mr-bean: the sandbox cannot draw"):
         shows.draw(tmp_path, shows=["mr-bean"])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolkit.captions import TAG, tag
+from toolkit.captions import SCENE_TAG, TAG, tag
 from toolkit.cast import read_cast
 from toolkit.data import fingerprint_file
 from toolkit.errors import CastmixError
@@ -219,7 +219,15 @@ def _sample_and_save(
 
 
 def _hint(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) -> None:
-    """Say where a prompt names nobody, or somebody whom the LoRAs do not know; it is made all the same."""
+    """Say where a prompt has a misspelt tag, names nobody, or names somebody whom the LoRAs do not know.
+
+    It is made all the same.
+    """
+    rest = [SCENE_TAG.sub("", TAG.sub("", prompt)) for prompt in prompts]
+    if broken := sorted({word for text in rest for word in text.split() if "[" in word}):
+        say(
+            f"note: {broken[0]!r} begins no tag: they are [Character: <name>] and [scene-style:cartoon|realistic]"
+        )
     known = {name for one in metadata for name in json.loads(one.get("castmix.cast", "[]"))}
     if not known:
         return

@@ -100,6 +100,11 @@ def asked(prompt: str, cast: Cast, members: Mapping[str, world.Look] | None = No
     Raises:
         CastmixError: It names a character whom the sandbox cannot draw, or cannot be read.
     """
+    try:
+        for name in TAG.findall(prompt):
+            cast.find(name)
+    except CastmixError as error:  # better told as a name than as words that cannot be read
+        raise CastmixError(f"prompt {prompt!r}: {error}") from error
     found = _of_prose(prompt, cast, members or {}) if validate(prompt, cast) else _of_caption(prompt, cast)
     for part in found.parts:
         if part.who and cast.find(part.who)[0].source != "sandbox":

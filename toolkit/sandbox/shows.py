@@ -210,8 +210,12 @@ def draw(
         seed: Another seed plans other episodes of the same characters.
 
     Raises:
-        CastmixError: A show or a character that is not there, or one that the sandbox cannot draw.
+        CastmixError: A show or a character that is not there, one that the sandbox cannot draw, or nothing to
+            draw.
     """
+    for name, value, least in (("episodes", episodes, 1), ("shots", shots, 1), ("seed", seed, 0)):
+        if value < least:
+            raise CastmixError(f"{name} must be {least} or more, got {value}")
     cast = read_cast()
     chosen = [cast.show(s) for s in shows] if shows else [s for s in cast.shows if s.source == "sandbox"]
     if foreign := [show.id for show in chosen if show.source != "sandbox"]:
