@@ -15,23 +15,31 @@ TRAITS = ("body", "colour", "pattern", "accessory")
 
 
 def confusions(verdict: Verdict, asked: Asked, looks: Mapping[str, Look]) -> dict[str, float | None]:
-    """Two faults of a video with named characters, 0 to 1; None where it cannot be told.
+    """Faults of a video with named characters, and how those fare who are not at home; None where not asked.
 
     delusion: of the asked characters that are seen, the share drawn in the other style ("style delusion",
     Character Mixing). blending: of all creatures seen, the share that is none of those asked for and has what
-    only one of them has beside what only another has ("identity blending").
+    only one of them has beside what only another has ("identity blending"). native, foreign: of the asked
+    characters whose own style the scene has, or has not, the share that is seen in its own style.
     """
     named = {part.who: looks[part.who] for part in asked.parts if part.who}
-    cast = match(verdict.creatures, asked.parts)
-    wrong = [
-        one.style != part.style for one, part in zip(cast, asked.parts, strict=True) if one and part.style
-    ]
-    chosen = [one for one in cast if one is not None]
+    cast = list(zip(match(verdict.creatures, asked.parts), asked.parts, strict=True))
+    styled = [(one, part) for one, part in cast if part.style]
+    wrong = [one.style != part.style for one, part in styled if one]
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for one, part in styled if asked.scene_style else ():
+        right[part.style == asked.scene_style].append(one is not None and one.style == part.style)
+    chosen = [one for one, _ in cast if one is not None]
     blends = [
         all(one is not each for each in chosen) and _owners(one, list(named.values())) > 1
         for one in verdict.creatures
     ]
-    return {"delusion": _share(wrong), "blending": _share(blends) if len(named) > 1 else None}
+    return {
+        "delusion": _share(wrong),
+        "blending": _share(blends) if len(named) > 1 else None,
+        "native": _share(right[True]) if named else None,
+        "foreign": _share(right[False]) if named else None,
+    }
 
 
 def _owners(creature: Creature, looks: Sequence[Look]) -> int:

@@ -20,13 +20,13 @@ def told(*creatures: Creature, prompt: str = PROMPT) -> dict[str, float | None]:
 
 
 def test_who_is_drawn_in_the_other_style_is_deluded() -> None:
-    assert told(MIMI, OTTO) == {"delusion": 0.0, "blending": 0.0}
+    assert told(MIMI, OTTO) == {"delusion": 0.0, "blending": 0.0, "native": 1.0, "foreign": 1.0}
     assert told(MIMI, named("Otto", "walks", style="cartoon"))["delusion"] == 0.5
     assert told(named("Mimi", "jumps", style="realistic"))["delusion"] == 1.0
 
 
 def test_who_is_not_seen_has_no_style() -> None:
-    assert told() == {"delusion": None, "blending": None}
+    assert told() == {"delusion": None, "blending": None, "native": 0.0, "foreign": 0.0}
     assert told(named("Bruno", "walks"))["delusion"] is None
 
 
@@ -51,4 +51,19 @@ def test_what_two_share_tells_nothing() -> None:
 
 def test_who_is_asked_for_and_seen_is_no_blend() -> None:
     alone = "[Character: Mimi], jumps. [scene-style:cartoon]"
-    assert told(MIMI, prompt=alone) == {"delusion": 0.0, "blending": None}
+    assert told(MIMI, prompt=alone) == {
+        "delusion": 0.0,
+        "blending": None,
+        "native": 1.0,
+        "foreign": None,
+    }
+
+
+def test_who_is_not_at_home_must_be_seen_in_its_own_style() -> None:
+    realistic = PROMPT.replace("cartoon", "realistic")
+    both = (MIMI, named("Otto", "walks", style="cartoon"))
+    assert (told(*both)["native"], told(*both)["foreign"]) == (1.0, 0.0)
+    there = told(*both, prompt=realistic)
+    assert (there["native"], there["foreign"]) == (0.0, 1.0)
+    untold = told(MIMI, prompt="Mimi jumps and Otto walks in the room")
+    assert (untold["native"], untold["foreign"]) == (None, None)
