@@ -31,6 +31,11 @@ def test_prompts_ask_for_looks_that_pretraining_never_drew() -> None:
             assert len(truth.actors) == creatures
             assert not {actor.look for actor in truth.actors} & seen
             assert all(actor.look.colour in text and actor.action in text for actor in truth.actors)
+    triples = {(look.body, look.colour, look.accessory) for look in seen}
+    for _, truth in report.prompts(20, 2, 3, unseen=True):
+        looks = [actor.look for actor in truth.actors]
+        assert not {(look.body, look.colour, look.accessory) for look in looks} & triples
+        assert not {look.pairs for look in looks} & {look.pairs for look in named_looks().values()}
     assert report.prompts(5, 1, 3) == report.prompts(5, 1, 3)
     assert report.prompts(5, 1, 3) != report.prompts(5, 1, 4)
 

@@ -225,9 +225,8 @@ def _hint(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) -> None
     """
     rest = [SCENE_TAG.sub("", TAG.sub("", prompt)) for prompt in prompts]
     if broken := sorted({word for text in rest for word in text.split() if "[" in word}):
-        say(
-            f"note: {broken[0]!r} begins no tag: they are [Character: <name>] and [scene-style:cartoon|realistic]"
-        )
+        tags = "[Character: <name>] and [scene-style:<style>]"
+        say(f"note: {broken[0]!r} begins no tag: there are {tags}")
     known = {name for one in metadata for name in json.loads(one.get("castmix.cast", "[]"))}
     if not known:
         return

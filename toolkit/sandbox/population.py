@@ -22,19 +22,32 @@ from toolkit.sandbox.world import STILL, STYLES, Actor, Camera, Look
 def generic_looks(named: Sequence[Look], *, held_out: bool = False) -> list[Look]:
     """Every look that shares no identifying pair with a named character: those are new to the base.
 
-    held_out: the tenth of them that pretraining never draws, instead of the others.
+    held_out: the tenth of them that pretraining never draws, instead of the others; their bodies, colours and
+        accessories it does draw together, with other patterns.
     """
-    taken = frozenset[tuple[str, str]]().union(*(look.pairs for look in named))
-    every = [
+    rng = np.random.default_rng(10)
+    kept = [(look, bool(rng.random() < 0.1)) for look in _every_look() if not look.pairs & _taken(named)]
+    return [look for look, out in kept if out == held_out]
+
+
+def unseen_looks(named: Sequence[Look]) -> list[Look]:
+    """Looks of nobody whose body, colour and accessory pretraining never draws together, in any pattern."""
+    own = {look.pairs for look in named}
+    return [look for look in _every_look() if look.pairs & _taken(named) and look.pairs not in own]
+
+
+def _taken(named: Sequence[Look]) -> frozenset[tuple[str, str]]:
+    return frozenset[tuple[str, str]]().union(*(look.pairs for look in named))
+
+
+def _every_look() -> list[Look]:
+    return [
         Look(body, colour, pattern, accessory)
         for body in paint.BODIES
         for colour in paint.COLOURS
         for pattern in paint.PATTERNS
         for accessory in paint.ACCESSORIES
     ]
-    rng = np.random.default_rng(10)
-    kept = [(look, bool(rng.random() < 0.1)) for look in every if not look.pairs & taken]
-    return [look for look, out in kept if out == held_out]
 
 
 @dataclass(frozen=True)

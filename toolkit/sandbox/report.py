@@ -1,7 +1,7 @@
 """`castmix sandbox report`: how well the sandbox's base draws and how far its recognisers can be trusted.
 
-Prompts ask for looks that pretraining never drew (`generic_looks(held_out=True)`). The judges never see a
-prompt. The VAE is measured on shots of the named characters, whom it never saw.
+Prompts ask for looks that pretraining never drew (`generic_looks(held_out=True)`, or `unseen_looks`). The judges
+never see a prompt. The VAE is measured on shots of the named characters, whom it never saw.
 """
 
 from __future__ import annotations
@@ -33,9 +33,15 @@ PROMPT_SEED, SHOT_SEED = 60_000_000, 61_000_000  # apart from everything that an
 LOOK = ("body", "colour", "pattern", "accessory")
 
 
-def prompts(count: int, creatures: int, seed: int) -> list[tuple[str, population.Scenario]]:
-    """Prompts about `creatures` creatures of held-out looks, and the truth that they ask for."""
-    looks = population.generic_looks(list(named_looks().values()), held_out=True)
+def prompts(
+    count: int, creatures: int, seed: int, unseen: bool = False
+) -> list[tuple[str, population.Scenario]]:
+    """Prompts about `creatures` creatures of looks kept back, and the truth that they ask for.
+
+    unseen: Looks whose body, colour and accessory pretraining never drew together; else only patterns are new.
+    """
+    named = list(named_looks().values())
+    looks = population.unseen_looks(named) if unseen else population.generic_looks(named, held_out=True)
     rows = []
     for index in range(count):
         rng = np.random.default_rng([PROMPT_SEED, seed, creatures, index])
@@ -148,7 +154,11 @@ def attributes(verdicts: Sequence[Verdict], asked: Sequence[population.Scenario]
 
 
 def measure(
-    samples: int = 200, seed: int = 0, model: str = "sandbox", sheet: Path | None = None
+    samples: int = 200,
+    seed: int = 0,
+    model: str = "sandbox",
+    sheet: Path | None = None,
+    unseen: bool = False,
 ) -> dict[str, Any]:
     """What `report` tells, as numbers: shares 0 to 1, `vae_psnr` in dB, `seconds_per_clip`, `recognisers`."""
     from toolkit.sandbox.recognise import load_recognisers, recognise_many
@@ -157,8 +167,10 @@ def measure(
     if samples < 4:
         raise CastmixError(f"samples is {samples}: 4 or more say something, 200 say something worth quoting")
     encoders, denoiser, judges = load_encoders(model), load_denoiser(model), load_recognisers()
-    alone, pairs = prompts(samples, 1, seed), prompts(samples, 2, seed)
+    alone, pairs = (prompts(samples, creatures, seed, unseen) for creatures in (1, 2))
+    began = time.process_time()
     clips, seconds = generate([t for t, _ in alone + pairs], encoders, denoiser, model, seed)
+    cpu = (time.process_time() - began) / len(clips)
     verdicts = recognise_many(judges, clips)
     if sheet is not None:
         first = [*range(8), *range(samples, samples + 8)] if samples > 8 else [*range(2 * samples)]
@@ -172,10 +184,11 @@ def measure(
     drawn = shots(few, seed)
     quality = float(np.mean([psnr(redraw(encoders, clip), clip) for clip in drawn]))
     truth = recogniser_accuracy(judges, samples, seed)
-    again = recogniser_accuracy(judges, few, seed, lambda clip: redraw(encoders, clip))
+    again = recogniser_accuracy(judges, samples, seed, lambda clip: redraw(encoders, clip))
     judged = {name: {"truth": truth[name], "reconstructions": again[name]} for name in truth}
-    about = {"base": find_model(model).name, "samples": samples, "seed": seed, **found}
+    about = {"base": find_model(model).name, "samples": samples, "seed": seed, "unseen": unseen, **found}
     about |= {"vae_psnr": round(quality, 2), "seconds_per_clip": round(seconds, 3)}
+    about |= {"cpu_seconds_per_clip": round(cpu, 3)}
     return about | {"recognisers": judged}
 
 
@@ -186,22 +199,25 @@ def report(
     json: bool = False,
     model: str = "sandbox",
     sheet: Path | None = None,
+    unseen: bool = False,
 ) -> str:
     """Measure the base and the recognisers afresh: as many prompts with one creature as with two.
 
     Args:
-        samples: Prompts of either kind; a quarter as many shots for the VAE and clips for the recognisers.
+        samples: Prompts of either kind, and clips for the recognisers; a quarter as many shots for the VAE.
         seed: Another seed asks other prompts.
         json: One JSON object instead of a table.
         model: Folder of another base of the sandbox's kind.
         sheet: Save a contact sheet here: the first prompts' clips, what was asked and what is seen.
+        unseen: Ask for looks whose body, colour and accessory pretraining never drew together. Otherwise for
+            looks that it drew with other patterns only.
 
     Raises:
         CastmixError: Fewer than 4 samples.
     """
     from json import dumps
 
-    row = measure(samples, seed, model, sheet)
+    row = measure(samples, seed, model, sheet, unseen)
     return dumps(row) if json else _table(row)
 
 
