@@ -1,7 +1,7 @@
 """`castmix sandbox report`: how well the sandbox's base draws and how far its recognisers can be trusted.
 
-Prompts ask for looks that pretraining never drew (`generic_looks(held_out=True)`, or `unseen_looks`). The judges
-never see a prompt. The VAE is measured on shots of the named characters, whom it never saw.
+Prompts ask for looks that pretraining never drew: `generic_looks(held_out=True)` or `unseen_looks`. The
+judges never see a prompt. The VAE is measured on shots of the named characters, whom it never saw.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def prompts(
 ) -> list[tuple[str, population.Scenario]]:
     """Prompts about `creatures` creatures of looks kept back, and the truth that they ask for.
 
-    unseen: Looks whose body, colour and accessory pretraining never drew together; else only patterns are new.
+    unseen: Looks whose body, colour and accessory pretraining never drew together; else patterns are new.
     """
     named = list(named_looks().values())
     looks = population.unseen_looks(named) if unseen else population.generic_looks(named, held_out=True)
