@@ -253,7 +253,8 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         preserve_share=0.25,
         caption_dropout=0.05,
         optim=Optim(lr=6e-3, schedule="cosine"),
-        memory=Memory(precision="bfloat16", compile=can_compile()),
+        # compiling takes half a minute, which some hundred steps win back
+        memory=Memory(precision="bfloat16", compile=steps >= 100 and can_compile()),
         watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
         seed=seed,
     )
