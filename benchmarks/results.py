@@ -21,8 +21,7 @@ prose about creatures that are in no show. ± is half the width of a 95 % bootst
 prompts of an arm, whose repeats and seeds are averaged first; how much training varies is told seed by
 seed. Differences are taken prompt by prompt with the same noise; those whose interval leaves out 0 are
 bold; ± 0.00 says that all values are equal, not that others would be. Seeds vary training and noise, not
-the clips. Some prompts (5 of 20 about one character, 2 of 30 about several) are word for word captions of
-drawn shots."""
+the clips. A few prompts are word for word captions of drawn shots."""
 
 Result = dict[str, Any]
 """What NAME.json holds; `cells` are rows with arm, seed, settings, commit, cores, seconds, scores."""
