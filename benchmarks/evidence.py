@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's benchmarks and toolkit
 
 from benchmarks.figures import draw_figure  # noqa: E402
+from benchmarks.gallery import draw_gallery  # noqa: E402
 from benchmarks.place import (  # noqa: E402
     SCORES,
     Workplace,
@@ -214,6 +215,7 @@ def _study(study: Study, args: argparse.Namespace) -> int:
             if args.quick
             else args.docs / "results" / f"{study.name}.json"
         )
+        result["shown"] = draw_gallery(study, place, path.with_suffix(".png"))
         write_result(path, result)
         if not args.quick:
             write_page(args.docs)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.forms import FORMS
 from benchmarks.store import Store
@@ -24,7 +25,9 @@ class Data:
         characters: Whom it learns. Two of each style; Mimi and Greta look alike.
         clips: Of each of them alone.
         pairs: Of each show, with two or three of them.
-        composites: One of them pasted beside another of the other style.
+        composites: One of them pasted beside another of the other style. Some may turn out impossible.
+        masks: By which characters are cut out: the truth's, or those of the sandbox's SAM 2.
+        edge: The rim of who is pasted, soft, or hard: nothing taken back, no feather.
         captions: How captions are written, and prompts: see forms.py.
         strangers: Clips of the base model's own world, to keep what it knows.
         episodes: Drawn of each show with these characters alone; the clips are chosen from them.
@@ -36,6 +39,8 @@ class Data:
     clips: int = 8
     pairs: int = 12
     composites: int = 24
+    masks: Literal["truth", "sam2"] = "truth"
+    edge: Literal["soft", "hard"] = "soft"
     captions: str = "both"
     strangers: int = 64
     episodes: int = 4
@@ -127,7 +132,6 @@ def _draw(path: Path, data: Data, shows: list[str]) -> None:
 def _choose_and_write(path: Path, clips: Path, data: Data) -> None:
     """Copy the chosen clips with their latents, make composites, write captions in the wanted form."""
     from toolkit.cache import cache
-    from toolkit.sandbox.crossover import crossovers
 
     cast = read_cast()
     shows, composites = path / "shows", path / "composites"
@@ -136,12 +140,33 @@ def _choose_and_write(path: Path, clips: Path, data: Data) -> None:
     _copy(choose(read_clips(clips), data, cast), clips, shows)
     folders = [shows]
     if data.composites:
-        folders.append(crossovers(read_clips(shows), cast, composites, data.composites, data.seed))
+        _paste(shows, composites, data)
+        folders.append(composites)
     for folder in folders:
         for clip in read_clips(folder):
             write_clip(folder, replace(clip, text=FORMS[data.captions](parse(clip.text, cast))))
         write_index(folder)
         cache(folder)
+
+
+def _paste(clips: Path, out: Path, data: Data) -> None:
+    """Masks beside the clips, then composites of two."""
+    from toolkit.composite import composite
+    from toolkit.compositing.paste import Edge
+    from toolkit.compositing.place import Place
+    from toolkit.compositing.sources import Choice
+    from toolkit.segment import segment
+
+    if data.masks == "truth":
+        segment(clips, backend="truth")
+    else:
+        segment(clips, backend="sam2", detect="reference", checkpoint="sandbox")
+    edge = Edge() if data.edge == "soft" else Edge(erode=0, feather=0)
+    # on so small a canvas two creatures' boxes hardly ever keep clear of each other
+    place = Place(overlap=0.4)
+    composite(
+        [clips], out, count=data.composites, choice=Choice(three=0), place=place, edge=edge, seed=data.seed
+    )
 
 
 def _copy(chosen: Sequence[Clip], clips: Path, out: Path) -> None:

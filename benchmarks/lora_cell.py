@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.edges import edges
 from benchmarks.footage import Data, make_clips, make_strangers
 from benchmarks.forms import FORMS
 from benchmarks.mixing import confusions
@@ -23,6 +24,7 @@ from toolkit.prompts import Prompt, make_prompts
 class Training:
     """How the LoRA is trained; alpha is the rank. 0 steps: no LoRA, the base model as it is.
 
+    ratio: Composites as a share of the originals, when they are drawn; None: each as often as an original.
     per_show: One LoRA for each show's characters, `steps` each and without composites, summed when sampling.
     """
 
@@ -34,6 +36,7 @@ class Training:
     batch_size: int = 16
     preserve_share: float = 0.25
     caption_dropout: float = 0.05
+    ratio: float | None = None
     per_show: bool = False
 
 
@@ -153,11 +156,16 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
     from toolkit.video import read_video
 
     cast, looks = read_cast(), named_looks()
-    verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
+    frames = [read_video(video)[0] for video in videos]
+    verdicts = recognise_many(load_recognisers(), frames)
     scores: Scores = {}
-    for prompt, verdict in zip(prompts, verdicts, strict=True):
+    for prompt, pixels, verdict in zip(prompts, frames, verdicts, strict=True):
         wanted = asked(prompt.prompt, cast)
-        found = {**score(verdict, wanted), **confusions(verdict, wanted, looks)}
+        found = {
+            **score(verdict, wanted),
+            **confusions(verdict, wanted, looks),
+            **edges(pixels, verdict, wanted),
+        }
         for metric, value in found.items():
             if value is not None:
                 for kind in (prompt.kind, *prompt.relation):
@@ -203,6 +211,7 @@ def _train(folders: list[Path], preserve: Path | None, training: Training, seed:
         batch_size=training.batch_size,
         preserve=preserve,
         preserve_share=training.preserve_share,
+        composites=training.ratio,
         holdout=0,
         caption_dropout=training.caption_dropout,
         save_every=50,

@@ -74,8 +74,8 @@ def judge_fingerprint() -> str:
     from toolkit.data import fingerprint_file, fingerprint_text
     from toolkit.sandbox import recognise, score
 
-    own = fingerprint_file(REPOSITORY / "benchmarks" / "mixing.py")
-    return fingerprint_text(f"{score.judge_fingerprint(recognise.WEIGHTS)},{own}")
+    own = [fingerprint_file(REPOSITORY / "benchmarks" / name) for name in ("edges.py", "mixing.py")]
+    return fingerprint_text(",".join([score.judge_fingerprint(recognise.WEIGHTS), *own]))
 
 
 def base_name(fingerprint: str) -> str:

@@ -121,7 +121,10 @@ def study_section(result: Result) -> str:
         seeds = len({cell["seed"] for cell in cells if cell["arm"] == arm})
         parts.append(f"| {arm} | {seeds} | {' | '.join(row)} |")
     parts += _differences(result) + _contrast(result)
-    return "\n".join([*parts, "", f"![Scores of {result['study']}](results/{result['study']}.svg)"])
+    parts += ["", f"![Scores of {result['study']}](results/{result['study']}.svg)"]
+    if result.get("shown"):
+        parts += ["", f"![The same prompts in each arm, at seed 0](results/{result['study']}.png)"]
+    return "\n".join(parts)
 
 
 def _differences(result: Result) -> list[str]:

@@ -10,10 +10,14 @@ RECIPE = Recipe()
 
 ATTENTION = ("attn1", "attn2")
 
+SHOWN = ("multi-14", "multi-16", "multi-19", "multi-23", "multi-26", "multi-27")
+"""Prompts for two characters of opposite styles."""
+
 _IDENTITY = RECIPE.but(kinds=("single",), repeats=2, prose=16)
 _TAGS = RECIPE.but(kinds=("multi",), repeats=2)
 _ADAPTERS = RECIPE.but(kinds=("single", "multi"), prose=12)
 _MIXING = RECIPE.but(kinds=("single", "multi"))
+_PASTED = RECIPE.but(kinds=("multi",), repeats=2, composites=96)
 
 IDENTITY = Study(
     name="identity",
@@ -113,6 +117,78 @@ MIXING = Study(
         "intra-style blending",
         "inter-style blending",
     ),
+    shown=SHOWN,
 )
 
-STUDIES: dict[str, Study] = {study.name: study for study in (IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING)}
+CCA_RATIO = Study(
+    name="cca-ratio",
+    question="How many composites does it take, so that characters of two styles share a scene unchanged?",
+    # One set of composites for all: the ratio says how often they are drawn (r / (1 + r) of the time).
+    arms={f"{percent} %": _PASTED.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40, 100)},
+    run=run,
+    baseline="0 %",
+    contrast=("10 %", "0 %"),
+    metrics=(
+        "inter-style identity",
+        "inter-style motion",
+        "inter-style style",
+        "inter-style native",
+        "inter-style foreign",
+        "inter-style scene_style",
+        "inter-style interaction",
+        "inter-style binding",
+        "intra-style identity",
+        "intra-style style",
+        "intra-style scene_style",
+        "intra-style interaction",
+        "intra-style binding",
+    ),
+    shown=SHOWN,
+)
+
+_EDGES = _PASTED.but(ratio=0.4)
+
+CCA_EDGES = Study(
+    name="cca-edges",
+    question="Does a model learn the edges of cut-outs, and does feathering help?",
+    arms={
+        "no composites": _EDGES.but(ratio=0.0),
+        "soft edges": _EDGES,
+        "hard edges": _EDGES.but(edge="hard"),
+    },
+    run=run,
+    baseline="soft edges",
+    contrast=("hard edges", "soft edges"),
+    metrics=(
+        "inter-style native edge",
+        "inter-style foreign edge",
+        "inter-style identity",
+        "inter-style native",
+        "inter-style foreign",
+        "inter-style style",
+    ),
+    seeds=1,
+)
+
+CCA_MASKS = Study(
+    name="cca-masks",
+    question="Do composites cut out by SAM 2's masks teach as much as those cut out by the truth?",
+    arms={"true masks": _EDGES, "masks of SAM 2": _EDGES.but(masks="sam2")},
+    run=run,
+    baseline="true masks",
+    contrast=("masks of SAM 2", "true masks"),
+    metrics=(
+        "inter-style identity",
+        "inter-style motion",
+        "inter-style native",
+        "inter-style foreign",
+        "inter-style style",
+        "inter-style binding",
+        "intra-style identity",
+    ),
+    seeds=1,
+)
+
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_EDGES, CCA_MASKS)
+}

@@ -69,6 +69,7 @@ class Study:
         metrics: The columns of the table, of those that `run` gives.
         seeds: Of the contrast's arms; the others have seed 0 alone.
         quick: Arms of the quick variant, at seed 0; the contrast's if left out.
+        shown: Prompts by id of which a picture is made, arm beside arm.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Study:
     metrics: tuple[str, ...]
     seeds: int = 3
     quick: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = {self.baseline, *self.contrast, *self.quick} - self.arms.keys()

@@ -9,13 +9,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from benchmarks import evidence, footage, lora_cell
 from benchmarks.figures import draw_figure
 from benchmarks.footage import Data, choose
 from benchmarks.forms import FORMS
+from benchmarks.gallery import GAP, LINE, draw_gallery
 from benchmarks.lora_cell import Recipe, prose_prompts, questions, spoken
 from benchmarks.place import Workplace
 from benchmarks.results import (
@@ -36,6 +39,7 @@ from toolkit.cast import read_cast
 from toolkit.data import Clip
 from toolkit.errors import CastmixError
 from toolkit.sandbox.score import asked
+from toolkit.video import write_video
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CAST = read_cast()
@@ -255,6 +259,30 @@ def test_the_command(
     assert "toss has no cell goood-s1; it has bad-s0, fair-s0" in capsys.readouterr().err
     assert evidence.main(["toss", "--list", *places]) == 0
     assert capsys.readouterr().out.count("done") == 3
+
+
+def test_a_gallery_needs_all_arms_and_shows_the_same_prompts(place: Workplace, tmp_path: Path) -> None:
+    shown = replace(TOSS, shown=("p3", "p1"))
+    picture = tmp_path / "toss.png"
+    cells = TOSS.cells()[:3]
+    for cell in cells[:2]:
+        evidence.run_cell(TOSS, cell, place)
+    assert not draw_gallery(shown, place, picture)
+    evidence.run_cell(TOSS, cells[2], place)
+    assert not draw_gallery(shown, place, picture)  # there are no videos
+    for shade, cell in enumerate(cells, 1):
+        for number in range(10):
+            frames = np.full((17, 16, 32, 3), 20 * number + 10 * shade, np.uint8)
+            write_video(place.folder(TOSS, cell) / "videos" / f"{number:03d}.mp4", frames, 8.0)
+    assert draw_gallery(shown, place, picture)
+    pixels = np.asarray(Image.open(picture).convert("L")).astype(int)
+    top, width = 2 * LINE + 2, 3 * 32 + GAP
+    row = LINE + 16 + GAP
+    for column in range(3):
+        for place_in_rows, number in enumerate((3, 1)):
+            found = pixels[top + place_in_rows * row, column * width + 40]
+            assert abs(found - 20 * number - 10 * (column + 1)) < 8
+    assert not draw_gallery(TOSS, place, tmp_path / "none.png")
 
 
 # The studies themselves

@@ -23,7 +23,7 @@ LAYERS: dict[str, int] = {
     "sandbox.population": 0, "sandbox.recognise": 0, "sandbox.codec": 0,
     "sandbox.recognise_nets": 0, "sandbox.recognise_follow": 0, "sandbox.recognise_together": 0,
     # Models: those that draw, those that watch; and what needs no more than plain things.
-    "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.crossover": 1, "sandbox.score": 1,
+    "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.score": 1,
     # Building blocks.
     "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "batches": 2, "preview": 2, "trainer": 2,
     "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,

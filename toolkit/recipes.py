@@ -13,12 +13,16 @@ from typing import Any
 from toolkit.cache import cache
 from toolkit.caption import caption
 from toolkit.cast import Show, read_cast
+from toolkit.composite import composite
+from toolkit.compositing.place import Place
+from toolkit.compositing.sources import Choice
 from toolkit.data import Clip, read_clips, write_atomic, write_clip, write_index
 from toolkit.errors import CastmixError
 from toolkit.generate import generate
 from toolkit.page import Pair, curve, write_page, write_preview
 from toolkit.prepare import prepare
 from toolkit.progress import say, stage, track
+from toolkit.segment import segment
 from toolkit.settings import Memory, Optim, Watch, can_compile
 from toolkit.train import train
 from toolkit.video import read_video, write_video
@@ -126,7 +130,7 @@ def demo(
     batch_size: int = 16,
     shots: int = 12,
     strangers: int = 96,
-    crossovers: int = 48,
+    composites: int = 48,
     each: int = 8,
     sample_steps: int = 12,
     seed: int = 0,
@@ -141,7 +145,7 @@ def demo(
         batch_size: Clips a step, a quarter of them strangers from the base model's own world.
         shots: Shots of the one episode of each show.
         strangers: How many clips of strangers to draw.
-        crossovers: How many composites to make, a character of one show pasted into a clip of the other.
+        composites: How many composites to make, a character of one show pasted into a clip of the other.
         each: Prompts per lead alone; twice as many ask for both.
         sample_steps: Denoising steps a video.
         seed: Of footage, training and videos.
@@ -159,7 +163,7 @@ def demo(
     out, shows = Path(out), _one_show_a_style()
     _same_as_before(out / "demo.json", settings)
     seconds: dict[str, float] = {}
-    _make_data(out, shows, _Counts(shots, strangers, crossovers), seed, seconds)
+    _make_data(out, shows, _Counts(shots, strangers, composites), seed, seconds)
     with _timed(seconds, "train", "6/8 One rank-32 LoRA for the characters of both shows"):
         lora = _fine_tune(out, steps, batch_size, seed)
     prompts = demo_prompts(shows, each)
@@ -214,14 +218,13 @@ class _Counts:
 
     shots: int
     strangers: int
-    crossovers: int
+    composites: int
 
 
 def _make_data(
     out: Path, shows: Sequence[Show], counts: _Counts, seed: int, seconds: dict[str, float]
 ) -> None:
     """The demo's first stages: footage, clips, captions, composites and caches in `out`."""
-    from toolkit.sandbox.crossover import crossovers
     from toolkit.sandbox.shows import BAND_CROP, draw
     from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
 
@@ -235,17 +238,27 @@ def _make_data(
     with _timed(seconds, "prepare", "2/8 Episodes become clips of one shot each"):
         prepare(episodes, data, fps=FPS, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, crop=BAND_CROP)
     with _timed(seconds, "caption", "3/8 Clips get captions: who does what, in which style"):
-        clips = caption(data, captioner="sidecar")
+        caption(data, captioner="sidecar")
     with _timed(seconds, "composite", "4/8 Some characters are cut out and pasted into the other show"):
-        crossovers(clips, read_cast(), out / "crossovers", counts.crossovers, seed)
+        segment(data, backend="truth")
+        # on so small a canvas two creatures' boxes hardly ever keep clear of each other
+        place = Place(overlap=0.4)
+        composite(
+            [data],
+            out / "composites",
+            count=counts.composites,
+            choice=Choice(three=0),
+            place=place,
+            seed=seed,
+        )
     with _timed(seconds, "cache", "5/8 Clips and captions become latents and embeddings"):
-        for folder in (data, out / "crossovers", out / "strangers"):
+        for folder in (data, out / "composites", out / "strangers"):
             cache(folder)
 
 
 def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
     return train(
-        [out / "data", out / "crossovers"],
+        [out / "data", out / "composites"],
         out / "lora",
         steps=steps,
         batch_size=batch_size,

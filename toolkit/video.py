@@ -93,8 +93,8 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     # bitexact: no version of the muxer, no date. One thread and no B-frames: the same bytes on any number of
-    # cores, and a first timestamp of 0 for readers that know no edit lists. x264's macroblock tree now and then
-    # decides differently over equal frames (1 of 100 clips here; none of 480 without it).
+    # cores, and a first timestamp of 0 for readers that know no edit lists. x264's macroblock tree decides
+    # differently over equal frames now and then (1 of 100 clips here; none of 480 without it).
     muxer = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
     encoder = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0", "mbtree": "0"}
     exact = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP

@@ -19,7 +19,9 @@ TOTALS: dict[Kind, tuple[int, ...]] = {"mix": (2, 3), "pairs": (2,), "references
 
 
 class Meetings:
-    """Draws characters to be pasted, and a background. Every character comes as often as every other.
+    """Draws characters to be pasted, and a background.
+
+    `names` are those who can be the first of a row, whom the plan takes equally often.
 
     mix: into scenes of the opposite style, or of the same style and another show. pairs: two whose styles are
     opposite, or the same and their shows not, on any background without people. references: one, on such a
@@ -32,8 +34,8 @@ class Meetings:
         for front in fronts:
             self.fronts.setdefault(front.name, []).append(front)
         self._fitting: dict[tuple[str, int], list[Back]] = {}
-        self._able = [name for name in sorted(self.fronts) if self._can_meet(self.fronts[name][0])]
-        if not self._able:
+        self.names = [name for name in sorted(self.fronts) if self._can_meet(self.fronts[name][0])]
+        if not self.names:
             what = "of the opposite style" if styles == "opposite" else "of the same style and another show"
             raise CastmixError(
                 f"{', '.join(sorted(self.fronts))} can be cut out, but there is no background or partner "
@@ -41,9 +43,9 @@ class Meetings:
                 "--backgrounds, or another --styles"
             )
 
-    def draw(self, rng: np.random.Generator, three: float) -> tuple[list[Front], Back]:
-        """Who is pasted, and on what; with three characters in all in this share of the mixes."""
-        first = _pick(self.fronts[_pick(self._able, rng)], rng)
+    def draw(self, name: str, rng: np.random.Generator, three: float) -> tuple[list[Front], Back]:
+        """Who is pasted, this one first, and on what; with three in all in this share of the mixes."""
+        first = _pick(self.fronts[name], rng)
         total = TOTALS[self.kind][0]
         if self.kind == "mix":
             larger = rng.random() < three

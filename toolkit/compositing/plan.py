@@ -23,8 +23,8 @@ from toolkit.compositing.words import compose
 from toolkit.data import fingerprint_text
 from toolkit.sources import path_text
 
-TRIES = 20
-"""Draws of characters and a background before a row is given up."""
+TRIES = 40
+"""Draws of clips for a row's first character before another takes its place."""
 FAIR = 5
 """A clip that was drawn so often and never found a place is named."""
 SHORTEST = 5
@@ -43,19 +43,19 @@ def make_rows(
     placed: Counter[str] = Counter()
     for number in numbers:
         rng = np.random.default_rng([seed, number])
-        for _ in range(TRIES):
-            fronts, back = meetings.draw(rng, three)
+        names = [str(name) for name in rng.permutation(meetings.names)]
+        for name in [name for name in names for _ in range(TRIES)]:
+            fronts, back = meetings.draw(name, rng, three)
             row = _row(meetings.kind, fronts, back, place, rng)
             drawn.update(front.clip.id for front in fronts)
             if row is not None:
                 placed.update(front.clip.id for front in fronts)
                 about = {"kind": meetings.kind, "seed": seed, "index": number}
                 row = about | row | {"edge": asdict(edge)}
-                name = f"{meetings.kind}-{number:05d}-{_digest(row)}"
-                rows.append({"id": name} | row)
+                rows.append({"id": f"{meetings.kind}-{number:05d}-{_digest(row)}"} | row)
                 break
         else:
-            reason = f"nobody found room in {TRIES} draws: see --place.overlap and --place.height"
+            reason = f"nobody found room in {TRIES} draws each: see --place.overlap and --place.height"
             reasons.append({"id": f"{meetings.kind}-{number:05d}", "as": "composite", "reason": reason})
     for clip, times in sorted(drawn.items()):
         if times >= FAIR and not placed[clip]:
