@@ -1,7 +1,12 @@
-"""How hard the outlines of characters are: whether a model has learnt the cut-out's edge."""
+"""How hard the outlines of characters are: whether a model has learnt the cut-out's edge.
+
+``python -m benchmarks.edges CLIPS...`` measures folders of captioned clips, to compare generated videos with.
+"""
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,3 +67,32 @@ def _around(grey: NDArray[np.floating], boxes: NDArray[np.floating]) -> NDArray[
                 hardness(picture[max(0, top - RIM) : bottom + RIM, max(0, left - RIM) : right + RIM])
             )
     return np.concatenate(parts)
+
+
+def main() -> None:
+    """Print the mean hardness of each folder's characters, at home and pasted."""
+    from toolkit.cast import read_cast
+    from toolkit.data import read_clips
+    from toolkit.sandbox.recognise import load_recognisers, recognise_many
+    from toolkit.sandbox.score import asked
+    from toolkit.video import read_video
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clips", type=Path, nargs="+")
+    cast = read_cast()
+    for folder in parser.parse_args().clips:
+        clips = read_clips(folder)
+        frames = [read_video(clip.path)[0] for clip in clips]
+        verdicts = recognise_many(load_recognisers(), frames)
+        found = [
+            edges(one, seen, asked(clip.text, cast))
+            for clip, one, seen in zip(clips, frames, verdicts, strict=True)
+        ]
+        for name in ("native edge", "foreign edge"):
+            values = [value for row in found if (value := row[name]) is not None]
+            if values:
+                print(f"{folder}: {name} {np.mean(values):.3f} ({len(values)} clips)")
+
+
+if __name__ == "__main__":
+    main()
