@@ -83,6 +83,8 @@ def attach(module: torch.nn.Module, lora: Lora, name: str, fingerprint: str = ""
             f"warning: the LoRA {name!r} was trained on {origin}, not on this base ({fingerprint}): "
             "the shapes fit, the look may not"
         )
+    if not lora.tensors:
+        raise CastmixError(f"the LoRA {name!r} changes no layer: it is a file of special tokens alone")
     # alpha is folded into B already: alpha = rank makes peft's scale 1.
     _inject(module, name, {key: a.shape[0] for key, (a, _) in lora.tensors.items()}, None)
     with torch.no_grad():

@@ -6,10 +6,14 @@ folded in: the layer's change is exactly B @ A. Files come in three dialects of 
     comfyui    diffusion_model.blocks.0.self_attn.q.lora_A.weight   (the default; also read by diffusers)
     diffusers  transformer.blocks.0.attn1.to_q.lora_A.weight
     kohya      lora_unet_blocks_0_self_attn_q.lora_down.weight, ….lora_up.weight, ….alpha
+
+Special tokens (`toolkit.tokens`) travel in the metadata, as text: diffusers refuses a file with a tensor that
+is no LoRA's; metadata that a loader does not know, it leaves alone.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -55,20 +59,28 @@ _KEY = re.compile(
 )
 
 
+TOKENS = "castmix.tokens"
+"""Metadata key: what is known of each token, JSON {token: {noun, kind}}; in a file, its vector too."""
+
+
 @dataclass(frozen=True)
 class Lora:
     """Low-rank changes of linear layers.
 
     ``tensors[name] = (A, B)`` with A (r, in) and B (out, r), by diffusers' layer name; W changes by B @ A.
+    ``tokens[token]`` is what a special token adds to the embedding of its class noun, (D,) float32; the rest
+    that is known of it stands in ``metadata["castmix.tokens"]``, see `toolkit.tokens`. A LoRA of tokens alone
+    has no tensors.
     """
 
     tensors: dict[str, tuple[Tensor, Tensor]]
     metadata: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
-        """The largest rank of all layers."""
-        return max(a.shape[0] for a, _ in self.tensors.values())
+        """The largest rank of all layers; 0 without any."""
+        return max((a.shape[0] for a, _ in self.tensors.values()), default=0)
 
 
 def save_lora(lora: Lora, path: Path, format: str = "comfyui", dtype: torch.dtype = torch.float32) -> None:
@@ -84,7 +96,8 @@ def save_lora(lora: Lora, path: Path, format: str = "comfyui", dtype: torch.dtyp
         key = f"diffusion_model.{_wan_name(name)}" if format == "comfyui" else f"transformer.{name}"
         tensors[f"{key}.lora_A.weight"] = a.to(dtype)
         tensors[f"{key}.lora_B.weight"] = b.to(dtype)
-    write_atomic(path, safetensors_bytes(tensors, {"format": "pt", **lora.metadata}))
+    metadata = {"format": "pt", **lora.metadata, **_tokens_as_text(path, lora)}
+    write_atomic(path, safetensors_bytes(tensors, metadata))
 
 
 def load_lora(path: Path) -> Lora:
@@ -108,7 +121,8 @@ def load_lora(path: Path) -> Lora:
                 match["part"], match["part"]
             )
             halves.setdefault(name, {})[str(part)] = tensor.float()
-    if strange or not halves:
+    known, tokens = _tokens_from_text(path, metadata)
+    if strange or not (halves or tokens):
         found = f"keys such as {', '.join(sorted(strange)[:3])}" if strange else "no keys"
         raise CastmixError(
             f"{path} is no LoRA of a Wan model: it has {found} (known: diffusion_model.blocks.… of ComfyUI, "
@@ -116,7 +130,7 @@ def load_lora(path: Path) -> Lora:
         )
     scales = _diffusers_scales(metadata)
     tensors = {name: _pair(path, name, half, scales.get(name)) for name, half in sorted(halves.items())}
-    return Lora(tensors, metadata)
+    return Lora(tensors, known, tokens)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -134,6 +148,34 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise CastmixError(f"{path} is no safetensors file ({error}); castmix reads no other kind") from error
+
+
+def _tokens_as_text(path: Path, lora: Lora) -> dict[str, str]:
+    """The metadata entry of a file: what is known of each token, and its vector, little-endian float32."""
+    if not lora.tokens:
+        return {}
+    facts = json.loads(lora.metadata.get(TOKENS, "{}"))
+    if set(facts) != set(lora.tokens):
+        raise CastmixError(f"{path}: tokens {sorted(lora.tokens)}, but {TOKENS} tells of {sorted(facts)}")
+    for token, vector in lora.tokens.items():
+        raw = vector.detach().cpu().float().contiguous().view(torch.uint8).numpy().tobytes()
+        facts[token] = {**facts[token], "vector": base64.b64encode(raw).decode()}
+    return {TOKENS: json.dumps(facts, sort_keys=True, ensure_ascii=False)}
+
+
+def _tokens_from_text(path: Path, metadata: dict[str, str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata as it is in memory, and the vectors of the tokens."""
+    if TOKENS not in metadata:
+        return metadata, {}
+    try:
+        facts = json.loads(metadata[TOKENS])
+        tokens = {}
+        for token, fact in facts.items():
+            raw = bytearray(base64.b64decode(fact.pop("vector"), validate=True))
+            tokens[token] = torch.frombuffer(raw, dtype=torch.float32)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CastmixError(f"{path}: its tokens cannot be read ({error!r}): make them anew") from error
+    return {**metadata, TOKENS: json.dumps(facts, sort_keys=True, ensure_ascii=False)}, tokens
 
 
 def _pair(path: Path, name: str, half: dict[str, Tensor], scale: float | None) -> tuple[Tensor, Tensor]:

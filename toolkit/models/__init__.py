@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,6 +90,21 @@ class Encoders(Protocol):
 
     def count_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has before it is cut to text_length."""
+        ...
+
+    def positions(self, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """Where the tokens of each range of characters (start, end) stand in what `encode_text` returns.
+
+        prompt: as WanPipeline cleans it, whitespace joined; ranges count its characters. A token belongs to
+        a range that it shares a character with; one behind text_length is left out.
+        """
+        ...
+
+    def encode_with(self, prompts: Sequence[str], added: Sequence[Mapping[int, Tensor]]) -> Tensor:
+        """`encode_text` with vectors added to what goes into the text encoder, differentiable in them.
+
+        added: for each prompt, vectors (D_in,) by position. Without any, it equals `encode_text`.
+        """
         ...
 
     def release_text(self) -> None:

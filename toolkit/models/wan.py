@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.errors import CastmixError
 from toolkit.models import ModelSpec
 from toolkit.models.files import DENOISER, ENCODERS, locate
 
@@ -88,7 +89,42 @@ class WanEncoders:
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Prompts to (B, text_length, D) float32, zero after each prompt's real tokens, as in WanPipeline."""
+        tokens = self._tokens(prompts)
+        embeds = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
+
+    def encode_with(self, prompts: Sequence[str], added: Sequence[Mapping[int, Tensor]]) -> Tensor:
+        """`encode_text` with vectors (D_in,) added to the embedding rows at these positions of each prompt.
+
+        Differentiable with respect to the vectors.
+        """
+        tokens = self._tokens(prompts)
+        rows = self.text_encoder.get_input_embeddings()(tokens.input_ids)
+        moved = torch.zeros_like(rows)
+        for row, by_position in enumerate(added):
+            for position, vector in by_position.items():
+                if vector.shape != rows.shape[-1:]:
+                    raise CastmixError(
+                        f"a special token has a vector of {tuple(vector.shape)}, this model's rows have "
+                        f"{rows.shape[-1]} numbers: it was learnt on another base"
+                    )
+                moved[row, position] = vector.to(rows)
+        encoded = self.text_encoder(inputs_embeds=rows + moved, attention_mask=tokens.attention_mask)
+        embeds = encoded.last_hidden_state
+        return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
+
+    def positions(self, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """Positions of the tokens of each range of characters of a cleaned prompt: see `Encoders`."""
         tokens = self.tokenizer(
+            prompt, max_length=self.text_length, truncation=True, return_offsets_mapping=True
+        )
+        places = list(enumerate(tokens.offset_mapping))
+        return [
+            tuple(k for k, (first, last) in places if first < end and last > start) for start, end in ranges
+        ]
+
+    def _tokens(self, prompts: Sequence[str]) -> Any:
+        return self.tokenizer(
             [clean_prompt(prompt) for prompt in prompts],
             padding="max_length",
             max_length=self.text_length,
@@ -96,8 +132,6 @@ class WanEncoders:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.device)
-        embeds = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
 
     def count_tokens(self, prompt: str) -> int:
         """How many tokens a prompt has before it is cut to text_length."""

@@ -1,0 +1,187 @@
+"""Special tokens: words such as ``<sub1>`` that a LoRA file brings along, for a look that no word names.
+
+A token is a class noun and one learned vector (textual inversion, Gal et al. 2022, arXiv 2208.01618; one for
+each subject in VideoMage, section 7.1 of its supplement). In a prompt the noun takes the token's place,
+and the vector is added
+
+    output   to what the text encoder makes of the noun's tokens: the encoder need not run in training
+    input    to the noun's rows of the encoder's embedding table: what a new row of the table would be that
+             starts as the noun; the encoder sees it in every context
+
+A vector of zero is the noun itself. A noun of several tokens has the same vector at each of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from toolkit.captions import CLAUSE_START, SCENE_TAG, TAG
+from toolkit.cast import Cast
+from toolkit.errors import CastmixError
+from toolkit.models import Encoders
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolkit.lora import Lora
+
+Kind = Literal["output", "input"]
+TOKEN = re.compile(r"<[^<>\s]+>")
+METADATA = "castmix.tokens"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A special token: its class noun, where its vector is added, and the vector (D,), float32."""
+
+    noun: str
+    kind: Kind
+    vector: Tensor
+
+
+def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
+    """The special tokens of LoRAs.
+
+    Raises:
+        CastmixError: two of them have a token of one spelling and different vectors, or what is told of a
+            token makes no sense.
+    """
+    import torch
+
+    found: dict[str, Token] = {}
+    for lora in loras:
+        facts = json.loads(lora.metadata.get(METADATA, "{}"))
+        for token, vector in lora.tokens.items():
+            fact = facts.get(token, {})
+            if not fact.get("noun") or fact.get("kind") not in get_args(Kind):
+                raise CastmixError(f"token {token}: expected a noun and a kind, output or input; got {fact}")
+            one = Token(fact["noun"], fact["kind"], vector)
+            other = found.setdefault(token, one)
+            same = (other.noun, other.kind) == (one.noun, one.kind)
+            if not (same and torch.equal(other.vector, one.vector)):
+                raise CastmixError(
+                    f"two LoRAs bring a token {token}, a {other.noun} and a {one.noun}: learn one of them "
+                    "anew under another name (castmix invert --token)"
+                )
+    return found
+
+
+def tokens_metadata(tokens: Mapping[str, Token]) -> dict[str, str]:
+    """What a LoRA with these tokens says of them: the counterpart of `read_tokens`."""
+    facts = {token: {"noun": one.noun, "kind": one.kind} for token, one in tokens.items()}
+    return {METADATA: json.dumps(facts, sort_keys=True, ensure_ascii=False)} if facts else {}
+
+
+def check_name(token: str) -> str:
+    """The token itself, if it is spelt like one.
+
+    Raises:
+        CastmixError: it is not in angle brackets, or has white space in it.
+    """
+    if not TOKEN.fullmatch(token):
+        raise CastmixError(f"a special token is one word in angle brackets, such as <sub1>; got {token!r}")
+    return token
+
+
+def nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:
+    """Words for what LoRAs brought: token → class noun, and character → description for those in `cast`."""
+    found = {token: one.noun for token, one in read_tokens(loras).items()}
+    known = {name for lora in loras for name in json.loads(lora.metadata.get("castmix.cast", "[]"))}
+    people = [one for show in (cast.shows if cast else ()) for one in show.characters]
+    return found | {one.name: one.description for one in people if one.name in known and one.description}
+
+
+def plain(prompt: str, words: Mapping[str, str]) -> str:
+    """The prompt in words that the base model knows: VideoMage's c~, for the motion branch (its Alg. 1).
+
+    Every special token becomes its class noun. So does every character's tag, if all of them have one;
+    clauses and the scene's style become prose then: "[Character: Pixo], hops. [scene-style:cartoon]" with
+    {"Pixo": "a star"} is "a star hops, cartoon style".
+
+    Args:
+        prompt: Any prompt.
+        words: Class nouns by token or character name: see `nouns`.
+    """
+    text, _ = substitute(prompt, {token: noun for token, noun in words.items() if TOKEN.fullmatch(token)})
+    tagged = TAG.findall(text)
+    if not tagged or any(name not in words for name in tagged):
+        return text
+    starts = [found.start() for found in CLAUSE_START.finditer(text)]
+    text = CLAUSE_START.sub(lambda found: f"{words[found[1]]} ", text)
+    text = TAG.sub(lambda found: words[found[1]], text)
+    scene = SCENE_TAG.search(text)
+    body = SCENE_TAG.sub("", text).strip().removesuffix(".")
+    if len(starts) > 1:
+        body = re.sub(r"\. (?=\w)", " and ", body)
+    return f"{body}, {scene[1]} style" if scene else body
+
+
+def substitute(prompt: str, words: Mapping[str, str]) -> tuple[str, list[tuple[str, int, int]]]:
+    """The prompt with each token replaced by its noun, and where: (token, start, end) in the new text."""
+    parts: list[str] = []
+    places: list[tuple[str, int, int]] = []
+    rest = 0
+    for found in TOKEN.finditer(prompt):
+        if found[0] in words:
+            parts.append(prompt[rest : found.start()])
+            start = sum(map(len, parts))
+            parts.append(words[found[0]])
+            places.append((found[0], start, start + len(parts[-1])))
+            rest = found.end()
+    return "".join([*parts, prompt[rest:]]), places
+
+
+def apply(encoders: Encoders, prompts: Sequence[str], loras: Sequence[Lora]) -> Tensor:
+    """Embeddings (len(prompts), L, D) of prompts that may hold special tokens of these LoRAs.
+
+    Without any of their tokens it is `encoders.encode_text(prompts)`, to the bit.
+    """
+    import torch
+
+    with torch.no_grad():
+        return encode(encoders, prompts, read_tokens(loras))
+
+
+def encode(encoders: Encoders, prompts: Sequence[str], tokens: Mapping[str, Token]) -> Tensor:
+    """What `apply` returns, differentiable with respect to the tokens' vectors.
+
+    Raises:
+        CastmixError: a token lies behind the model's last token, or its vector is of another model's size.
+    """
+    import torch
+
+    clean = [" ".join(prompt.split()) for prompt in prompts]
+    replaced = [substitute(prompt, {token: one.noun for token, one in tokens.items()}) for prompt in clean]
+    if not any(places for _, places in replaced):
+        return encoders.encode_text(prompts)
+    texts = [text for text, _ in replaced]
+    added: dict[Kind, list[dict[int, Tensor]]] = {"input": [], "output": []}
+    for text, places in replaced:
+        at = encoders.positions(text, [(start, end) for _, start, end in places])
+        for kind, rows in added.items():
+            rows.append({})
+            for (token, _, _), positions in zip(places, at, strict=True):
+                if not positions:
+                    raise CastmixError(f"{token} is beyond the last token of the model: {text[:60]!r}…")
+                if tokens[token].kind == kind:
+                    rows[-1].update(dict.fromkeys(positions, tokens[token].vector))
+    inside = any(added["input"])
+    embeds = encoders.encode_with(texts, added["input"]) if inside else encoders.encode_text(texts)
+    shift = torch.zeros_like(embeds)
+    for row, by_position in enumerate(added["output"]):
+        for position, vector in by_position.items():
+            _check_size(vector, embeds.shape[-1])
+            shift[row, position] = vector.to(shift)
+    return embeds + shift
+
+
+def _check_size(vector: Tensor, size: int) -> None:
+    if vector.shape != (size,):
+        raise CastmixError(
+            f"a special token has a vector of {tuple(vector.shape)}, this model's embeddings have {size} "
+            "numbers: it was learnt on another base"
+        )
