@@ -31,12 +31,16 @@ LAYERS: dict[str, int] = {
     "sandbox.recogniser_data": 1, "sandbox.recognise_report": 1,
     "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "sandbox.redraw": 2, "scoring": 2,
     "compositing": 2,
+    "collaborate": 2, "guides": 2, "inversion": 2, "branches": 2, "roles": 2,
     "segmentation": 2,
+    "fusion": 2,
+    "attention": 2,
     "sandbox.sam2_examples": 1, "sandbox.sam2_net": 2, "sandbox.sam2_follow": 2, "sandbox.sam2_batches": 2,
     "sandbox.sam2_training": 2, "sandbox.sam2_report": 2,
     # Stages: a verb each.
     "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
     "evaluate": STAGES, "segment": STAGES, "composite": STAGES,
+    "fuse": STAGES,
     "sandbox.pretrain": STAGES, "sandbox.report": STAGES, "sandbox.pretrain_sam2": STAGES,
     # Chains of stages.
     "recipes": 4,
