@@ -23,6 +23,7 @@ from toolkit.composite import composite
 from toolkit.data import Clip, Sample, load_samples, read_clips
 from toolkit.errors import CastmixError
 from toolkit.evaluate import evaluate
+from toolkit.fuse import fuse
 from toolkit.generate import generate
 from toolkit.models import MODELS, load_denoiser, load_encoders
 from toolkit.prepare import prepare
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Gates", "Judge", "Lora",
     "Memory", "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "composite",
-    "demo", "evaluate", "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare",
-    "read_cast", "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
+    "demo", "evaluate", "fuse", "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples",
+    "prepare", "read_cast", "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
 _HEAVY = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
@@ -198,3 +198,67 @@ def _all_lora_layers(module: torch.nn.Module) -> dict[str, Any]:
 def _lora_layers(module: torch.nn.Module, name: str) -> dict[str, Any]:
     """Layers that have this adapter, by sorted name."""
     return {key: layer for key, layer in sorted(_all_lora_layers(module).items()) if name in layer.lora_A}
+
+
+def merge(
+    changes: Sequence[torch.Tensor],
+    weights: Sequence[float],
+    *,
+    kind: Literal["ties", "dare_linear"],
+    density: float,
+    sign: Literal["total", "frequency"],
+    seed: int,
+    what: str,
+) -> torch.Tensor:
+    """peft's sparse sum of whole changes B A of one layer, (out, in) each; draws come from seed and what."""
+    from peft.utils import merge_utils
+
+    tensors, scales = list(changes), torch.tensor(weights, dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The density")  # 1 keeps everything, and is meant to
+        merged: torch.Tensor
+        if kind == "ties":
+            merged = merge_utils.ties(tensors, scales, density, sign)
+            return merged
+        torch.manual_seed(generator_for(seed, 0, f"{kind}/{what}").initial_seed())
+        merged = merge_utils.dare_linear(tensors, scales, density)
+        return merged
+
+
+_ON_VIDEO = re.compile(
+    r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|attn2\.(to_q|to_out\.0)|ffn\.(net\.0\.proj|net\.2))|proj_out"
+)
+
+
+@contextlib.contextmanager
+def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, each adapter's change of a video token is multiplied by that token's share.
+
+    Layers that work on the prompt (keys and values of attn2) are left as they are: a prompt's token has no
+    place in the picture. Activate the adapters too; one without shares acts everywhere.
+
+    shares: (B, N) by adapter, N tokens in the network's order (frame, row, column).
+    """
+
+    def hook(share: torch.Tensor) -> Any:
+        def scale(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            if output.shape[:2] != share.shape:
+                raise CastmixError(
+                    f"shares are for {tuple(share.shape)} (batch, tokens), the network has "
+                    f"{tuple(output.shape[:2])}"
+                )
+            return output * share.to(output).unsqueeze(-1)
+
+        return scale
+
+    handles = [
+        layer.lora_B[name].register_forward_hook(hook(share))
+        for name, share in shares.items()
+        for key, layer in _lora_layers(module, name).items()
+        if _ON_VIDEO.fullmatch(key)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

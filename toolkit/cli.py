@@ -27,6 +27,7 @@ COMMANDS: Table = {
     "composite": "toolkit.composite:composite",
     "cache": "toolkit.cache:cache",
     "train": "toolkit.train:train",
+    "fuse": "toolkit.fuse:fuse",
     "generate": "toolkit.generate:generate",
     "evaluate": "toolkit.evaluate:evaluate",
     "demo": "toolkit.recipes:demo",

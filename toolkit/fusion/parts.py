@@ -1,0 +1,168 @@
+"""The LoRAs that are fused, and what a fused file says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from toolkit.data import fingerprint_file
+from toolkit.errors import CastmixError
+from toolkit.fusion.knobs import Distil, Sparse, Squares
+from toolkit.lora import Lora, load_lora
+from toolkit.models import ModelSpec
+from toolkit.progress import say
+from toolkit.settings import Optim, Sigma
+from toolkit.tokens import read_tokens, tokens_metadata
+
+Tensors = dict[str, tuple[Tensor, Tensor]]
+Facts = dict[str, Any]
+
+FUSION = "castmix.fusion"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A LoRA to be fused.
+
+    `subjects` are the phrases by which prompts and captions call those whom it knows: names and tokens.
+    """
+
+    name: str
+    lora: Lora
+    weight: float
+    subjects: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a method may need beside the parts; see `toolkit.fuse.fuse`. `work` is a folder of its own."""
+
+    spec: ModelSpec
+    work: Path
+    clips: tuple[Path, ...]
+    pairs: Path | None
+    rank: int | None
+    seed: int
+    restart: bool
+    sparse: Sparse
+    squares: Squares
+    distil: Distil
+    optim: Optim
+    sigma: Sigma
+
+
+def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
+    """A part from ``path`` or ``path:weight``; a folder means the lora.safetensors in it.
+
+    subjects: Phrases that name those whom it knows; left out, the cast and the tokens of the file.
+
+    Raises:
+        CastmixError: there is no such file, or it is no LoRA, or the weight is no finite number.
+    """
+    head, colon, tail = str(text).rpartition(":")
+    path, weight = Path(text), 1.0
+    if colon and head and not path.exists():
+        with contextlib.suppress(ValueError):  # a colon of the path itself, as in C:\\runs\\a.safetensors
+            weight, path = float(tail), Path(head)
+    if not math.isfinite(weight):
+        raise CastmixError(f"{text}: the weight must be a finite number, got {tail}")
+    path = path / "lora.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise CastmixError(f"{text}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8")
+    lora = load_lora(path)
+    known = json.loads(lora.metadata.get("castmix.cast", "[]"))
+    name = path.parent.name if path.name == "lora.safetensors" else path.stem
+    own = tuple(subjects) or (*known, *lora.tokens)
+    return Part(name or "lora", lora, weight, own, fingerprint_file(path))
+
+
+def check_fit(parts: Sequence[Part]) -> None:
+    """Refuse LoRAs of different networks; say where they are of different weights of the same shapes.
+
+    Raises:
+        CastmixError: a layer has other shapes in two of the files.
+    """
+    seen: dict[str, tuple[str, tuple[int, int]]] = {}
+    for part in parts:
+        for layer, (a, b) in part.lora.tensors.items():
+            shape = (a.shape[1], b.shape[0])
+            other, there = seen.setdefault(layer, (part.name, shape))
+            if there != shape:
+                raise CastmixError(
+                    f"{part.name} and {other} are of different models: layer {layer} is "
+                    f"{shape[0]}→{shape[1]} in one and {there[0]}→{there[1]} in the other"
+                )
+    bases = {part.name: part.lora.metadata.get("castmix.base_fingerprint", "") for part in parts}
+    if len({base for base in bases.values() if base}) > 1:
+        told = ", ".join(f"{name} on {base or 'an unknown base'}" for name, base in bases.items())
+        say(f"warning: these LoRAs were trained on different weights of one shape: {told}")
+
+
+def fused(parts: Sequence[Part], tensors: Tensors, method: str, facts: Mapping[str, Any]) -> Lora:
+    """The LoRA that stands for all parts: special tokens, cast and trigger words of them all.
+
+    facts: What else the file should say of the fusion; `ranks`, by layer, are told of each part.
+
+    Raises:
+        CastmixError: two parts have a special token of one spelling that means different things.
+    """
+    first = parts[0].lora.metadata
+    facts = dict(facts)
+    ranks = facts.pop("ranks", None)
+    casts = [json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts]
+    cast = sorted({name for names in casts for name in names})
+    about: list[dict[str, Any]] = []
+    for i, part in enumerate(parts):
+        known = {"name": part.name, "weight": part.weight, "subjects": list(part.subjects)}
+        about.append(known | {"fingerprint": part.fingerprint})
+        if ranks is not None:
+            about[-1]["ranks"] = ranks[i]
+    metadata = {
+        **{key: first[key] for key in first if key.startswith("modelspec.")},
+        **{key: first[key] for key in ("castmix.base", "castmix.base_fingerprint") if key in first},
+        "modelspec.title": f"castmix LoRA: {', '.join(cast) or ' + '.join(part.name for part in parts)}",
+        "modelspec.trigger_phrase": ", ".join(f"[Character: {name}]" for name in cast),
+        "castmix.cast": json.dumps(cast, ensure_ascii=False),
+        "castmix.rank": str(max((a.shape[0] for a, _ in tensors.values()), default=0)),
+        FUSION: json.dumps({"method": method, "parts": about, **facts}, ensure_ascii=False, sort_keys=True),
+    }
+    if "castmix.grammar" in first:
+        metadata["castmix.grammar"] = first["castmix.grammar"]
+    tokens = read_tokens([part.lora for part in parts])
+    vectors = {token: one.vector for token, one in tokens.items()}
+    return Lora(tensors, metadata | tokens_metadata(tokens), vectors)
+
+
+def unfused(lora: Lora) -> list[Part] | None:
+    """The parts of a masked file, as they were, weights apart; None if the LoRA is no such file.
+
+    Raises:
+        CastmixError: the tensors are not those that the metadata tells of.
+    """
+    record = json.loads(lora.metadata.get(FUSION, "{}"))
+    if record.get("method") != "masked":
+        return None
+    parts: list[Part] = []
+    offsets = dict.fromkeys(lora.tensors, 0)
+    for about in record["parts"]:
+        tensors: Tensors = {}
+        for layer, rank in about["ranks"].items():
+            a, b = lora.tensors.get(layer, (None, None))
+            begin = offsets.get(layer, 0)
+            if a is None or b is None or a.shape[0] < begin + rank:
+                raise CastmixError(
+                    f"this masked LoRA should have rank {begin + rank} or more in {layer}, it has "
+                    f"{0 if a is None else a.shape[0]}: it was changed after `castmix fuse`; fuse it again"
+                )
+            tensors[layer] = (a[begin : begin + rank], b[:, begin : begin + rank])
+            offsets[layer] = begin + rank
+        parts.append(Part(about["name"], Lora(tensors), 1.0, tuple(about["subjects"]), about["fingerprint"]))
+    return parts
