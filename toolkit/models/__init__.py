@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -107,9 +108,42 @@ class Encoders(Protocol):
         """
         ...
 
+    def prompt_length(self, prompt: str) -> int:
+        """How many of encode_text's positions are a prompt's own, end mark included; the rest are pads."""
+        ...
+
+    def spans(self, prompt: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
+        """For each phrase, the positions in encode_text's output of all tokens of all its occurrences.
+
+        A phrase is found as written, as whole words: "Mimi" is in "[Character: Mimi]", "cat" not in "cats".
+
+        Raises:
+            CastmixError: a phrase is not in the prompt, or only in a part that is cut off.
+        """
+        ...
+
     def release_text(self) -> None:
         """Free the text encoder's memory. It is loaded again when next needed."""
         ...
+
+
+Read = Callable[[str, int, "Tensor", "Tensor"], "Tensor"]
+"""(kind, layer, q, k) -> what is kept of them; kind is "cross" or "temporal"."""
+
+
+@dataclass(eq=False)
+class Taps:
+    """What the last forward pass of a tapped denoiser showed, by layer.
+
+    q, k are heads after their norms: (B, heads, N, d) over the N video tokens, frame by frame, row by row; a
+    cross-attention's k is (B, heads, L, d) over the prompt's L positions, pads included. Those of temporal
+    layers (self-attention) carry their rotary positions. Where a `read` was given its results are in `maps`
+    instead, by (kind, layer).
+    """
+
+    cross: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    temporal: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    maps: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
 
 class Denoiser(Protocol):
@@ -127,6 +161,28 @@ class Denoiser(Protocol):
 
     def __call__(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
         """Velocity, (B, C, f, h, w) like the latents, at noise level sigma: a scalar or (B,), in [0, 1]."""
+        ...
+
+    def tap(
+        self,
+        *,
+        cross: Collection[int] = (),
+        temporal: Collection[int] = (),
+        stop_after: int | None = None,
+        read: Read | None = None,
+    ) -> AbstractContextManager[Taps]:
+        """Look into the attention of these blocks at every call inside; the output stays what it is.
+
+        Gradients flow through what is seen, also under gradient checkpointing and after the context has
+        ended. There `read`, which makes something small of q and k inside the block, saves their memory. The
+        watched blocks of a compiled network run uncompiled.
+
+        cross: blocks whose attention to the prompt is watched. temporal: whose self-attention. stop_after:
+        the last block that runs; there is no velocity then, and what stands for it is NaN.
+
+        Raises:
+            CastmixError: no such block, one that does not run, fused projections, or a tap inside a tap.
+        """
         ...
 
 

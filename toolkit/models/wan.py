@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import CastmixError
-from toolkit.models import ModelSpec
+from toolkit.models import ModelSpec, Read, Taps
 from toolkit.models.files import DENOISER, ENCODERS, locate
+from toolkit.models.tap import Tap, new_tap, tapped
 
 
 @dataclass(eq=False)
@@ -137,12 +139,40 @@ class WanEncoders:
         """How many tokens a prompt has before it is cut to text_length."""
         return len(self.tokenizer(clean_prompt(prompt)).input_ids)
 
+    def prompt_length(self, prompt: str) -> int:
+        """How many of encode_text's positions are a prompt's own, end mark included; the rest are pads."""
+        return min(self.count_tokens(prompt), self.text_length)
+
+    def spans(self, prompt: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
+        """For each phrase, the positions in encode_text's output of all tokens of all its occurrences.
+
+        Raises:
+            CastmixError: a phrase is not in the prompt, or only in a part that is cut off.
+        """
+        text = clean_prompt(prompt)
+        found = []
+        for phrase in phrases:
+            wanted = clean_prompt(phrase)
+            places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(wanted)}(?!\w)", text)]
+            if not wanted or not places:
+                raise CastmixError(
+                    f"{phrase!r} is not in the prompt {text!r}: name it as it is written there"
+                )
+            positions = tuple(sorted({place for one in self.positions(text, places) for place in one}))
+            if not positions:
+                raise CastmixError(
+                    f"{phrase!r} is cut off: the model takes {self.text_length} tokens, shorten {text!r}"
+                )
+            found.append(positions)
+        return found
+
 
 @dataclass(eq=False)
 class WanDenoiser:
     """The transformer of a WanPipeline folder as a velocity function with a prompt."""
 
     module: Any
+    _tap: Tap | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str | torch.device, dtype: torch.dtype | None) -> WanDenoiser:
@@ -165,13 +195,34 @@ class WanDenoiser:
         """Velocity, (B, C, f, h, w) like the latents, at noise level sigma: a scalar or (B,), in [0, 1]."""
         device, dtype = self.device, self.module.patch_embedding.weight.dtype
         timestep = (sigma.to(device, torch.float32) * 1000).expand(len(latents))
-        (velocity,) = self.module(
-            hidden_states=latents.to(device, dtype),
-            timestep=timestep,
-            encoder_hidden_states=prompt_embeds.to(device, dtype),
-            return_dict=False,
-        )
+        with contextlib.nullcontext() if self._tap is None else tapped(self.module, self._tap):
+            (velocity,) = self.module(
+                hidden_states=latents.to(device, dtype),
+                timestep=timestep,
+                encoder_hidden_states=prompt_embeds.to(device, dtype),
+                return_dict=False,
+            )
+        if self._tap is not None and self._tap.stop_after is not None:
+            return latents.new_tensor(float("nan")).expand_as(latents)
         return velocity.to(latents)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def tap(
+        self,
+        *,
+        cross: Collection[int] = (),
+        temporal: Collection[int] = (),
+        stop_after: int | None = None,
+        read: Read | None = None,
+    ) -> Iterator[Taps]:
+        """Look into the attention of these blocks: see `toolkit.models.Denoiser.tap`."""
+        if self._tap is not None:
+            raise CastmixError("this denoiser is tapped already: ask one tap for all blocks")
+        self._tap = new_tap(self.module, cross, temporal, stop_after, read)
+        try:
+            yield self._tap.taps
+        finally:
+            self._tap = None
 
 
 @contextlib.contextmanager
