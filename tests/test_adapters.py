@@ -166,3 +166,37 @@ def test_what_does_not_fit_names_both_bases(
         pass
     with pytest.raises(CastmixError, match="no to_q; choose among attn1, attn2, ffn"):
         adapters.add(denoiser.module, "z", Adapter(targets=("to_q",)), seed=0)
+
+
+def test_presets_of_targets(denoiser: models.Denoiser) -> None:
+    def layers(name: str, *targets: str) -> set[str]:
+        adapters.add(denoiser.module, name, Adapter(rank=1, targets=targets), seed=0)
+        found = adapters.extract(denoiser.module, name).tensors
+        return {key.partition(".")[2].partition(".")[2] for key in found}
+
+    feed = {"ffn.net.0.proj", "ffn.net.2"}
+    assert layers("qk", "motion-qk") == {"attn1.to_q", "attn1.to_k"}
+    assert layers("vo", "motion-vo") == {"attn1.to_v", "attn1.to_out.0"} | feed
+    assert layers("s", "subject") == {f"attn2.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")} | feed
+
+
+def test_chosen_heads_alone_are_changed(denoiser: models.Denoiser) -> None:
+    """Also after steps of an optimiser that decays weights: what the file holds is M B A and B A M."""
+    adapters.add(denoiser.module, "a", Adapter(rank=2), seed=0)
+    parameters = adapters.trainable(denoiser.module, "a")
+    adapters.restrict(parameters, {0: (1,)}, 16)  # two heads of 16; none in block 1
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        velocity = denoiser(torch.randn(1, 16, 2, 4, 4), torch.tensor(0.5), torch.randn(1, 8, 24))
+        velocity.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tensors = adapters.extract(denoiser.module, "a").tensors
+    for part in ("to_q", "to_k", "to_v", "to_out.0"):
+        for block in (0, 1):
+            a, b = tensors[f"blocks.{block}.attn1.{part}"]
+            change = b @ a if part != "to_out.0" else (b @ a).T
+            assert not change[:16].any()
+            assert bool(change[16:].any()) == (block == 0)
+    assert tensors["blocks.1.attn2.to_q"][1].any()
+    assert tensors["blocks.1.ffn.net.2"][1].any()

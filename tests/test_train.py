@@ -22,7 +22,8 @@ from toolkit.errors import CastmixError
 from toolkit.lora import load_lora
 from toolkit.metrics import read_metrics
 from toolkit.models import fingerprint, load_denoiser
-from toolkit.settings import Adapter, Memory, Optim, Watch
+from toolkit.objectives import OBJECTIVES
+from toolkit.settings import Adapter, Memory, Motion, Optim, Watch
 from toolkit.train import train
 from toolkit.video import probe
 
@@ -117,23 +118,23 @@ def test_stopped_and_continued_gives_the_same_bytes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Ctrl-C in step 5: that step is finished and saved; later the run goes on."""
-    loss = trainer.velocity_loss
+    loss = OBJECTIVES["velocity"]
     pressed: list[bool] = []
 
-    def and_press_ctrl_c(*arguments: Any) -> Any:
+    def and_press_ctrl_c(*arguments: Any, **named: Any) -> Any:
         rows = read_metrics(tmp_path)
         if rows and rows[-1]["step"] == 4 and not pressed:
             pressed.append(True)
             signal.raise_signal(signal.SIGINT)
-        return loss(*arguments)
+        return loss(*arguments, **named)
 
     settings: dict[str, Any] = {"model": str(tiny_wan), "preserve": world, **SMALL}
-    monkeypatch.setattr(trainer, "velocity_loss", and_press_ctrl_c)
+    monkeypatch.setitem(OBJECTIVES, "velocity", and_press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         train([show], tmp_path, steps=8, **settings)
     assert "stopped after step 5 of 8; the same command goes on" in capsys.readouterr().err
     assert load_lora(tmp_path).metadata["castmix.steps"] == "5"  # of use already
-    monkeypatch.setattr(trainer, "velocity_loss", loss)
+    monkeypatch.setitem(OBJECTIVES, "velocity", loss)
 
     with pytest.raises(CastmixError, match=r"optim.lr was 0.05 and is 0.01.*seed was 0 and is 3.*--restart"):
         train([show], tmp_path, steps=8, **{**settings, "optim": Optim(lr=0.01, warmup=2)}, seed=3)
@@ -176,7 +177,9 @@ def test_killed_and_continued_gives_the_same_bytes(
 ) -> None:
     """kill -9 of a real process somewhere in the middle, then the same again to the end."""
     script = tmp_path / "again.py"
-    slow = "loss = trainer.velocity_loss\ntrainer.velocity_loss = lambda *a: time.sleep(0.1) or loss(*a)"
+    slow = """from toolkit.objectives import OBJECTIVES
+loss = OBJECTIVES["velocity"]
+OBJECTIVES["velocity"] = lambda *a, **k: time.sleep(0.1) or loss(*a, **k)"""
     script.write_text(script_of(show, world, tiny_wan, tmp_path, slow))
     with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL) as process:
         try:
@@ -323,3 +326,39 @@ def test_signals_are_handed_back() -> None:
         assert stop.is_set()
         assert signal.getsignal(signal.SIGTERM) == before  # a second one ends the program
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_motion_is_trained_and_goes_on(
+    show: Path, world: Path, tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {
+        "model": str(tiny_wan),
+        "objective": "motion",
+        "preserve": world,
+        "motion": Motion(appearance="a red cat and a dog", debiased=1.0),
+        **SMALL,
+        "adapter": Adapter(rank=2, targets=("motion-qk",), heads="temporal"),
+    }
+    path = train([show], tmp_path / "a", steps=4, **settings)
+    said = capsys.readouterr().err
+    assert "the appearance prompt explains" in said
+    assert "heads look along time" in said
+    lora = load_lora(path)
+    assert {name.split(".", 2)[2] for name in lora.tensors} == {"attn1.to_q", "attn1.to_k"}
+    assert lora.metadata["castmix.objective"] == "motion"
+    heads = json.loads(lora.metadata["castmix.heads"])
+    for name, (a, b) in lora.tensors.items():
+        change = (b @ a).view(2, 16, -1).flatten(1).any(1).tolist()
+        assert change == [head in heads[name.split(".")[1]] for head in (0, 1)]
+    train([show], tmp_path / "b", steps=2, **settings)
+    assert train([show], tmp_path / "b", steps=4, **settings).read_bytes() == path.read_bytes()
+    assert "explained:" in (tmp_path / "a" / "run.yaml").read_text()
+    changed = {**settings, "motion": Motion(appearance="a red cat and a dog", debiased=1.0, omega=0.1)}
+    with pytest.raises(CastmixError, match=r"motion.omega was 0.5 and is 0.1"):
+        train([show], tmp_path / "b", steps=6, **changed)
+    with pytest.raises(CastmixError, match="objective was 'motion' and is None"):
+        train([show], tmp_path / "b", steps=6, **{**settings, "objective": "velocity"})
+    with pytest.raises(CastmixError, match=r"asks for subjects: give --motion\.tokens"):
+        train([show], tmp_path / "c", **{**settings, "motion": Motion()})
+    with pytest.raises(CastmixError, match=r"motion.omega must be 0 or more, got -1"):
+        train([show], tmp_path / "c", **{**settings, "motion": Motion(omega=-1)})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,11 @@ TARGETS: dict[str, str] = {
     "attn1": r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",
     "attn2": r"blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)",
     "ffn": r"blocks\.\d+\.ffn\.(net\.0\.proj|net\.2)",
+    # Queries and keys decide who looks at whom, and when; values carry looks (DreamRelation). SMRABooth found
+    # the reverse on Wan 2.1: values and output for motion. Both are here to be tried.
+    "motion-qk": r"blocks\.\d+\.attn1\.(to_q|to_k)",
+    "motion-vo": r"blocks\.\d+\.(attn1\.(to_v|to_out\.0)|ffn\.(net\.0\.proj|net\.2))",
+    "subject": r"blocks\.\d+\.(attn2\.(to_q|to_k|to_v|to_out\.0)|ffn\.(net\.0\.proj|net\.2))",
 }
 
 
@@ -113,6 +118,30 @@ def trainable(module: torch.nn.Module, name: str) -> dict[str, torch.nn.Paramete
         found[f"{key}.A"] = layer.lora_A[name].weight
         found[f"{key}.B"] = layer.lora_B[name].weight
     return dict(sorted(found.items()))
+
+
+def restrict(
+    parameters: Mapping[str, torch.nn.Parameter], heads: Mapping[int, Collection[int]], size: int
+) -> None:
+    """From now on a fresh adapter changes only these heads of each block's self-attention.
+
+    With M the 0/1 diagonal of the heads' numbers, the change is M B A in to_q, to_k and to_v and B A M in
+    to_out: rows of B and columns of A that are zero, as their gradients are. The LoRA is one like any other.
+
+    parameters: what `trainable` returned. heads: by block; one that is left out is not changed. size: of a
+    head.
+    """
+    layer = re.compile(r"blocks\.(\d+)\.attn1\.(?:(to_q|to_k|to_v)\.B|to_out\.0\.A)")
+    for key, parameter in parameters.items():
+        if found := layer.fullmatch(key):
+            chosen = heads.get(int(found[1]), ())
+            width = parameter.shape[0 if found[2] else 1]
+            mask = torch.zeros(width, device=parameter.device)
+            for head in chosen:
+                mask[head * size : (head + 1) * size] = 1
+            mask = mask.unsqueeze(1) if found[2] else mask
+            parameter.data.mul_(mask)
+            parameter.register_hook(mask.mul)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 
 import torch
@@ -44,7 +44,8 @@ class Mix:
 class Batch:
     """Rows of one latent shape: latents and noise (B, C, f, h, w), prompt_embeds (B, L, D), sigma (B,).
 
-    `kept` (B,) is true for rows of the base model's world.
+    `kept` (B,) is true for rows of the base model's world. `anchor` (B,) in [0, 1) is a place in time drawn
+    for each row, for objectives that compare frames with one of them.
     """
 
     latents: Tensor
@@ -52,15 +53,11 @@ class Batch:
     sigma: Tensor
     noise: Tensor
     kept: Tensor
+    anchor: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on a device."""
-        return Batch(
-            *(
-                part.to(device)
-                for part in (self.latents, self.prompt_embeds, self.sigma, self.noise, self.kept)
-            )
-        )
+        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 def new_mix(
@@ -115,6 +112,7 @@ def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, process
         size, mean=sigma.mean, std=sigma.std, shift=shift, generator=generator_for(seed, step, "sigma")
     )
     dropped = torch.rand(size, generator=generator_for(seed, step, "caption dropout")) < mix.caption_dropout
+    anchors = torch.rand(size, generator=generator_for(seed, step, "anchor"))
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for row in range(rank, size, processes):
         by_shape.setdefault(items[row].shape, []).append(row)
@@ -130,6 +128,7 @@ def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, process
                 sigma=sigmas[rows],
                 noise=torch.stack([_noise(items[row], seed, step, f"noise/{row}") for row in rows]),
                 kept=torch.tensor([row >= size - mix.kept_size for row in rows]),
+                anchor=anchors[rows],
             )
         )
     return batches
@@ -173,6 +172,7 @@ def validation(
             sigma=sigmas,
             noise=torch.stack([_noise(held[i], seed, 0, f"validation/{i}/{k}") for k in range(levels)]),
             kept=torch.zeros(levels, dtype=torch.bool),
+            anchor=torch.zeros(levels),
         )
 
 

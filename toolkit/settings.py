@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -16,13 +17,17 @@ class Adapter:
         rank: Rank of each layer's change.
         alpha: The change is scaled by alpha / rank.
         targets: Which linear layers of every block: attn1 (self-attention), attn2 (attention to the
-            prompt), ffn.
+            prompt), ffn; or a preset, motion-qk (queries and keys of attn1), motion-vo (values and output of
+            attn1, and ffn), subject (attn2 and ffn).
+        heads: temporal restricts the change of attn1 to the heads that look along time, found by a look at
+            the base model; none takes all.
         save_dtype: Numbers in lora.safetensors; bfloat16 halves the file.
     """
 
     rank: int = 32
     alpha: float = 32.0
     targets: tuple[str, ...] = ("attn1", "attn2", "ffn")
+    heads: Literal["temporal"] | None = None
     save_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -62,6 +67,50 @@ class Sigma:
     mean: float = 0.0
     std: float = 1.0
     shift: float | None = None
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a motion is learned without the looks of its clip (objective motion).
+
+    Attributes:
+        omega: How much of what the base expects of the appearance prompt is taken away from the target; 0
+            is plain training.
+        appearance: The appearance prompt: who is there, standing still. {subjects} becomes the tokens.
+        tokens: A file with the special tokens of the clip's subjects (castmix invert makes it).
+        debiased: Weight of the error relative to a frame drawn at random, in which looks cancel
+            (MotionDirector has 1).
+        adjacent: Weight of the angle between the changes from frame to frame and what they should be.
+    """
+
+    omega: float = 0.5
+    appearance: str = "A static video of {subjects}."
+    tokens: Path | None = None
+    debiased: float = 0.0
+    adjacent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Textual:
+    """How a special token is learned from a picture (textual inversion).
+
+    Attributes:
+        kind: output adds the vector to what the text encoder makes of the class noun; input to what goes into
+            it, so that the encoder runs in every step.
+        steps: Optimiser steps for each subject.
+        lr: Learning rate, relative to the size of the noun's own embedding.
+        batch_size: Noise levels a step.
+        background: Weight of the loss beside the subject, where the picture is white. 1 is plain textual
+            inversion.
+        prompt: Of the picture; {subject} is the token.
+    """
+
+    kind: Literal["output", "input"] = "output"
+    steps: int = 300
+    lr: float = 5e-3
+    batch_size: int = 4
+    background: float = 0.1
+    prompt: str = "A picture of {subject} on a white background."
 
 
 @dataclass(frozen=True)

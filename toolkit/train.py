@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit import appearance
 from toolkit.captions import TAG
 from toolkit.data import fingerprint_text
 from toolkit.dataset import Item, hold_back, load_empty_prompt, load_items
 from toolkit.errors import CastmixError
 from toolkit.interrupt import stop_signals
-from toolkit.models import ModelSpec, find_model, fingerprint
+from toolkit.models import ModelSpec, find_model, fingerprint, load_denoiser
 from toolkit.progress import say
 from toolkit.run import write_run
-from toolkit.settings import Adapter, Memory, Optim, Sigma, Watch
+from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Watch
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +35,7 @@ def train(
     out: Path,
     *,
     model: str = "sandbox",
+    objective: Literal["velocity", "motion"] = "velocity",
     steps: int = 500,
     batch_size: int = 4,
     preserve: Path | None = None,
@@ -47,6 +50,7 @@ def train(
     adapter: Adapter = Adapter(),
     optim: Optim = Optim(),
     sigma: Sigma = Sigma(),
+    motion: Motion = Motion(),
     memory: Memory = Memory(),
     watch: Watch = Watch(),
 ) -> Path:
@@ -56,6 +60,7 @@ def train(
         data: Folders of clips, each with a cache of this model.
         out: Folder of the run: lora.safetensors, run.yaml, metrics.jsonl, tensorboard, samples.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
+        objective: velocity learns the clips as they are; motion how things move in them, without the looks.
         steps: Optimiser steps in all.
         batch_size: Clips a step, over all processes.
         preserve: Folder of clips of the base model's own world, to keep what it knows.
@@ -71,6 +76,7 @@ def train(
         adapter: The LoRA.
         optim: How the weights move.
         sigma: Which noise levels are trained.
+        motion: What the objective motion goes by.
         memory: Memory against time.
         watch: What is looked at while training.
 
@@ -105,6 +111,7 @@ def train(
         **_flat("optim", optim),
         **_flat("sigma", sigma),
         **_flat("adapter", dataclasses.replace(adapter, save_dtype="float32")),
+        **({"objective": objective, **appearance.check(motion)} if objective == "motion" else {}),
     }
     state = None if restart else _resumable(out, settings, steps)
     if state is not None and state.step == steps:
@@ -114,6 +121,7 @@ def train(
     import torch
     from accelerate import Accelerator
 
+    from toolkit import objectives
     from toolkit.batches import new_mix
     from toolkit.checkpoint import restore
     from toolkit.preview import previewer
@@ -131,7 +139,13 @@ def train(
         composites=composites,
     )
     precision = _precision(accelerator.device, memory)
-    denoiser, parameters = _network(spec, accelerator.device, precision, adapter, memory, seed)
+    shift = spec.shift if sigma.shift is None else sigma.shift
+    plain = objective == "velocity"
+    aim = objectives.Aim() if plain else appearance.new_aim(motion, spec, accelerator.device)
+    denoiser = load_denoiser(spec, accelerator.device, precision)
+    found = appearance.explained(denoiser, learned[0], aim, mix.empty, sigma, shift, seed)
+    heads = appearance.heads_of(denoiser, learned[:4], seed) if adapter.heads else None
+    parameters = _adapt(denoiser, adapter, heads, memory, seed)
     videos = sample_prompts and watch.sample_every and accelerator.is_main_process
     run = Run(
         out=out,
@@ -140,7 +154,7 @@ def train(
         mix=mix,
         held=held,
         sigma=sigma,
-        shift=spec.shift if sigma.shift is None else sigma.shift,
+        shift=shift,
         optim=optim,
         watch=watch,
         accelerator=accelerator,
@@ -148,12 +162,14 @@ def train(
         parameters=parameters,
         optimizer=new_optimizer(parameters, optim),
         settings=settings,
-        metadata=_metadata(spec, settings["model"], adapter, learned),
+        metadata=_metadata(spec, settings["model"], adapter, learned, heads)
+        | ({} if plain else {"castmix.objective": objective}),
         save_dtype=getattr(torch, adapter.save_dtype),
         precision=precision,
         preview=previewer(spec, sample_prompts, learned[0].shape, denoiser.device, watch, out)
         if videos
         else None,
+        loss=functools.partial(objectives.OBJECTIVES[objective], aim=aim),
     )
     if restart and accelerator.is_main_process:
         _forget(out)  # not before everything above has been found in order
@@ -161,9 +177,8 @@ def train(
         restore(state, parameters, run.optimizer)
         say(f"going on after step {state.step} of {steps}")
     if accelerator.is_main_process:
-        write_run(
-            out / "run.yaml", "train", {**arguments, "restart": False}, model_fingerprint=settings["model"]
-        )
+        facts = {"model_fingerprint": settings["model"]} | ({"explained": found} if found else {})
+        write_run(out / "run.yaml", "train", {**arguments, "restart": False}, **facts)
     with stop_signals() as stop:
         done = learn(run, state.step if state is not None else 0, stop)
     if done < steps:
@@ -213,27 +228,40 @@ def _precision(device: torch.device, memory: Memory) -> torch.dtype:
     return torch.bfloat16 if memory.precision == "bfloat16" else torch.float32
 
 
-def _network(
-    spec: ModelSpec, device: torch.device, dtype: torch.dtype, adapter: Adapter, memory: Memory, seed: int
-) -> tuple[Denoiser, dict[str, torch.nn.Parameter]]:
-    """The frozen base with a fresh adapter, and the adapter's tensors."""
-    from toolkit.adapters import add, trainable
-    from toolkit.models import load_denoiser
+def _adapt(
+    denoiser: Denoiser,
+    adapter: Adapter,
+    heads: Mapping[int, Collection[int]] | None,
+    memory: Memory,
+    seed: int,
+) -> dict[str, torch.nn.Parameter]:
+    """Give the frozen base a fresh adapter, of these heads only if there are any; the adapter's tensors."""
+    from toolkit.adapters import add, restrict, trainable
     from toolkit.trainer import ADAPTER
 
-    denoiser = load_denoiser(spec, device, dtype)
     add(denoiser.module, ADAPTER, adapter, seed)
     module: Any = denoiser.module
     if memory.checkpointing:
         module.enable_gradient_checkpointing()
     if memory.compile:
-        if device.type == "cpu":  # compiled, a third faster there on the short clips that a CPU can train on
+        if (
+            denoiser.device.type == "cpu"
+        ):  # compiled, a third faster there on the short clips that a CPU can train on
             module.set_attention_backend("_native_math")
         module.compile_repeated_blocks()
-    return denoiser, trainable(denoiser.module, ADAPTER)
+    parameters = trainable(denoiser.module, ADAPTER)
+    if heads is not None:
+        restrict(parameters, heads, int(module.config.attention_head_dim))
+    return parameters
 
 
-def _metadata(spec: ModelSpec, base: str, adapter: Adapter, learned: Sequence[Item]) -> dict[str, str]:
+def _metadata(
+    spec: ModelSpec,
+    base: str,
+    adapter: Adapter,
+    learned: Sequence[Item],
+    heads: Mapping[int, Collection[int]] | None,
+) -> dict[str, str]:
     """What lora.safetensors says of itself. No dates and no paths: equal runs give equal bytes."""
     cast = sorted({name for item in learned for name in TAG.findall(item.text)})
     return {
@@ -247,4 +275,5 @@ def _metadata(spec: ModelSpec, base: str, adapter: Adapter, learned: Sequence[It
         "castmix.cast": json.dumps(cast, ensure_ascii=False),
         "castmix.grammar": GRAMMAR,
         "castmix.rank": str(adapter.rank),
+        **({} if heads is None else {"castmix.heads": json.dumps(heads)}),
     }

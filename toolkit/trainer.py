@@ -22,7 +22,7 @@ from toolkit.errors import CastmixError
 from toolkit.lora import save_lora
 from toolkit.metrics import Metrics
 from toolkit.models import Denoiser
-from toolkit.objectives import velocity_loss
+from toolkit.objectives import velocity
 from toolkit.progress import track
 from toolkit.settings import Optim, Sigma, Watch
 
@@ -40,7 +40,7 @@ class Run:
 
     `settings` are those that the result depends on, for the checkpoint; `metadata` is the LoRA's. `precision`
     is that of the forward and backward pass. `preview` makes videos after a step, `shift` is the noise
-    levels' own.
+    levels' own. `loss` is the objective: what each row of a batch has.
     """
 
     out: Path
@@ -61,6 +61,7 @@ class Run:
     save_dtype: torch.dtype
     precision: torch.dtype
     preview: Callable[[Denoiser, int], None] | None
+    loss: Callable[[Denoiser, Batch], Tensor]
 
 
 def learn(run: Run, start: int, stop: threading.Event) -> int:
@@ -148,7 +149,7 @@ def _gradients(run: Run, step: int, stop: threading.Event) -> tuple[dict[str, fl
     sums = torch.zeros(3, device=accelerator.device)  # loss of new rows, of kept rows, who wants to stop
     for batch in draw(mix, step, run.sigma, run.shift, accelerator.process_index, accelerator.num_processes):
         with _attention(accelerator.device, batch.latents):
-            losses = _losses(run, batch)
+            losses = _losses(run, batch, run.loss)
             (losses.sum() / mix.batch_size).backward()  # type: ignore[no-untyped-call]
         kept = batch.kept.to(losses.device)
         sums[:2] += torch.stack([losses.detach()[~kept].sum(), losses.detach()[kept].sum()])
@@ -167,11 +168,11 @@ def _gradients(run: Run, step: int, stop: threading.Event) -> tuple[dict[str, fl
     return found, stopping > 0
 
 
-def _losses(run: Run, batch: Batch) -> Tensor:
+def _losses(run: Run, batch: Batch, loss: Callable[[Denoiser, Batch], Tensor]) -> Tensor:
     batch = batch.to(run.accelerator.device)
     mixed = run.precision != torch.float32
     with torch.autocast(run.accelerator.device.type, run.precision) if mixed else contextlib.nullcontext():
-        return velocity_loss(run.denoiser, batch.latents, batch.prompt_embeds, batch.sigma, batch.noise)
+        return loss(run.denoiser, batch)
 
 
 def _attention(device: torch.device, latents: Tensor) -> contextlib.AbstractContextManager[None]:
@@ -214,13 +215,16 @@ def _look(run: Run, done: int, metrics: Metrics | None) -> None:
 
 @torch.no_grad()
 def _validate(run: Run) -> dict[str, float]:
-    """Mean loss of the clips held back, in all and at each noise level."""
+    """Mean error of the velocity of the clips held back, in all and at each noise level.
+
+    Whatever the objective is: so runs of different ones can be compared.
+    """
     accelerator, levels = run.accelerator, VALIDATION_LEVELS
     rank, processes = accelerator.process_index, accelerator.num_processes
     sums = torch.zeros(levels, device=accelerator.device)
     sigmas: list[float] = []
     for batch in validation(run.held, levels, run.sigma, run.shift, run.mix.seed, rank, processes):
-        sums += _losses(run, batch)
+        sums += _losses(run, batch, velocity)
         sigmas = batch.sigma.tolist()
     means = (accelerator.reduce(sums, "sum") / len(run.held)).tolist()
     names = [f"val_loss/sigma_{sigma:.2f}" for sigma in sigmas]

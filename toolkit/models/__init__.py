@@ -101,6 +101,10 @@ class Encoders(Protocol):
         """
         ...
 
+    def word_rows(self, text: str) -> Tensor:
+        """What a text's tokens are in the text encoder's embedding table, (n, D_in), without the end mark."""
+        ...
+
     def encode_with(self, prompts: Sequence[str], added: Sequence[Mapping[int, Tensor]]) -> Tensor:
         """`encode_text` with vectors added to what goes into the text encoder, differentiable in them.
 

@@ -95,6 +95,13 @@ class WanEncoders:
         embeds = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
 
+    @torch.no_grad()
+    def word_rows(self, text: str) -> Tensor:
+        """What a text's tokens are in the text encoder's embedding table, (n, D_in) float32."""
+        ids = self.tokenizer(clean_prompt(text), return_tensors="pt").input_ids[0, :-1]
+        rows: Tensor = self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
+        return rows
+
     def encode_with(self, prompts: Sequence[str], added: Sequence[Mapping[int, Tensor]]) -> Tensor:
         """`encode_text` with vectors (D_in,) added to the embedding rows at these positions of each prompt.
 
