@@ -266,17 +266,19 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
     Layers that work on the prompt (keys and values of attn2) are left as they are: a prompt's token has no
     place in the picture. Activate the adapters too; one without shares acts everywhere.
 
-    shares: (B, N) by adapter, N tokens in the network's order (frame, row, column).
+    shares: (B, N) by adapter, N tokens in the network's order (frame, row, column). A batch may be several
+        copies of these rows, one behind the other, as guidance runs it.
     """
 
     def hook(share: torch.Tensor) -> Any:
         def scale(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-            if output.shape[:2] != share.shape:
+            copies = len(output) // len(share)
+            if output.shape[:2] != (copies * len(share), share.shape[1]):
                 raise CastmixError(
                     f"shares are for {tuple(share.shape)} (batch, tokens), the network has "
                     f"{tuple(output.shape[:2])}"
                 )
-            return output * share.to(output).unsqueeze(-1)
+            return output * share.to(output).repeat(copies, 1).unsqueeze(-1)
 
         return scale
 

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit import adapters, models
+from toolkit.attention import MapLayers, read_maps
+from toolkit.errors import CastmixError
+from toolkit.flow import Velocity, sample_euler, sigma_schedule
+from toolkit.fusion.knobs import Masked
+from toolkit.fusion.masked import Named, confined, find_shares, masked_velocity, read_prompt, shares
+from toolkit.lora import Lora
+from toolkit.tokens import Token
+
+GRID = (3, 2, 3)
+"""Of the tiny Wan's latents (16, 3, 4, 6), in tokens."""
+LAST = "blocks.1.ffn.net.2"
+SOME = ("blocks.0.attn1.to_q", "blocks.1.attn2.to_out.0", LAST)
+
+
+def some_lora(denoiser: models.Denoiser, seed: int, layers: tuple[str, ...]) -> Lora:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name in layers:
+        layer = denoiser.module.get_submodule(name)
+        layer = getattr(layer, "base_layer", layer)
+        a = torch.randn(3, layer.in_features, generator=generator)
+        tensors[name] = (0.3 * a, torch.randn(layer.out_features, 3, generator=generator))
+    return Lora(tensors)
+
+
+@pytest.fixture
+def denoiser(tiny_wan: Path) -> models.Denoiser:
+    denoiser = models.load_denoiser(str(tiny_wan))
+    adapters.attach(denoiser.module, some_lora(denoiser, 1, SOME), "a")
+    adapters.attach(denoiser.module, some_lora(denoiser, 2, SOME), "b")
+    adapters.attach(denoiser.module, some_lora(denoiser, 3, (LAST,)), "last")
+    adapters.attach(denoiser.module, some_lora(denoiser, 4, ("blocks.0.attn2.to_k",)), "text")
+    return denoiser
+
+
+def noise(rows: int = 1) -> Tensor:
+    return torch.randn(rows, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def embeds(rows: int = 1) -> Tensor:
+    return torch.randn(rows, 8, 24, generator=torch.Generator().manual_seed(1))
+
+
+def velocity_of(denoiser: models.Denoiser, prompt_embeds: Tensor) -> Velocity:
+    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        with torch.no_grad():
+            return denoiser(latents, sigma, prompt_embeds)
+
+    return velocity
+
+
+def test_shares_of_one_are_the_plain_sum_and_of_nought_the_base(denoiser: models.Denoiser) -> None:
+    velocity, sigma = velocity_of(denoiser, embeds()), torch.tensor(0.7)
+    base = velocity(noise(), sigma)
+    with adapters.activate(denoiser.module, {"a": 0.5, "b": 1}):
+        plain = velocity(noise(), sigma)
+        ones = confined(denoiser, velocity, {name: torch.ones(1, *GRID) for name in "ab"})
+        assert torch.equal(ones(noise(), sigma), plain)
+        nought = confined(denoiser, velocity, {name: torch.zeros(1, *GRID) for name in "ab"})
+        torch.testing.assert_close(nought(noise(), sigma), base)
+        assert torch.equal(velocity(noise(), sigma), plain)  # the gate is gone again
+    assert not torch.equal(plain, base)
+
+
+def test_a_token_is_changed_by_its_share_and_no_other_is(denoiser: models.Denoiser) -> None:
+    """The last layer's change stays with its token: exact for every row of a guided batch."""
+    share = torch.rand(2, *GRID, generator=torch.Generator().manual_seed(5)).round()
+    sigma = torch.tensor(0.7)
+    velocity = velocity_of(denoiser, embeds(4))
+    base = velocity(noise(4), sigma)
+    with adapters.activate(denoiser.module, {"last": 1}):
+        plain = velocity(noise(4), sigma)
+        mine = confined(denoiser, velocity, {"last": share})(noise(4), sigma)
+    pixels = share.repeat_interleave(2, -1).repeat_interleave(2, -2).repeat(2, 1, 1, 1).unsqueeze(1)
+    torch.testing.assert_close(mine, torch.where(pixels.bool(), plain, base))
+    assert 0 < share.mean() < 1
+
+
+def test_the_prompts_keys_keep_the_sum(denoiser: models.Denoiser) -> None:
+    velocity, sigma = velocity_of(denoiser, embeds()), torch.tensor(0.7)
+    with adapters.activate(denoiser.module, {"text": 1}):
+        plain = velocity(noise(), sigma)
+        assert torch.equal(
+            confined(denoiser, velocity, {"text": torch.zeros(1, *GRID)})(noise(), sigma), plain
+        )
+
+
+def test_shares_of_another_size_are_told(denoiser: models.Denoiser) -> None:
+    velocity = velocity_of(denoiser, embeds(3))
+    with (
+        adapters.activate(denoiser.module, {"a": 1}),
+        pytest.raises(CastmixError, match=r"\(2, 18\).*\(3, 18\)"),
+    ):
+        confined(denoiser, velocity, {"a": torch.ones(2, *GRID)})(noise(3), torch.tensor(0.5))
+
+
+def blobs() -> Tensor:
+    """Maps of two who walk towards each other, 5 frames of 6 x 12 tokens; one draws attention everywhere."""
+    maps = torch.zeros(2, 5, 6, 12)
+    for frame in range(5):
+        maps[0, frame, 1:5, frame : frame + 3] = 0.02
+        maps[1, frame, 1:5, 9 - frame : 12 - frame] = 0.5
+    maps[1] += 0.4
+    return maps
+
+
+def test_each_gets_its_own_tokens_in_every_frame() -> None:
+    maps = blobs()
+    found = shares(maps, ("a", "b"), ("a", "b", "absent"))
+    for frame in (0, 1, 2):  # before they meet
+        for adapter, column in (("a", frame + 1), ("b", 10 - frame)):
+            assert found[adapter][frame, 2:4, column].min() == 1
+    assert found["absent"].max() == 0
+    total = found["a"] + found["b"]
+    assert torch.equal(total, torch.ones_like(total))
+    assert found["a"][0, 0, 6] == 0.5  # nobody is there
+    nobody = shares(maps, ("a", "b"), ("a", "b"), Masked(nobody=0))
+    assert nobody["a"][0, 0, 6] == 0
+
+
+def test_neighbours_vote_a_stray_token_away() -> None:
+    maps = blobs()
+    maps[0, 2, 3, 8] = 0.02  # for one frame, inside the other
+    assert shares(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"][2, 3, 8] == 1
+    assert shares(maps, ("a", "b"), ("a", "b"))["a"][2, 3, 8] == 0
+
+
+def test_several_phrases_may_belong_to_one_lora() -> None:
+    maps = blobs()
+    joint = shares(torch.cat([maps, maps[:1].flip(2)]), ("a", "b", "a"), ("a", "b"))
+    alone = shares(maps, ("a", "b"), ("a", "b"))
+    assert joint["a"].sum() >= alone["a"].sum()
+    everywhere = shares(maps, ("a", "a"), ("a", "b"))
+    assert everywhere["a"].min() == 1
+    assert everywhere["b"].max() == 0
+
+
+def test_one_who_is_alone_is_the_plain_lora(denoiser: models.Denoiser) -> None:
+    velocity = velocity_of(denoiser, embeds())
+    sigmas = sigma_schedule(4, 3.0)
+    with adapters.activate(denoiser.module, {"a": 1}):
+        alone = sample_euler(velocity, noise(), sigmas)
+    with adapters.activate(denoiser.module, {"a": 1, "b": 1}):
+        one = masked_velocity(
+            denoiser,
+            velocity,
+            [Named(((0, 1),), ("a",), 5)],
+            embeds(),
+            adapters=("a", "b"),
+            latents=noise(),
+            sigmas=sigmas,
+        )
+        torch.testing.assert_close(sample_euler(one, noise(), sigmas), alone)
+
+
+def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoiser) -> None:
+    velocity, sigmas = velocity_of(denoiser, embeds(2)), sigma_schedule(6, 3.0)
+    named = [Named(((0, 1), (3,)), ("a", "b"), 5), Named(((2,), (4,)), ("b", "a"), 6)]
+    settings = Masked(sigma=0.9, layers=(1,))
+    with adapters.activate(denoiser.module, {"a": 1, "b": 1}):
+        found = find_shares(
+            denoiser,
+            velocity,
+            named,
+            embeds(2),
+            adapters=("a", "b"),
+            latents=noise(2),
+            sigmas=sigmas,
+            settings=settings,
+        )
+        step = int((sigmas > 0.9).sum())
+        seen = sample_euler(velocity, noise(2), sigmas[: step + 1])
+        for row, one in enumerate(named):
+            maps = read_maps(
+                denoiser,
+                seen[row : row + 1],
+                sigmas[step],
+                embeds(2)[row : row + 1],
+                spans=one.spans,
+                real=one.real,
+                layers=MapLayers((1,), ()),
+                kind="token",
+            )
+            wanted = shares(maps[0], one.owners, ("a", "b"), settings)
+            for adapter in "ab":
+                assert torch.equal(found[adapter][row], wanted[adapter])
+                assert found[adapter].shape == (2, *GRID)
+    assert 1 < step < 5
+
+
+def test_a_prompt_names_by_words_and_by_tokens(tiny_wan: Path) -> None:
+    encoders = models.load_encoders(str(tiny_wan))
+    tokens = {"<moon>": Token("the moon", "output", torch.zeros(24))}
+    subjects = {"a": ["Pixo", "cat"], "b": ["Bruk"], "c": ["<moon>"]}
+    named = read_prompt(encoders, "[Character: Pixo], jumps over <moon>. a cats", subjects, tokens)
+    assert named.owners == ("a", "c")
+    plain = "[Character: Pixo], jumps over the moon. a cats"
+    assert named.spans == tuple(encoders.spans(plain, ["Pixo", "the moon"]))
+    assert named.real == encoders.prompt_length(plain)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Masked(sigma=0), "masked.sigma must be above 0 and up to 1, got 0"),
+        (Masked(voting=-1), "masked.voting must be 0 or more, got -1"),
+        (Masked(layers=(7,)), "no block 7"),
+    ],
+)
+def test_errors(denoiser: models.Denoiser, settings: Masked, message: str) -> None:
+    with pytest.raises(CastmixError, match=message):
+        find_shares(
+            denoiser,
+            velocity_of(denoiser, embeds()),
+            [Named(((0,), (1,)), ("a", "b"), 5)],
+            embeds(),
+            adapters=("a", "b"),
+            latents=noise(),
+            sigmas=sigma_schedule(3, 3.0),
+            settings=settings,
+        )

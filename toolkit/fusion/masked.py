@@ -1,0 +1,223 @@
+"""Sampling with LoRAs that each act only where their subject is; training-free.
+
+    y_p = W x_p + sum over parts i of m_i(p) B_i A_i x_p         for every token p of the video
+
+FreeFuse (arXiv 2510.23515) for a video transformer. The masks m_i come from the attention to the words that
+name each subject, at an early step of a first, plain run; neighbours in space and time vote on them. Keys and
+values of the prompt have no place in the picture, so there the sum stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, one_hot, pad
+
+from toolkit.adapters import gate
+from toolkit.attention import MapLayers, map_layers, read_maps, token_grid
+from toolkit.errors import CastmixError
+from toolkit.flow import Velocity, sample_euler
+from toolkit.fusion.knobs import Masked
+from toolkit.models import Denoiser, Encoders
+from toolkit.tokens import Token, substitute
+
+
+@dataclass(frozen=True)
+class Named:
+    """Who is named in a prompt, and where.
+
+    `spans[i]` are the token positions of a phrase and `owners[i]` is the adapter that it belongs to; `real`
+    tokens of the prompt are no pads.
+    """
+
+    spans: tuple[tuple[int, ...], ...]
+    owners: tuple[str, ...]
+    real: int
+
+
+def read_prompt(
+    encoders: Encoders,
+    prompt: str,
+    subjects: Mapping[str, Sequence[str]],
+    tokens: Mapping[str, Token] | None = None,
+) -> Named:
+    """Where a prompt names whom.
+
+    Args:
+        encoders: Those of the model.
+        prompt: As it is sampled.
+        subjects: By adapter, the phrases that name those whom it knows. What the prompt does not name is
+            left out.
+        tokens: Special tokens by their spelling: they stand where their class noun does.
+    """
+    nouns = {token: one.noun for token, one in (tokens or {}).items()}
+    text, places = substitute(" ".join(prompt.split()), nouns)
+    spans: list[tuple[int, ...]] = []
+    owners: list[str] = []
+    for adapter, phrases in subjects.items():
+        for phrase in dict.fromkeys(phrases):
+            ranges = [(start, end) for token, start, end in places if token == phrase]
+            if ranges:
+                found = encoders.positions(text, ranges)
+                spans.append(tuple(sorted({position for run in found for position in run})))
+            elif names(text, phrase):
+                spans += encoders.spans(text, [phrase])
+            else:
+                continue
+            owners.append(adapter)
+    return Named(tuple(spans), tuple(owners), encoders.prompt_length(text))
+
+
+def names(text: str, phrase: str) -> bool:
+    """Whether a text has a phrase in it, as whole words."""
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
+
+
+def masked_velocity(
+    denoiser: Denoiser,
+    velocity: Velocity,
+    named: Sequence[Named],
+    prompt_embeds: Tensor,
+    *,
+    adapters: Sequence[str],
+    latents: Tensor,
+    sigmas: Tensor,
+    settings: Masked = Masked(),
+) -> Velocity:
+    """A velocity in which each adapter acts only where its subjects are.
+
+    To be called, and its result used, inside `adapters.activate` of all adapters: first the plain sum is
+    sampled a few steps to see who is where (`find_shares`), then everything may begin anew from `latents`.
+
+    Args:
+        denoiser: The network with the adapters in it.
+        velocity: Of the plain sum, with or without guidance.
+        named: Of each row of the batch, who is named where: see `read_prompt`.
+        prompt_embeds: (B, L, D), the prompts.
+        adapters: Those to keep apart. One that no phrase of a prompt belongs to does not act in it at all;
+            one that is alone acts everywhere.
+        latents: (B, C, f, h, w) at sigmas[0].
+        sigmas: The schedule that is sampled.
+        settings: How masks are made.
+    """
+    shares = find_shares(
+        denoiser,
+        velocity,
+        named,
+        prompt_embeds,
+        adapters=adapters,
+        latents=latents,
+        sigmas=sigmas,
+        settings=settings,
+    )
+    return confined(denoiser, velocity, shares)
+
+
+def confined(denoiser: Denoiser, velocity: Velocity, shares: Mapping[str, Tensor]) -> Velocity:
+    """The velocity with each adapter's change of a token multiplied by the token's share, (B, f, h, w)."""
+    by_token = {adapter: share.flatten(1) for adapter, share in shares.items()}
+
+    def follow(latents: Tensor, sigma: Tensor) -> Tensor:
+        with gate(denoiser.module, by_token):
+            return velocity(latents, sigma)
+
+    return follow
+
+
+@torch.no_grad()
+def find_shares(
+    denoiser: Denoiser,
+    velocity: Velocity,
+    named: Sequence[Named],
+    prompt_embeds: Tensor,
+    *,
+    adapters: Sequence[str],
+    latents: Tensor,
+    sigmas: Tensor,
+    settings: Masked = Masked(),
+) -> dict[str, Tensor]:
+    """Where each adapter is to act, (B, f, h, w) in tokens, by adapter; see `masked_velocity`.
+
+    Raises:
+        CastmixError: settings out of range, or not one `Named` a row.
+    """
+    if not 0 < settings.sigma <= 1:
+        raise CastmixError(f"masked.sigma must be above 0 and up to 1, got {settings.sigma:g}")
+    if len(named) != len(latents):
+        raise CastmixError(f"{len(latents)} rows of latents and {len(named)} prompts: one is needed for each")
+    grid = token_grid(denoiser, latents)
+    if all(len(set(one.owners)) < 2 for one in named):  # nobody to keep apart: no need to look
+        blank = latents.new_zeros((0, *grid))
+        rows = [shares(blank, one.owners, adapters, settings) for one in named]
+        return {adapter: torch.stack([row[adapter] for row in rows]) for adapter in adapters}
+    module: Any = denoiser.module
+    layers = map_layers(module.config.num_layers)
+    if settings.layers:
+        layers = MapLayers(settings.layers, layers.temporal)
+    step = next(
+        i for i, sigma in enumerate(sigmas.tolist()) if sigma <= settings.sigma or i == len(sigmas) - 2
+    )
+    seen = sample_euler(velocity, latents, sigmas[: step + 1])
+    rows = []
+    for row, one in enumerate(named):
+        part = slice(row, row + 1)
+        # without a phrase there is nothing to look for, but the grid has to be known
+        spans = one.spans or ((0,),)
+        maps = read_maps(
+            denoiser,
+            seen[part],
+            sigmas[step],
+            prompt_embeds[part],
+            spans=spans,
+            real=one.real,
+            layers=layers,
+            kind="token",
+        )[0]
+        rows.append(shares(maps, one.owners, adapters, settings))
+    return {adapter: torch.stack([row[adapter] for row in rows]) for adapter in adapters}
+
+
+def shares(
+    maps: Tensor, owners: Sequence[str], adapters: Collection[str], settings: Masked = Masked()
+) -> dict[str, Tensor]:
+    """Who gets which token, from the maps of all phrases (n, f, h, w); by adapter, (f, h, w) in [0, 1].
+
+    Every map is smoothed and brought to [0, 1], so that a word which draws much attention everywhere wins no
+    more than its peak. A token goes to the largest, or to nobody below the threshold; then each token asks
+    its neighbours, in space and time, and goes where most of them went. The shares of a token sum to 1
+    unless `settings.nobody` says otherwise.
+    """
+    grid = maps.shape[1:]
+    present = [adapter for adapter in adapters if adapter in owners]
+    if len(present) < 2:
+        return {adapter: maps.new_full(grid, float(adapter in present)) for adapter in adapters}
+    smooth = _neighbourhood(maps.float(), settings.voting)
+    low, high = (edge(smooth, (1, 2, 3), keepdim=True) for edge in (torch.amin, torch.amax))
+    contrast = (smooth - low) / (high - low + 1e-12)
+    mine = [[i for i, owner in enumerate(owners) if owner == adapter] for adapter in present]
+    best = torch.stack([contrast[rows].amax(0) for rows in mine])
+    nobody = len(present)
+    strength, winner = best.max(0)
+    winner = torch.where(strength < settings.threshold, nobody, winner)
+    votes = one_hot(winner, nobody + 1).movedim(-1, 0).float()
+    winner = _neighbourhood(votes, settings.voting).argmax(0)
+    elsewhere = 1 / nobody if settings.nobody is None else settings.nobody
+    found = {
+        adapter: torch.where(winner == nobody, elsewhere, (winner == i).float())
+        for i, adapter in enumerate(present)
+    }
+    return {adapter: found.get(adapter, torch.zeros(grid, device=maps.device)) for adapter in adapters}
+
+
+def _neighbourhood(x: Tensor, radius: int) -> Tensor:
+    """The mean of (n, f, h, w) over the tokens at most so far away on each axis, within the picture."""
+    if radius < 0:
+        raise CastmixError(f"masked.voting must be 0 or more, got {radius}")
+    inside = torch.ones_like(x[:1])
+    total, count = (avg_pool3d(pad(part, [radius] * 6), 2 * radius + 1, stride=1) for part in (x, inside))
+    return total / count
