@@ -124,10 +124,14 @@ CCA_RATIO = Study(
     name="cca-ratio",
     question="How many composites does it take, so that characters of two styles share a scene unchanged?",
     # One set of composites for all: the ratio says how often they are drawn (r / (1 + r) of the time).
-    arms={f"{percent} %": _PASTED.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40, 100)},
+    arms={
+        **{f"{percent} %": _PASTED.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40, 100)},
+        "100 %, 800 steps": _PASTED.but(ratio=1.0, steps=800),
+    },
     run=run,
     baseline="0 %",
-    contrast=("10 %", "0 %"),
+    contrast=("40 %", "0 %"),
+    repeated=("10 %",),
     metrics=(
         "inter-style identity",
         "inter-style motion",

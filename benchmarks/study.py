@@ -67,7 +67,8 @@ class Study:
         baseline: The arm that all others are compared with, prompt by prompt.
         contrast: The decisive comparison, (this arm, against that one). These two have all seeds.
         metrics: The columns of the table, of those that `run` gives.
-        seeds: Of the contrast's arms; the others have seed 0 alone.
+        seeds: Of the baseline and the contrast's arms; the others have seed 0 alone.
+        repeated: Further arms that have all seeds.
         quick: Arms of the quick variant, at seed 0; the contrast's if left out.
         shown: Prompts by id of which a picture is made, arm beside arm.
     """
@@ -82,9 +83,10 @@ class Study:
     seeds: int = 3
     quick: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = {self.baseline, *self.contrast, *self.quick} - self.arms.keys()
+        unknown = {self.baseline, *self.contrast, *self.quick, *self.repeated} - self.arms.keys()
         if unknown or len(self.cells()) > MAX_CELLS or len({slug(arm) for arm in self.arms}) < len(self.arms):
             raise ValueError(
                 f"study {self.name}: unknown arms {unknown}, equal ones, or over {MAX_CELLS} cells"
@@ -95,7 +97,8 @@ class Study:
         if quick:
             return [Cell(arm, 0, self.arms[arm]) for arm in self.quick or self.contrast]
         rows = [(seed, arm) for seed in range(self.seeds) for arm in self.arms]
-        return [Cell(arm, seed, self.arms[arm]) for seed, arm in rows if seed == 0 or arm in self.contrast]
+        often = {self.baseline, *self.contrast, *self.repeated}
+        return [Cell(arm, seed, self.arms[arm]) for seed, arm in rows if seed == 0 or arm in often]
 
 
 def slug(arm: str) -> str:
