@@ -25,7 +25,7 @@ LAYERS: dict[str, int] = {
     # Models: those that draw, those that watch; and what needs no more than plain things.
     "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.score": 1,
     # Building blocks.
-    "tokens": 2, "heads": 2, "appearance": 2, "textual": 2, "crop": 2, "invert": STAGES,
+    "tokens": 2, "heads": 2, "appearance": 2, "card": 2, "textual": 2, "crop": 2, "invert": STAGES,
     "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "batches": 2, "preview": 2, "trainer": 2,
     "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,
     "sandbox.recogniser_data": 1, "sandbox.recognise_report": 1,
@@ -43,7 +43,7 @@ LAYERS: dict[str, int] = {
     "fuse": STAGES,
     "sandbox.pretrain": STAGES, "sandbox.report": STAGES, "sandbox.pretrain_sam2": STAGES,
     # Chains of stages.
-    "recipes": 4,
+    "recipes": 4, "motion": 4,
     # Front doors.
     "signatures": 5, "presets": 5, "cli": 5, "__main__": 5,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,13 +18,14 @@ import torch
 from toolkit import interrupt, trainer
 from toolkit.cache import cache
 from toolkit.checkpoint import load_checkpoint
-from toolkit.data import load_samples, save_sample
+from toolkit.data import load_samples, read_clips, save_sample, write_clip, write_index
 from toolkit.errors import CastmixError
-from toolkit.lora import load_lora
+from toolkit.lora import Lora, load_lora, save_lora
 from toolkit.metrics import read_metrics
 from toolkit.models import fingerprint, load_denoiser
 from toolkit.objectives import OBJECTIVES
 from toolkit.settings import Adapter, Memory, Motion, Optim, Watch
+from toolkit.tokens import Token, tokens_metadata
 from toolkit.train import train
 from toolkit.video import probe
 
@@ -326,6 +328,29 @@ def test_signals_are_handed_back() -> None:
         assert stop.is_set()
         assert signal.getsignal(signal.SIGTERM) == before  # a second one ends the program
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_tokens_of_captions_travel_with_the_lora(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
+    made = {"<pixo>": Token("cat", "output", torch.ones(24))}
+    save_lora(
+        Lora({}, tokens_metadata(made), {"<pixo>": torch.ones(24)}), file := tmp_path / "tokens.safetensors"
+    )
+    settings: dict[str, Any] = {"model": str(tiny_wan), "steps": 2, **SMALL}
+    with pytest.raises(CastmixError, match="no caption has one of the tokens <pixo>"):
+        train([show], tmp_path / "a", tokens=file, **settings)
+    other = shutil.copytree(show, tmp_path / "show")
+    for clip in read_clips(other):
+        write_clip(other, dataclasses.replace(clip, text="a <pixo> jumps"))
+    write_index(other)
+    cache(other, model=str(tiny_wan))
+    lora = load_lora(train([other], tmp_path / "b", tokens=file, **settings))
+    assert torch.equal(lora.tokens["<pixo>"], torch.ones(24))
+    for clip in read_clips(other):
+        write_clip(other, dataclasses.replace(clip, text="a cat jumps"))
+    write_index(other)
+    cache(other, model=str(tiny_wan))
+    noun = load_lora(train([other], tmp_path / "c", **settings))  # the token is not its noun
+    assert any(not torch.equal(b, noun.tensors[name][1]) for name, (_, b) in lora.tensors.items())
 
 
 def test_a_motion_is_trained_and_goes_on(

@@ -25,11 +25,13 @@ from toolkit.errors import CastmixError
 from toolkit.evaluate import evaluate
 from toolkit.fuse import fuse
 from toolkit.generate import generate
+from toolkit.invert import invert
 from toolkit.models import MODELS, load_denoiser, load_encoders
+from toolkit.motion import motion
 from toolkit.prepare import prepare
 from toolkit.segment import segment
 from toolkit.segmentation.gates import Gates
-from toolkit.settings import Adapter, Features, Judge, Memory, Optim, Sigma, Watch
+from toolkit.settings import Adapter, Features, Judge, Memory, Motion, Optim, Sigma, Textual, Watch
 from toolkit.train import train
 from toolkit.video import read_video, write_video
 
@@ -39,9 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Gates", "Judge", "Lora",
-    "Memory", "Optim", "Sample", "Show", "Sigma", "Watch", "cache", "caption", "captions", "composite",
-    "demo", "evaluate", "fuse", "generate", "load_denoiser", "load_encoders", "load_lora", "load_samples",
-    "prepare", "read_cast", "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
+    "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch", "cache", "caption",
+    "captions", "composite", "demo", "evaluate", "fuse", "generate", "invert", "load_denoiser",
+    "load_encoders", "load_lora", "load_samples", "motion", "prepare", "read_cast", "read_clips",
+    "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
 _HEAVY = {

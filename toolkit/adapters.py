@@ -141,7 +141,8 @@ def restrict(
                 mask[head * size : (head + 1) * size] = 1
             mask = mask.unsqueeze(1) if found[2] else mask
             parameter.data.mul_(mask)
-            parameter.register_hook(mask.mul)
+            untyped: Any = parameter
+            untyped.register_hook(mask.mul)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from toolkit.data import fingerprint_file
 from toolkit.dataset import Item
 from toolkit.errors import CastmixError
 from toolkit.models import Denoiser, ModelSpec, load_encoders
@@ -57,10 +56,11 @@ def check(motion: Motion) -> dict[str, Any]:
     for name in ("omega", "debiased", "adjacent"):
         if not 0 <= getattr(motion, name) < float("inf"):
             raise CastmixError(f"motion.{name} must be 0 or more, got {getattr(motion, name):g}")
-    if motion.omega:
-        appearance_prompt(motion)
+    from toolkit.tokens import fingerprint_tokens
+
+    loras = appearance_prompt(motion)[1] if motion.omega else []
     values = {f"motion.{name}": value for name, value in dataclasses.asdict(motion).items()}
-    return values | {"motion.tokens": fingerprint_file(motion.tokens) if motion.tokens else None}
+    return values | {"motion.tokens": fingerprint_tokens(loras[0]) if loras else None}
 
 
 def new_aim(motion: Motion, spec: ModelSpec, device: str | torch.device) -> Aim:
@@ -75,6 +75,28 @@ def new_aim(motion: Motion, spec: ModelSpec, device: str | torch.device) -> Aim:
     embeds = apply(encoders, [prompt], loras)
     encoders.release_text()
     return Aim(motion, embeds)
+
+
+def worded(
+    texts: Sequence[str], carried: Lora, spec: ModelSpec, device: str | torch.device
+) -> dict[str, Tensor]:
+    """Embeddings (L, D) of those captions that have special tokens in them, by caption.
+
+    Raises:
+        CastmixError: none has.
+    """
+    from toolkit.tokens import TOKEN, apply
+
+    spoken = sorted({text for text in texts if any(one in carried.tokens for one in TOKEN.findall(text))})
+    if not spoken:
+        raise CastmixError(
+            f"no caption has one of the tokens {', '.join(sorted(carried.tokens)) or '(none)'}: write them "
+            "into the captions, or leave --tokens out"
+        )
+    encoders = load_encoders(spec, device)
+    embeds = apply(encoders, spoken, [carried]).cpu()
+    encoders.release_text()
+    return dict(zip(spoken, embeds, strict=True))
 
 
 def explained(

@@ -7,8 +7,8 @@ interrupted or not, on one process or several, row k of step n is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 
 import torch
@@ -26,7 +26,8 @@ class Mix:
 
     `learned` are the clips to learn and `pasted` the composites among them that are weighted apart: their
     `pasted_share` of the learned rows, 0 to 1. `kept` are clips of the base model's own world, of which every
-    batch has `kept_size`. `empty` (L, D) embeds the empty prompt.
+    batch has `kept_size`. `empty` (L, D) embeds the empty prompt, `worded` the captions that are not embedded
+    as the cache has them, (L, D) by text: those with special tokens.
     """
 
     learned: Sequence[Item]
@@ -38,6 +39,7 @@ class Mix:
     caption_dropout: float
     empty: Tensor
     seed: int
+    worded: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def new_mix(
     caption_dropout: float,
     seed: int,
     composites: float | None = None,
+    worded: Mapping[str, Tensor] | None = None,
 ) -> Mix:
     """Check the shares and fix how many rows of a batch are kept ones.
 
@@ -101,7 +104,9 @@ def new_mix(
             )
     ratio = Fraction(str(composites or 0))  # exact, so that a share of 1/11 is one of every eleven draws
     share = ratio / (1 + ratio)
-    return Mix(originals, pasted, kept, batch_size, share, kept_size, caption_dropout, empty, seed)
+    return Mix(
+        originals, pasted, kept, batch_size, share, kept_size, caption_dropout, empty, seed, worded or {}
+    )
 
 
 def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, processes: int = 1) -> list[Batch]:
@@ -118,7 +123,7 @@ def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, process
         by_shape.setdefault(items[row].shape, []).append(row)
     batches = []
     for rows in by_shape.values():
-        latents, embeds = zip(*(items[row].load() for row in rows), strict=True)
+        latents, embeds = zip(*(load(items[row], mix.worded) for row in rows), strict=True)
         batches.append(
             Batch(
                 latents=torch.stack(latents),
@@ -161,11 +166,12 @@ def validation(
     seed: int,
     rank: int = 0,
     processes: int = 1,
+    worded: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Batch]:
     """Each clip held back at `levels` equally likely noise levels, with noise that never changes."""
     sigmas = sigma_quantiles(levels, mean=sigma.mean, std=sigma.std, shift=shift)
     for i in range(rank, len(held), processes):
-        latents, embeds = held[i].load()
+        latents, embeds = load(held[i], worded or {})
         yield Batch(
             latents=latents.expand(levels, *latents.shape),
             prompt_embeds=embeds.expand(levels, *embeds.shape),
@@ -174,6 +180,12 @@ def validation(
             kept=torch.zeros(levels, dtype=torch.bool),
             anchor=torch.zeros(levels),
         )
+
+
+def load(item: Item, worded: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Latents (C, f, h, w) and prompt embeddings (L, D) of a clip; `worded` goes before what is cached."""
+    latents, embeds = item.load()
+    return latents, worded.get(item.text, embeds)
 
 
 def _noise(item: Item, seed: int, step: int, what: str) -> Tensor:

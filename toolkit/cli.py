@@ -27,6 +27,8 @@ COMMANDS: Table = {
     "composite": "toolkit.composite:composite",
     "cache": "toolkit.cache:cache",
     "train": "toolkit.train:train",
+    "invert": "toolkit.invert:invert",
+    "motion": "toolkit.motion:motion",
     "fuse": "toolkit.fuse:fuse",
     "generate": "toolkit.generate:generate",
     "evaluate": "toolkit.evaluate:evaluate",

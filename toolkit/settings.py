@@ -103,14 +103,17 @@ class Textual:
         background: Weight of the loss beside the subject, where the picture is white. 1 is plain textual
             inversion.
         prompt: Of the picture; {subject} is the token.
+        frames: How long the picture stands, 4k+1 frames. Wan knows single pictures; the sandbox's base has
+            only seen clips of 17 frames.
     """
 
     kind: Literal["output", "input"] = "output"
     steps: int = 300
-    lr: float = 5e-3
+    lr: float = 1e-2
     batch_size: int = 4
     background: float = 0.1
     prompt: str = "A picture of {subject} on a white background."
+    frames: int = 1
 
 
 @dataclass(frozen=True)

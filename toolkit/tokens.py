@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from toolkit.captions import CLAUSE_START, SCENE_TAG, TAG
 from toolkit.cast import Cast
+from toolkit.data import fingerprint_text
 from toolkit.errors import CastmixError
 from toolkit.models import Encoders
 
@@ -74,6 +75,12 @@ def tokens_metadata(tokens: Mapping[str, Token]) -> dict[str, str]:
     """What a LoRA with these tokens says of them: the counterpart of `read_tokens`."""
     facts = {token: {"noun": one.noun, "kind": one.kind} for token, one in tokens.items()}
     return {METADATA: json.dumps(facts, sort_keys=True, ensure_ascii=False)} if facts else {}
+
+
+def fingerprint_tokens(lora: Lora) -> str:
+    """16 hex digits that change when a special token of the LoRA does."""
+    found = {token: [one.noun, one.kind, one.vector.tolist()] for token, one in read_tokens([lora]).items()}
+    return fingerprint_text(json.dumps(found, sort_keys=True))
 
 
 def check_name(token: str) -> str:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit import appearance
-from toolkit.captions import TAG
+from toolkit.card import card
 from toolkit.data import fingerprint_text
 from toolkit.dataset import Item, hold_back, load_empty_prompt, load_items
 from toolkit.errors import CastmixError
 from toolkit.interrupt import stop_signals
-from toolkit.models import ModelSpec, find_model, fingerprint, load_denoiser
+from toolkit.models import find_model, fingerprint, load_denoiser
 from toolkit.progress import say
 from toolkit.run import write_run
 from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Watch
+from toolkit.tokens import fingerprint_tokens
 
 if TYPE_CHECKING:
     import torch
 
     from toolkit.checkpoint import Checkpoint
+    from toolkit.lora import Lora
     from toolkit.models import Denoiser
-
-GRAMMAR = "[Character: <name>], <action>. … [scene-style:cartoon|realistic]"
 
 
 def train(
@@ -38,6 +37,7 @@ def train(
     objective: Literal["velocity", "motion"] = "velocity",
     steps: int = 500,
     batch_size: int = 4,
+    tokens: Path | None = None,
     preserve: Path | None = None,
     preserve_share: float = 0.5,
     composites: float | None = None,
@@ -63,6 +63,7 @@ def train(
         objective: velocity learns the clips as they are; motion how things move in them, without the looks.
         steps: Optimiser steps in all.
         batch_size: Clips a step, over all processes.
+        tokens: A file of special tokens that captions use (castmix invert); the LoRA brings them along.
         preserve: Folder of clips of the base model's own world, to keep what it knows.
         preserve_share: Share of such clips in each batch.
         composites: Composites drawn for each original clip, whatever their number: 0.1 gives them one draw
@@ -97,11 +98,13 @@ def train(
     split = [hold_back(load_items(folder, spec), holdout) for folder in data]
     learned, held = ([item for part in split for item in part[side]] for side in (0, 1))
     kept = load_items(Path(preserve), spec) if preserve is not None else []
+    carried = _carried(tokens)
     settings = {
         "model": fingerprint(spec),
         "data": _identity([*learned, *held]),
         "preserve": _identity(kept),
         "preserve_share": preserve_share if kept else None,
+        "tokens": fingerprint_tokens(carried) if carried else None,
         "steps": steps if optim.schedule == "cosine" else None,
         "memory.precision": memory.precision,
         **{
@@ -124,10 +127,12 @@ def train(
     from toolkit import objectives
     from toolkit.batches import new_mix
     from toolkit.checkpoint import restore
+    from toolkit.lora import TOKENS
     from toolkit.preview import previewer
     from toolkit.trainer import LORA, Run, learn, new_optimizer
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    texts = [item.text for item in (*learned, *held, *kept)]
     mix = new_mix(
         learned,
         kept,
@@ -137,11 +142,13 @@ def train(
         caption_dropout=caption_dropout,
         seed=seed,
         composites=composites,
+        worded=appearance.worded(texts, carried, spec, accelerator.device) if carried else None,
     )
     precision = _precision(accelerator.device, memory)
     shift = spec.shift if sigma.shift is None else sigma.shift
-    plain = objective == "velocity"
-    aim = objectives.Aim() if plain else appearance.new_aim(motion, spec, accelerator.device)
+    aim = (
+        objectives.Aim() if objective == "velocity" else appearance.new_aim(motion, spec, accelerator.device)
+    )
     denoiser = load_denoiser(spec, accelerator.device, precision)
     found = appearance.explained(denoiser, learned[0], aim, mix.empty, sigma, shift, seed)
     heads = appearance.heads_of(denoiser, learned[:4], seed) if adapter.heads else None
@@ -162,8 +169,9 @@ def train(
         parameters=parameters,
         optimizer=new_optimizer(parameters, optim),
         settings=settings,
-        metadata=_metadata(spec, settings["model"], adapter, learned, heads)
-        | ({} if plain else {"castmix.objective": objective}),
+        metadata=card(spec, settings["model"], adapter, learned, heads=heads, objective=objective)
+        | ({TOKENS: carried.metadata[TOKENS]} if carried else {}),
+        tokens=carried.tokens if carried else {},
         save_dtype=getattr(torch, adapter.save_dtype),
         precision=precision,
         preview=previewer(spec, sample_prompts, learned[0].shape, denoiser.device, watch, out)
@@ -185,6 +193,13 @@ def train(
         say(f"stopped after step {done} of {steps}; the same command goes on from there")
         raise KeyboardInterrupt
     return out / LORA
+
+
+def _carried(tokens: Path | None) -> Lora | None:
+    """The file of special tokens that the LoRA brings along."""
+    from toolkit.lora import load_lora
+
+    return None if tokens is None else load_lora(Path(tokens))
 
 
 def _identity(items: Sequence[Item]) -> str:
@@ -253,27 +268,3 @@ def _adapt(
     if heads is not None:
         restrict(parameters, heads, int(module.config.attention_head_dim))
     return parameters
-
-
-def _metadata(
-    spec: ModelSpec,
-    base: str,
-    adapter: Adapter,
-    learned: Sequence[Item],
-    heads: Mapping[int, Collection[int]] | None,
-) -> dict[str, str]:
-    """What lora.safetensors says of itself. No dates and no paths: equal runs give equal bytes."""
-    cast = sorted({name for item in learned for name in TAG.findall(item.text)})
-    return {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{spec.slug}/lora",
-        "modelspec.implementation": "https://github.com/huggingface/diffusers",
-        "modelspec.title": f"castmix LoRA: {', '.join(cast) or 'no named characters'}",
-        "modelspec.trigger_phrase": ", ".join(f"[Character: {name}]" for name in cast),
-        "castmix.base": spec.name,
-        "castmix.base_fingerprint": base,
-        "castmix.cast": json.dumps(cast, ensure_ascii=False),
-        "castmix.grammar": GRAMMAR,
-        "castmix.rank": str(adapter.rank),
-        **({} if heads is None else {"castmix.heads": json.dumps(heads)}),
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import threading
 import time
@@ -38,9 +39,9 @@ VALIDATION_LEVELS = 4
 class Run:
     """All that stays the same from the first step to the last.
 
-    `settings` are those that the result depends on, for the checkpoint; `metadata` is the LoRA's. `precision`
-    is that of the forward and backward pass. `preview` makes videos after a step, `shift` is the noise
-    levels' own. `loss` is the objective: what each row of a batch has.
+    `settings` are those that the result depends on, for the checkpoint; `metadata` and `tokens` are the
+    LoRA's. `precision` is that of the forward and backward pass. `preview` makes videos after a step, `shift`
+    is the noise levels' own. `loss` is the objective: what each row of a batch has.
     """
 
     out: Path
@@ -58,6 +59,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     settings: dict[str, Any]
     metadata: dict[str, str]
+    tokens: dict[str, Tensor]
     save_dtype: torch.dtype
     precision: torch.dtype
     preview: Callable[[Denoiser, int], None] | None
@@ -134,7 +136,7 @@ def learning_rate(optim: Optim, step: int, steps: int) -> float:
 def save(run: Run, done: int) -> None:
     """Write the LoRA as it is now, then the state: a state is never newer than the LoRA beside it."""
     metadata = {**run.metadata, "castmix.steps": str(done)}
-    lora = extract(run.denoiser.module, ADAPTER, metadata)
+    lora = dataclasses.replace(extract(run.denoiser.module, ADAPTER, metadata), tokens=run.tokens)
     save_lora(lora, run.out / LORA, dtype=run.save_dtype)
     save_checkpoint(run.out, done, run.settings, run.parameters, run.optimizer)
 
@@ -223,7 +225,9 @@ def _validate(run: Run) -> dict[str, float]:
     rank, processes = accelerator.process_index, accelerator.num_processes
     sums = torch.zeros(levels, device=accelerator.device)
     sigmas: list[float] = []
-    for batch in validation(run.held, levels, run.sigma, run.shift, run.mix.seed, rank, processes):
+    for batch in validation(
+        run.held, levels, run.sigma, run.shift, run.mix.seed, rank, processes, run.mix.worded
+    ):
         sums += _losses(run, batch, velocity)
         sigmas = batch.sigma.tolist()
     means = (accelerator.reduce(sums, "sum") / len(run.held)).tolist()

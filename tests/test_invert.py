@@ -1,0 +1,119 @@
+"""Textual inversion: what is learned from, that it is learned, and that it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toolkit.crop import FILL, cut_out
+from toolkit.data import read_clips, write_clip, write_index
+from toolkit.errors import CastmixError
+from toolkit.invert import invert, parse_subjects
+from toolkit.lora import Lora, load_lora, save_lora
+from toolkit.masks import mask_path, write_mask
+from toolkit.models import find_model, load_denoiser, load_encoders
+from toolkit.settings import Sigma, Textual
+from toolkit.textual import Learning
+from toolkit.tokens import read_tokens
+
+MakeClips = Callable[..., Path]
+SHORT = Textual(steps=6, lr=0.05, batch_size=2, prompt="a {subject} jumps")
+
+
+@pytest.fixture(scope="module")
+def show(tmp_path_factory: pytest.TempPathFactory, make_clips: MakeClips) -> Path:
+    return mask_squares(make_clips(tmp_path_factory.mktemp("invert") / "show", 2))
+
+
+def mask_squares(folder: Path) -> Path:
+    """True masks of the squares that `make_clips` draws, which leave the picture to the right in the end."""
+    for clip in read_clips(folder):
+        masks = np.zeros((clip.num_frames, clip.height, clip.width), np.uint8)
+        for t, mask in enumerate(masks):
+            mask[8:20, 2 * t : 2 * t + 12] = 255
+        write_mask(mask_path(clip, "Pixo"), masks, clip.fps)
+        record = {"accepted": True, "reasons": [], "quality": {}}
+        write_clip(folder, dataclasses.replace(clip, extra={"masks": {"Pixo": record}}))
+    write_index(folder)
+    return folder
+
+
+def test_the_cutout_is_the_character_on_white(show: Path) -> None:
+    cut = cut_out(read_clips(show), "Pixo")
+    assert cut.frame > 0  # in frame 0 it touches the left edge
+    assert cut.picture.shape == (32, 48, 3)
+    inside = cut.mask > 0.99
+    ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    assert len(ys) == len(xs) == round(FILL * 32)
+    assert abs(ys.mean() - 15.5) <= 0.5
+    assert abs(xs.mean() - 23.5) <= 0.5
+    assert (cut.picture[cut.mask == 0] == 255).all()
+    colour = np.median(cut.picture[inside], 0)
+    off = np.abs(cut.picture[inside].astype(int) - colour).max(-1)
+    assert np.percentile(off, 80) < 30  # the square alone; colours bleed at its edge, as mp4 has it
+    with pytest.raises(CastmixError, match=r"no clip has an accepted mask of 'Mimi' \(there are: Pixo\)"):
+        cut_out(read_clips(show), "Mimi")
+
+
+@pytest.mark.parametrize("kind", ["output", "input"])
+def test_a_token_is_learnt_and_kept(
+    show: Path, tiny_wan: Path, tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"model": str(tiny_wan), "textual": dataclasses.replace(SHORT, kind=kind)}
+    path = invert(show, tmp_path / "t.safetensors", subject=["Pixo=cat"], **settings)
+    assert "error on its picture" in capsys.readouterr().err
+    token = read_tokens([load_lora(path)])["<pixo>"]
+    model = str(tiny_wan)
+    learning = Learning(find_model(model), load_encoders(model), load_denoiser(model), SHORT, Sigma(), 0)
+    cutout, noun = cut_out(read_clips(show), "Pixo"), dataclasses.replace(token, vector=0 * token.vector)
+    assert learning.error("<pixo>", token, cutout) < learning.error("<pixo>", noun, cutout)
+    assert (token.noun, token.kind) == ("cat", kind)
+    assert token.vector.any()
+    assert (tmp_path / "t.pixo.png").is_file()
+    assert (tmp_path / "t.run.yaml").is_file()
+    bytes_before = path.read_bytes()
+    invert(show, path, subject=["Pixo=cat"], **settings)
+    assert "has <pixo> already" in capsys.readouterr().err
+    invert(show, path, subject=["Pixo=cat"], restart=True, **settings)
+    assert path.read_bytes() == bytes_before
+
+
+def test_other_settings_learn_anew_and_a_lora_keeps_its_layers(
+    show: Path, tiny_wan: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    layers = {"blocks.0.attn1.to_q": (torch.ones(1, 32), torch.ones(32, 1))}
+    save_lora(Lora(layers, {"castmix.cast": '["Pixo"]'}), tmp_path / "lora.safetensors")
+    settings: dict[str, Any] = {"model": str(tiny_wan), "lora": tmp_path / "lora.safetensors"}
+    one = invert(show, tmp_path / "a.safetensors", subject=["Pixo=cat"], textual=SHORT, **settings)
+    first = load_lora(one)
+    assert torch.equal(first.tensors["blocks.0.attn1.to_q"][0], torch.ones(1, 32))
+    assert first.metadata["castmix.cast"] == '["Pixo"]'
+    two = invert(show, one, subject=["Pixo=dog"], textual=SHORT, **settings)
+    assert read_tokens([load_lora(two)])["<pixo>"].noun == "dog"
+
+
+def test_what_cannot_be_learnt(show: Path, tmp_path: Path) -> None:
+    assert parse_subjects(["Mr. Bean = a man", "sub1=dog"]) == {
+        "<mr-bean>": ("Mr. Bean", "a man"),
+        "<sub1>": ("sub1", "dog"),
+    }
+    for wrong, why in (
+        (["Pixo"], "NAME=NOUN, such as Pixo=star; got 'Pixo'"),
+        ([], "no subject"),
+        (["Pixo=a", "pixo=b"], "would both be <pixo>"),
+    ):
+        with pytest.raises(CastmixError, match=why):
+            invert(show, tmp_path / "t.safetensors", subject=wrong)
+    with pytest.raises(CastmixError, match=r"tokens are written as \.safetensors"):
+        invert(show, tmp_path / "t", subject=["Pixo=a"])
+    with pytest.raises(CastmixError, match=r"must have \{subject\} once"):
+        invert(show, tmp_path / "t.safetensors", subject=["Pixo=a"], textual=Textual(prompt="a picture"))
+    with pytest.raises(CastmixError, match=r"textual.steps must be above 0"):
+        invert(show, tmp_path / "t.safetensors", subject=["Pixo=a"], textual=Textual(steps=0))

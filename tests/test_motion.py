@@ -1,0 +1,60 @@
+"""From a clip to the LoRA of its motion, through the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_invert import mask_squares
+
+from toolkit.cli import castmix
+from toolkit.data import read_clips
+from toolkit.errors import CastmixError
+from toolkit.lora import load_lora
+from toolkit.metrics import read_metrics
+from toolkit.motion import motion
+
+MakeClips = Callable[..., Path]
+
+
+def test_the_command_goes_from_a_clip_to_its_motion(
+    make_clips: MakeClips, tiny_wan: Path, tmp_path: Path
+) -> None:
+    show = mask_squares(make_clips(tmp_path / "show", 2))
+    out = tmp_path / "out"
+    line = (
+        f"motion {show / 'clips' / 'clip-01.mp4'} --out {out} --model {tiny_wan} --subject Pixo=cat --steps 2"
+    )
+    line += " --textual.steps 2 --batch-size 2 --adapter.rank 2 --motion.debiased 1"
+    result = CliRunner().invoke(castmix(), line.split())
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(out / "lora" / "lora.safetensors")
+    (clip,) = read_clips(out / "data")
+    assert clip.text == "cat jumps over the moon, cartoon style"
+    lora = load_lora(out / "lora")
+    assert lora.metadata["castmix.objective"] == "motion"
+    assert {name.split(".", 2)[2] for name in lora.tensors} == {"attn1.to_q", "attn1.to_k"}
+    assert "A static video of {subjects}." in (out / "run.yaml").read_text()
+    assert [row["step"] for row in read_metrics(out / "lora") if "loss" in row] == [1, 2]
+
+    again = CliRunner().invoke(castmix(), line.split())
+    assert again.exit_code == 0, again.output
+    assert "is finished (2 steps)" in again.stderr
+
+
+def test_without_subjects_looks_are_written_out(
+    make_clips: MakeClips, tiny_wan: Path, tmp_path: Path
+) -> None:
+    show = make_clips(tmp_path / "show", 1)
+    with pytest.raises(CastmixError, match=r"asks for subjects: give --motion\.tokens"):
+        motion(show, tmp_path / "a", model=str(tiny_wan))
+    assert not (tmp_path / "a").exists()
+    from toolkit.settings import Motion
+
+    written = Motion(appearance="a static video of a cat")
+    with pytest.raises(CastmixError, match=r"names characters that the base does not know"):
+        motion(show, tmp_path / "b", model=str(tiny_wan), motion=written)
+    with pytest.raises(CastmixError, match=r"is not on this machine"):
+        motion(show, tmp_path / "c", model=str(tiny_wan), subject=["Pixo=cat"])

@@ -1,0 +1,220 @@
+"""`castmix motion`: from one clip to a LoRA of its motion, without the looks of who moves in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from toolkit import appearance
+from toolkit.cache import cache
+from toolkit.captions import TAG
+from toolkit.cast import read_cast
+from toolkit.data import Clip, read_clips, write_atomic, write_clip, write_index
+from toolkit.errors import CastmixError
+from toolkit.invert import invert, parse_subjects
+from toolkit.masks import masked_names
+from toolkit.models import ModelSpec, find_model
+from toolkit.prepare import prepare
+from toolkit.progress import stage
+from toolkit.run import write_run
+from toolkit.segment import segment
+from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Textual, Watch
+from toolkit.train import train
+
+CAPTION = "motion_caption"
+"""In a clip's json: its caption in training. Before, `text` names characters for `segment`, or is empty."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How the subjects are found in the clip: see `castmix segment`.
+
+    Attributes:
+        backend: sam2, sam2-package, carry or truth.
+        detect: reference, describe, given or truth.
+        checkpoint: The SAM 2 model: a folder, or a hub id that was fetched before.
+        detector: The open-vocabulary model for describe, likewise.
+        prompts: For given, a .jsonl file of boxes and points.
+        cast: A folder of your own shows that the subjects are of. Left out, names that nobody knows are
+            described by their nouns.
+    """
+
+    backend: str = "sam2"
+    detect: str = "describe"
+    checkpoint: str = "facebook/sam2.1-hiera-tiny"
+    detector: str | None = None
+    prompts: Path | None = None
+    cast: Path | None = None
+
+
+def motion(
+    clip: Path,
+    out: Path,
+    *,
+    subject: Sequence[str] = (),
+    caption: str = "",
+    model: str = "sandbox",
+    steps: int = 300,
+    batch_size: int = 4,
+    seed: int = 0,
+    masks: Masking = Masking(),
+    textual: Textual = Textual(),
+    motion: Motion = Motion(),
+    adapter: Adapter = Adapter(targets=("motion-qk",)),
+    optim: Optim = Optim(),
+    sigma: Sigma = Sigma(shift=5.0),
+    memory: Memory = Memory(),
+) -> Path:
+    """Learn the motion of one clip, not its looks: segment, learn tokens for who is there, train.
+
+    What is done already is kept: after Ctrl-C the same command goes on.
+
+    Args:
+        clip: A video; or a clip that `castmix prepare` made, or a folder of them, with masks if there are.
+        out: Folder for everything: data, tokens.safetensors, lora.
+        subject: Whom to subtract the looks of, and a class noun: "Pixo=a star". Without any, write out
+            motion.appearance.
+        caption: What happens, in plain words, with the class nouns: "a star chases a dog in the room". Left
+            out, the clip's own caption with its names replaced.
+        model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
+        steps: Optimiser steps of the LoRA.
+        batch_size: Noise levels a step.
+        seed: Of every random draw.
+        masks: How the subjects are found.
+        textual: How their tokens are learned.
+        motion: How their looks are taken out.
+        adapter: The LoRA.
+        optim: How its weights move.
+        sigma: Which noise levels are trained: high ones, at which motion is decided.
+        memory: Memory against time.
+
+    Returns:
+        The path of lora.safetensors.
+
+    Raises:
+        CastmixError: no caption, a subject that is not found, and what the stages raise.
+        KeyboardInterrupt: after Ctrl-C.
+    """
+    arguments, out, spec = dict(locals()), Path(out), find_model(model)
+    wanted = parse_subjects(subject) if subject else {}
+    if not wanted:
+        appearance.check(motion)  # not after an hour
+    names = dict(wanted.values())
+    data, tokens = out / "data", out / "tokens.safetensors"
+    stage("1/4 The clip and its caption")
+    _gather(Path(clip), data, spec)
+    _note_captions(data, caption, names)
+    write_run(out / "run.yaml", "motion", arguments)
+    if wanted:
+        stage(f"2/4 Where {', '.join(names)} can be seen")
+        _segment(data, out / "cast", names, masks)
+        stage("3/4 A token for the looks of each")
+        invert(data, tokens, subject=list(subject), model=model, textual=textual, seed=seed)
+    _set_captions(data)
+    cache(data, model=model)
+    stage("4/4 The motion, without those looks")
+    return train(
+        [data],
+        out / "lora",
+        model=model,
+        objective="motion",
+        steps=steps,
+        batch_size=batch_size,
+        holdout=0,
+        caption_dropout=0,
+        seed=seed,
+        adapter=adapter,
+        optim=optim,
+        sigma=sigma,
+        motion=dataclasses.replace(motion, tokens=tokens) if wanted else motion,
+        memory=memory,
+        watch=Watch(sample_every=0),
+    )
+
+
+def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
+    """Fill `data` with the clip, cut from a video or copied with its json and masks."""
+    prepared = clip.parent.name == "clips" and clip.with_suffix(".json").is_file()
+    if not (prepared or (clip / "clips").is_dir()):
+        size = {"num_frames": spec.num_frames, "height": spec.height, "width": spec.width}
+        prepare([clip], data, fps=spec.fps, **size)
+        return
+    if prepared:
+        # the json last: where it stands, everything stands
+        found = [*clip.parent.glob(f"{clip.stem}.*.mask.mkv"), clip, clip.with_suffix(".json")]
+    else:
+        clips = [one.path for one in read_clips(clip)]
+        kinds = ("*.mask.mkv", "*.mp4", "*.json")
+        found = [path for kind in kinds for path in sorted((clip / "clips").glob(kind)) if clips]
+    (data / "clips").mkdir(parents=True, exist_ok=True)
+    for path in found:
+        if not (data / "clips" / path.name).exists():
+            shutil.copyfile(path, data / "clips" / path.name)
+    write_index(data)
+
+
+def _note_captions(data: Path, caption: str, names: Mapping[str, str]) -> None:
+    """Decide what each clip is trained with, and make its text what `segment` reads names from."""
+    from toolkit.tokens import plain
+
+    for clip in read_clips(data):
+        text = caption or clip.extra.get(CAPTION) or plain(clip.text, names)
+        if not text:
+            raise CastmixError(f"{clip.id} has no caption: say what happens with --caption, in plain words")
+        if TAG.search(text):
+            raise CastmixError(
+                f"{clip.id}: the caption {text!r} names characters that the base does not know: give each of "
+                "them as --subject NAME=NOUN, or a --caption in plain words"
+            )
+        named = clip.text if TAG.search(clip.text) else ""
+        _rewrite(data, clip, named, text)
+    write_index(data)
+
+
+def _set_captions(data: Path) -> None:
+    for clip in read_clips(data):
+        _rewrite(data, clip, clip.extra[CAPTION], clip.extra[CAPTION])
+    write_index(data)
+
+
+def _rewrite(data: Path, clip: Clip, text: str, caption: str) -> None:
+    changed = dataclasses.replace(clip, text=text, extra={**clip.extra, CAPTION: caption})
+    if changed != clip:
+        write_clip(data, changed)
+
+
+def _segment(data: Path, cast: Path, names: Mapping[str, str], masks: Masking) -> None:
+    """Masks of all subjects, unless they are there."""
+    have = {name for clip in read_clips(data) for name in masked_names(clip)}
+    if set(names) <= have:
+        return
+    strange = [name for name in names if name not in read_cast(masks.cast).spellings]
+    if strange and masks.cast is None:
+        _write_cast(cast, {name: names[name] for name in strange})
+    own = masks.cast or (cast if strange else None)
+    options = {key: value for key, value in vars(masks).items() if key != "cast"}
+    segment(data, characters=list(names), cast=own, **options)
+    have = {name for clip in read_clips(data) for name in masked_names(clip)}
+    if lost := [name for name in names if name not in have]:
+        files = ", ".join(f"clips/{clip.path.name}" for clip in read_clips(data)[:3])
+        raise CastmixError(
+            f"{', '.join(lost)} got no accepted mask: see {data / 'rejected_masks.jsonl'} and look at "
+            f"{data / 'overlays'}. Try --masks.detect given with boxes (of {files}), or another backend"
+        )
+
+
+def _write_cast(folder: Path, nouns: Mapping[str, str]) -> None:
+    """A show of the subjects, so that `segment` can be asked for them."""
+    characters = [{"name": name, "description": noun} for name, noun in nouns.items()]
+    show = {
+        "id": "motion-subjects",
+        "name": "Motion subjects",
+        "style": "realistic",
+        "characters": characters,
+    }
+    write_atomic(folder / "subjects.yaml", yaml.safe_dump(show, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,124 @@
+"""Textual inversion: one vector is learned so that a prompt with it explains a picture (Gal et al. 2022)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.crop import Cutout
+from toolkit.flow import generator_for, interpolate, sample_sigmas, sigma_quantiles, velocity_target
+from toolkit.models import Denoiser, Encoders, ModelSpec
+from toolkit.progress import say, track
+from toolkit.settings import Sigma, Textual
+from toolkit.tokens import Token, encode, substitute
+
+CHECKED = 8
+"""Noise levels at which a token is compared with its noun."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What learns tokens: a model with its encoders, and the settings of all tokens of a call."""
+
+    spec: ModelSpec
+    encoders: Encoders
+    denoiser: Denoiser
+    textual: Textual
+    sigma: Sigma
+    seed: int
+
+    def token(self, token: str, noun: str, cutout: Cutout) -> Token:
+        """Learn one, starting as its noun; says how much better than that it explains the picture."""
+        prompt = self.textual.prompt.replace("{subject}", token)
+        latents, weights = self._picture(cutout)
+        scale = noun_size(self.encoders, noun, self.textual.kind)
+        vector = torch.zeros(scale[1], requires_grad=True, device=self.denoiser.device)
+        optimizer = torch.optim.Adam([vector], lr=self.textual.lr)
+        embed = self._embedder(prompt, token, noun)
+        count, shift = self.textual.batch_size, self._shift()
+        for step in track(range(self.textual.steps), f"learning {token}"):
+            levels = sample_sigmas(
+                count,
+                mean=self.sigma.mean,
+                std=self.sigma.std,
+                shift=shift,
+                generator=generator_for(self.seed, step, f"sigma/{token}"),
+            )
+            noise = torch.randn(
+                (count, *latents.shape), generator=generator_for(self.seed, step, f"noise/{token}")
+            )
+            loss = self._loss(embed(vector * scale[0]), latents, weights, levels, noise).mean()
+            (vector.grad,) = torch.autograd.grad(loss, vector)
+            optimizer.step()
+        learnt = (vector * scale[0]).detach().cpu()
+        one = Token(noun, self.textual.kind, learnt)
+        before, after = (
+            self.error(token, which, cutout)
+            for which in (dataclasses.replace(one, vector=torch.zeros_like(learnt)), one)
+        )
+        say(
+            f"{token}: error on its picture {before:.4f} as {noun!r}, {after:.4f} learnt "
+            f"({after / before - 1:+.1%})"
+        )
+        return one
+
+    def error(self, token: str, one: Token, cutout: Cutout) -> float:
+        """The loss of the picture with this token, at noise levels and under noise that never change."""
+        latents, weights = self._picture(cutout)
+        levels = sigma_quantiles(CHECKED, mean=self.sigma.mean, std=self.sigma.std, shift=self._shift())
+        noise = torch.randn(
+            (CHECKED, *latents.shape), generator=generator_for(self.seed, 0, f"check/{token}")
+        )
+        with torch.no_grad():
+            embeds = encode(self.encoders, [self.textual.prompt.replace("{subject}", token)], {token: one})
+            return float(self._loss(embeds, latents, weights, levels, noise).mean())
+
+    def _shift(self) -> float:
+        return self.spec.shift if self.sigma.shift is None else self.sigma.shift
+
+    def _embedder(self, prompt: str, token: str, noun: str) -> Callable[[Tensor], Tensor]:
+        """vector -> the prompt's embedding (1, L, D); if it is added last, the encoder runs once."""
+        if self.textual.kind == "input":
+            return lambda vector: encode(self.encoders, [prompt], {token: Token(noun, "input", vector)})
+        text, places = substitute(" ".join(prompt.split()), {token: noun})
+        fixed = self.encoders.encode_text([text])
+        where = torch.zeros(fixed.shape[1], 1, device=fixed.device)
+        for positions in self.encoders.positions(text, [(start, end) for _, start, end in places]):
+            where[list(positions)] = 1
+        return lambda vector: fixed + where * vector.to(fixed)
+
+    def _picture(self, cutout: Cutout) -> tuple[Tensor, Tensor]:
+        """Latents (C, f, h, w) of the picture, and the weight of each of their sites, (h, w), of mean 1."""
+        frame = torch.from_numpy(cutout.picture).permute(2, 0, 1).float() / 127.5 - 1
+        video = frame[None, :, None].expand(-1, -1, self.textual.frames, -1, -1)
+        latents = self.encoders.encode_video(video)[0].cpu()
+        mask = torch.from_numpy(cutout.mask)[None, None]
+        share = torch.nn.functional.adaptive_avg_pool2d(mask, latents.shape[-2:])[0, 0]
+        weights = share + (1 - share) * self.textual.background
+        return latents, weights / weights.mean()
+
+    def _loss(
+        self, embeds: Tensor, latents: Tensor, weights: Tensor, levels: Tensor, noise: Tensor
+    ) -> Tensor:
+        """The weighted velocity error of each noise level, (B,)."""
+        device, count = self.denoiser.device, len(levels)
+        x0, noise, levels = (
+            latents.expand(count, -1, -1, -1, -1).to(device),
+            noise.to(device),
+            levels.to(device),
+        )
+        predicted = self.denoiser(interpolate(x0, noise, levels), levels, embeds.expand(count, -1, -1))
+        error = (predicted.float() - velocity_target(x0, noise)).square()
+        return (error * weights.to(device)).flatten(1).mean(1)
+
+
+def noun_size(encoders: Encoders, noun: str, kind: str) -> tuple[float, int]:
+    """The root mean square of a noun's own embedding, behind or before the encoder, and its width."""
+    rows = encoders.word_rows(noun)
+    if kind == "output":
+        rows = encoders.encode_text([noun])[0][list(encoders.positions(noun, [(0, len(noun))])[0])]
+    return float(rows.square().mean().sqrt()), rows.shape[-1]
