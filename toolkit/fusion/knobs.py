@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["weighted", "ties", "dare", "svd", "masked"]
+MethodName = Literal["weighted", "ties", "dare", "svd", "least-squares", "gradient", "masked"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from toolkit.fusion.gradient import gradient
 from toolkit.fusion.knobs import MethodName
+from toolkit.fusion.least_squares import least_squares
 from toolkit.fusion.merge import dare, masked, svd, ties, weighted
 from toolkit.fusion.parts import Facts, Job, Part, Tensors
 
@@ -15,5 +17,7 @@ METHODS: dict[MethodName, Method] = {
     "ties": ties,
     "dare": dare,
     "svd": svd,
+    "least-squares": least_squares,
+    "gradient": gradient,
     "masked": masked,
 }

@@ -1,0 +1,86 @@
+"""The clips that fusion looks at: of each LoRA alone, and of several subjects with their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from toolkit.attention import Grid, mask_target
+from toolkit.data import read_clips
+from toolkit.dataset import Item, load_items
+from toolkit.errors import CastmixError
+from toolkit.fusion.masked import names
+from toolkit.fusion.parts import Job, Part
+from toolkit.masks import mask_path, masked_names, read_mask
+from toolkit.models import Encoders, ModelSpec
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cached clip of several subjects: where its caption names them, and where their masks lie."""
+
+    item: Item
+    subjects: tuple[str, ...]
+    spans: tuple[tuple[int, ...], ...]
+    real: int
+    masks: tuple[Path, ...]
+
+    def targets(self, grid: Grid) -> Tensor:
+        """What the subjects' token maps should be, (subjects, f, h, w), in [0, 1]."""
+        return torch.stack([mask_target(torch.from_numpy(read_mask(path)), grid) for path in self.masks])
+
+
+def own_items(parts: Sequence[Part], job: Job) -> list[list[Item]]:
+    """For each part, the cached clips whose captions name its subjects and those of no other part.
+
+    Raises:
+        CastmixError: no folders, a part without subjects or without a clip, or a stale cache.
+    """
+    if not job.clips:
+        raise CastmixError(
+            "this method looks at what each LoRA does on clips of its own: give their folders with --clips"
+        )
+    found: list[list[Item]] = [[] for _ in parts]
+    for folder in job.clips:
+        for item in load_items(folder, job.spec):
+            owners = [
+                i for i, part in enumerate(parts) if any(names(item.text, one) for one in part.subjects)
+            ]
+            if len(owners) == 1:
+                found[owners[0]].append(item)
+    for part, items in zip(parts, found, strict=True):
+        if not items:
+            who = ", ".join(part.subjects) or "nobody (give --subjects once for each LoRA, in order)"
+            raise CastmixError(
+                f"no clip in {', '.join(map(str, job.clips))} is of {part.name} alone, which knows {who}: a "
+                "caption must name one of its subjects and none of another LoRA's"
+            )
+    return found
+
+
+def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: Encoders) -> list[Pair]:
+    """Cached clips in which two or more subjects of the parts have accepted masks and are named.
+
+    Raises:
+        CastmixError: there is none, or the cache is stale.
+    """
+    known = {subject for part in parts for subject in part.subjects}
+    clips = {clip.id: clip for clip in read_clips(folder)}
+    pairs: list[Pair] = []
+    for item in load_items(folder, spec):
+        clip = clips[item.path.stem]
+        who = tuple(one for one in masked_names(clip) if one in known and names(item.text, one))
+        if len(who) > 1:
+            spans = tuple(encoders.spans(item.text, who))
+            masks = tuple(mask_path(clip, one) for one in who)
+            pairs.append(Pair(item, who, spans, encoders.prompt_length(item.text), masks))
+    if not pairs:
+        raise CastmixError(
+            f"no clip in {folder} has masks of two of {', '.join(sorted(known)) or 'nobody'} and names them: "
+            "make some with `castmix composite --kind pairs`, then `castmix cache`"
+        )
+    return pairs
