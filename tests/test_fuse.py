@@ -172,6 +172,7 @@ def test_a_masked_file_can_be_taken_apart_again(files: tuple[Path, ...], tmp_pat
     out = fuse(words, tmp_path / "x.safetensors", method="masked", subjects=["Mimi", "Otto", "Pip,<pip>"])
     parts = unfused(load_lora(out))
     assert parts is not None
+    assert "elsewhere this is their plain sum" in load_lora(out).metadata["modelspec.usage_hint"]
     assert [part.subjects for part in parts] == [("Mimi",), ("Otto",), ("Pip", "<pip>")]
     for weight, path, part in zip((0.5, 1, 1), files, parts, strict=True):
         own = load_lora(path)

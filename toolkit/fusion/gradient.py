@@ -134,7 +134,7 @@ def _checked(parts: Sequence[Part], job: Job) -> dict[str, Any]:
             "pairs`), or --distil.attention 0 to go without"
         )
     passing = {"save_every", "checkpointing"} | (set() if job.optim.schedule == "cosine" else {"steps"})
-    groups = {"distil": distil, "optim": job.optim, "sigma": job.sigma}
+    groups: dict[str, Any] = {"distil": distil, "optim": job.optim, "sigma": job.sigma}
     flat = {
         f"{group}.{name}": value
         for group, values in groups.items()

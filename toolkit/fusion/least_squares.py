@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Left:
 
     def share(self, what: float) -> float:
         """What remains relative to the whole, as a root of squares."""
-        return (what / (self.whole or 1.0)) ** 0.5
+        return math.sqrt(what / (self.whole or 1.0))
 
 
 def solve(

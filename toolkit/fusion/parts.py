@@ -125,17 +125,19 @@ def fused(parts: Sequence[Part], tensors: Tensors, method: str, facts: Mapping[s
         about.append(known | {"fingerprint": part.fingerprint})
         if ranks is not None:
             about[-1]["ranks"] = ranks[i]
-    metadata = {
-        **{key: first[key] for key in first if key.startswith("modelspec.")},
-        **{key: first[key] for key in ("castmix.base", "castmix.base_fingerprint") if key in first},
+    same = ("castmix.base", "castmix.base_fingerprint", "castmix.grammar")
+    metadata: dict[str, str] = {
+        **{key: text for key, text in first.items() if key.startswith("modelspec.") or key in same},
         "modelspec.title": f"castmix LoRA: {', '.join(cast) or ' + '.join(part.name for part in parts)}",
         "modelspec.trigger_phrase": ", ".join(f"[Character: {name}]" for name in cast),
         "castmix.cast": json.dumps(cast, ensure_ascii=False),
         "castmix.rank": str(max((a.shape[0] for a, _ in tensors.values()), default=0)),
         FUSION: json.dumps({"method": method, "parts": about, **facts}, ensure_ascii=False, sort_keys=True),
     }
-    if "castmix.grammar" in first:
-        metadata["castmix.grammar"] = first["castmix.grammar"]
+    if method == "masked":
+        metadata["modelspec.usage_hint"] = (
+            "castmix lets each of the LoRAs act only where its subject is; elsewhere this is their plain sum"
+        )
     tokens = read_tokens([part.lora for part in parts])
     vectors = {token: one.vector for token, one in tokens.items()}
     return Lora(tensors, metadata | tokens_metadata(tokens), vectors)
