@@ -14,7 +14,6 @@ from torch import Tensor
 
 from toolkit.collaborate import (
     Report,
-    check,
     collaborate,
     guided_steps,
     pulled,
@@ -24,6 +23,7 @@ from toolkit.collaborate import (
 from toolkit.errors import CastmixError
 from toolkit.flow import sample_euler, sigma_schedule
 from toolkit.guides import GUIDES, Branch, Kind, Name, attention_guide, difference_guide
+from toolkit.roles import check_collaboration
 from toolkit.settings import Collaboration
 
 SHAPE = (2, 3, 4, 2, 2)  # two samples, four latent frames
@@ -49,7 +49,7 @@ class Toy:
     def maps(self, latents: Tensor, sigma: Tensor, kind: Kind) -> Tensor:
         mixed = torch.einsum("cd,bdfhw->bcfhw", self.mixing, latents) * (1 + sigma)
         if kind == "spatial":
-            return mixed[:, :2].flatten(2).softmax(2).unflatten(2, latents.shape[2:])
+            return mixed[:, :2].flatten(2).softmax(2).reshape(mixed[:, :2].shape)
         return torch.einsum("bcfhw,bcghw->bhwfg", mixed, mixed).softmax(-1)
 
     def read(self, latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> dict[Kind, Tensor]:
@@ -359,8 +359,8 @@ def test_shares_and_window() -> None:
 )
 def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(CastmixError, match=message):
-        check(Collaboration(**wrong))
-    check(Collaboration())
+        check_collaboration(Collaboration(**wrong))
+    check_collaboration(Collaboration())
 
 
 def test_branches_that_see_other_numbers_of_subjects(toys: dict[Name, Toy]) -> None:

@@ -32,9 +32,10 @@ LAYERS: dict[str, int] = {
     "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "sandbox.redraw": 2, "scoring": 2,
     "compositing": 2,
     "collaborate": 2, "guides": 2, "inversion": 2, "branches": 2, "roles": 2,
+    "drawing": 2, "rendering": 2,
     "segmentation": 2,
     "fusion": 2,
-    "attention": 2,
+    "attention": 2, "heat": 0, "looking": 2, "map_probe": 2, "look_attention": STAGES,
     "sandbox.sam2_examples": 1, "sandbox.sam2_net": 2, "sandbox.sam2_follow": 2, "sandbox.sam2_batches": 2,
     "sandbox.sam2_training": 2, "sandbox.sam2_report": 2,
     # Stages: a verb each.

@@ -31,7 +31,18 @@ from toolkit.motion import motion
 from toolkit.prepare import prepare
 from toolkit.segment import segment
 from toolkit.segmentation.gates import Gates
-from toolkit.settings import Adapter, Features, Judge, Memory, Motion, Optim, Sigma, Textual, Watch
+from toolkit.settings import (
+    Adapter,
+    Collaboration,
+    Features,
+    Judge,
+    Memory,
+    Motion,
+    Optim,
+    Sigma,
+    Textual,
+    Watch,
+)
 from toolkit.train import train
 from toolkit.video import read_video, write_video
 
@@ -40,9 +51,9 @@ if TYPE_CHECKING:
     from toolkit.recipes import demo
 
 __all__ = [
-    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Features", "Gates", "Judge", "Lora",
-    "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch", "cache", "caption",
-    "captions", "composite", "demo", "evaluate", "fuse", "generate", "invert", "load_denoiser",
+    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Features", "Gates",
+    "Judge", "Lora", "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch", "cache",
+    "caption", "captions", "composite", "demo", "evaluate", "fuse", "generate", "invert", "load_denoiser",
     "load_encoders", "load_lora", "load_samples", "motion", "prepare", "read_cast", "read_clips",
     "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip

@@ -149,28 +149,6 @@ def shares(settings: Collaboration, sigma: float) -> dict[Name, float]:
     return {name: value / total for name, value in now.items()}
 
 
-def check(settings: Collaboration) -> None:
-    """Raise a CastmixError where the settings make no sense."""
-    low, high = settings.sigma_window
-    problems = {
-        f"sigma_window must be two rising noise levels in [0, 1], got {low:g},{high:g}": 0 <= low < high <= 1,
-        f"every must be 1 or more, got {settings.every}": settings.every >= 1,
-        f"eta must be 0 or more (try 0.02), got {settings.eta:g}": 0 <= settings.eta < float("inf"),
-        f"alpha must be 0 or more, got {settings.alpha}": settings.alpha is None or settings.alpha >= 0,
-        f"inversion is a share in [0, 1], got {settings.inversion:g}": 0 <= settings.inversion <= 1,
-        f"iterations must be 1 or more, got {settings.iterations}": settings.iterations >= 1,
-        f"window must be 0 or more, got {settings.window}": settings.window >= 0,
-    }
-    betas = list(zip(settings.beta_subject, settings.beta_motion, strict=True))
-    problems[
-        f"beta_subject {settings.beta_subject} and beta_motion {settings.beta_motion} must not be "
-        "negative, nor both 0 at one end: their ratio is the branches' shares"
-    ] = all(min(pair) >= 0 and sum(pair) > 0 for pair in betas)
-    for problem, fine in problems.items():
-        if not fine:
-            raise CastmixError(f"collaboration: {problem}")
-
-
 def _constant_alphas(alpha: float, latents: Tensor) -> dict[Name, Tensor]:
     return {
         "subject": latents.new_full((len(latents),), alpha),

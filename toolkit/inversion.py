@@ -12,15 +12,23 @@ Taking v(x, sigma) instead would begin at sigma = 0, where no flow model was tra
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from toolkit.data import fingerprint_text, safetensors_bytes, write_atomic
-from toolkit.flow import Velocity
+from toolkit.adapters import activate
+from toolkit.data import fingerprint_file, fingerprint_text, safetensors_bytes, write_atomic
+from toolkit.errors import CastmixError
+from toolkit.flow import Velocity, sigma_schedule
 from toolkit.lora import read_safetensors
+from toolkit.models import Denoiser, Encoders, ModelSpec, fingerprint
+from toolkit.progress import say, track
+from toolkit.sampling import guided_velocity
+from toolkit.video import read_video
 
 FORMAT = "1"  # raise it when the content of a file changes its meaning
 
@@ -32,7 +40,7 @@ def invert(
     sigmas: Tensor,
     *,
     iterations: int = 1,
-    callback: Callable[[int], None] | None = None,
+    callback: Callable[[int], object] | None = None,
 ) -> Tensor:
     """The point at sigmas[0] from which Euler steps along `sigmas` lead to the latents, nearly.
 
@@ -65,8 +73,7 @@ def mix_noise(inverted: Tensor, noise: Tensor, share: float) -> Tensor:
 
     inverted: (1 or B, C, f, h, w), standardised. noise: (B, C, f, h, w). share: in [0, 1].
     """
-    kept, fresh = share**0.5, (1 - share) ** 0.5
-    return kept * inverted.to(noise) + fresh * noise
+    return math.sqrt(share) * inverted.to(noise) + math.sqrt(1 - share) * noise
 
 
 def cached(folder: Path, stem: str, made_from: dict[str, str], make: Callable[[], Tensor]) -> Tensor:
@@ -82,3 +89,76 @@ def cached(folder: Path, stem: str, made_from: dict[str, str], make: Callable[[]
     noise = make().float().cpu()
     write_atomic(path, safetensors_bytes({"noise": noise}, facts))
     return noise
+
+
+def clip_caption(clip: Path) -> str:
+    """What the clip's own json says that it shows; nothing if it has none: both will do for inverting it."""
+    beside = clip.with_suffix(".json")
+    if not beside.is_file():
+        return ""
+    row = json.loads(beside.read_text(encoding="utf-8"))
+    return str(row.get("text", ""))
+
+
+def read_clip(clip: Path, *, num_frames: int, height: int, width: int, fps: float) -> Tensor:
+    """A video of exactly that size as (1, 3, F, H, W) in [-1, 1].
+
+    Raises:
+        CastmixError: it has another size, or another number of frames a second by more than 5 %.
+    """
+    frames, rate = read_video(clip)
+    if frames.shape != (num_frames, height, width, 3) or abs(rate / fps - 1) > 0.05:
+        found = f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]} at {rate:g} a second"
+        raise CastmixError(
+            f"{clip} has {found}, the video to be made {num_frames} of {width}x{height} at {fps:g}: cut it "
+            f"with `castmix prepare --fps {fps:g} --num-frames {num_frames} --height {height} "
+            f"--width {width}`"
+        )
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1
+
+
+def motion_noise(
+    clip: Path,
+    spec: ModelSpec,
+    encoders: Encoders,
+    denoiser: Denoiser,
+    caption_embeds: Tensor,
+    *,
+    size: tuple[int, int, int],
+    steps: int,
+    shift: float,
+    iterations: int,
+) -> Tensor:
+    """Noise (1, C, f, h, w) from which the base model draws the clip: no LoRAs, no guidance; standardised.
+
+    It is kept in the folder `inversions` beside the clip: steps x iterations forwards, once for each clip.
+
+    size: frames, height, width of the clip. caption_embeds: (1, L, D), of `clip_caption`.
+    """
+    num_frames, height, width = size
+    video = read_clip(clip, num_frames=num_frames, height=height, width=width, fps=spec.fps)
+    made_from = {
+        "clip": fingerprint_file(clip),
+        "caption": fingerprint_text(clip_caption(clip)),
+        "network": fingerprint(spec),
+        "encoders": fingerprint(spec, "encoders"),
+        "steps": str(steps),
+        "shift": f"{shift:g}",
+        "iterations": str(iterations),
+    }
+
+    def make() -> Tensor:
+        sigmas = sigma_schedule(steps, shift).to(denoiser.device)
+        latents = encoders.encode_video(video).to(denoiser.device)
+        ticks = iter(track(range(steps), f"inverting {clip.name}"))
+        velocity = guided_velocity(denoiser, caption_embeds, caption_embeds, 1.0)
+        with activate(denoiser.module, {}):
+            noise = invert(
+                velocity, latents, sigmas, iterations=iterations, callback=lambda i: next(ticks, None)
+            )
+        for _ in ticks:  # the bar ends
+            pass
+        say(f"{clip.name} inverted: deviation {noise.std():.2f} before it is made 1 in each channel")
+        return standardised(noise)
+
+    return cached(clip.parent / "inversions", clip.stem, made_from, make)

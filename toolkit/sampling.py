@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from toolkit.flow import guided, sample_euler, sigma_schedule
+from toolkit.flow import Velocity, guided, sample_euler, sigma_schedule
 from toolkit.models import Denoiser
 
 
@@ -39,9 +39,20 @@ def sample_latents(
     shape: (C, f, h, w) of one sample. seeds: one per prompt. callback(i, latents) after each step.
     """
     device = denoiser.device
-    cond = prompt_embeds.to(device)
-    uncond = negative_embeds.to(device).expand_as(cond)
+    velocity = guided_velocity(denoiser, prompt_embeds, negative_embeds, guidance_scale)
     latents = initial_noise(seeds, shape).to(device)
+    return sample_euler(velocity, latents, sigma_schedule(steps, shift).to(device), callback).cpu()
+
+
+def guided_velocity(
+    denoiser: Denoiser, prompt_embeds: Tensor, negative_embeds: Tensor, guidance_scale: float
+) -> Velocity:
+    """The network with a prompt and guidance as a velocity function of latents (B, C, f, h, w).
+
+    prompt_embeds: (B, L, D). negative_embeds: (B or 1, L, D), used where guidance_scale is not 1.
+    """
+    cond = prompt_embeds.to(denoiser.device)
+    uncond = negative_embeds.to(denoiser.device).expand_as(cond)
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         if guidance_scale == 1:
@@ -52,4 +63,4 @@ def sample_latents(
         ).chunk(2)
         return guided(with_prompt, without, guidance_scale)
 
-    return sample_euler(velocity, latents, sigma_schedule(steps, shift).to(device), callback).cpu()
+    return velocity

@@ -1,0 +1,165 @@
+"""Prompts to video files: encode, load, draw in batches, save. What stands behind `castmix generate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from toolkit.cast import read_cast
+from toolkit.collaborate import Report
+from toolkit.data import safetensors_bytes, write_atomic
+from toolkit.drawing import Scripts, draw, kept_maps, log_lines, write_script, write_scripts
+from toolkit.errors import CastmixError
+from toolkit.flow import sigma_schedule
+from toolkit.generated import save_generated
+from toolkit.inversion import clip_caption, mix_noise, motion_noise
+from toolkit.lora import Lora, load_lora
+from toolkit.models import (
+    Denoiser,
+    Encoders,
+    ModelSpec,
+    default_device,
+    latent_shape,
+    load_denoiser,
+    load_encoders,
+)
+from toolkit.progress import say, track
+from toolkit.roles import Given, Member, Settings, Together, attach_members, hint, new_members
+from toolkit.sampling import initial_noise
+
+
+def render(
+    spec: ModelSpec,
+    prompts: Sequence[str],
+    paths: Sequence[Path],
+    seed: int,
+    given: Sequence[Given],
+    settings: Settings,
+    together: Together,
+    facts: dict[str, Any],
+) -> None:
+    """Encode all prompts, free the text encoder, load the network; then sample and save in batches."""
+    shape = latent_shape(spec, settings.num_frames, settings.height, settings.width)
+    loras = [load_lora(one.path) for one in given]
+    hint(prompts, [lora.metadata for lora in loras])
+    device = default_device()
+    encoders = load_encoders(spec, device)
+    members = new_members(given, loras)
+    script = _write(spec, encoders, prompts, loras, members, settings, together)
+    caption = _caption(encoders, together)
+    encoders.release_text()
+    denoiser = load_denoiser(spec, device)
+    attach_members(denoiser, members, facts["model_fingerprint"])
+    inverted = None if caption is None else _invert(spec, encoders, denoiser, caption, settings, together)
+    size, count = settings.batch_size, len(paths)
+    batches = [range(i, min(i + size, count)) for i in range(0, count, size)]
+    ticks = iter(track(range(len(batches) * settings.steps), "generating"))
+    for rows in batches:
+        reports: list[Report] = []
+
+        def tick(step: int, report: Report | None, reports: list[Report] = reports) -> None:
+            next(ticks, None)
+            if report is not None:
+                reports.append(report)
+
+        noise = initial_noise([seed + row for row in rows], shape)
+        latents = draw(
+            denoiser,
+            script,
+            rows,
+            noise if inverted is None else mix_noise(inverted, noise, together.collaboration.inversion),
+            sigma_schedule(settings.steps, settings.shift),
+            members,
+            guidance_scale=settings.guidance_scale,
+            sampler=together.sampler,
+            collaboration=together.collaboration,
+            masked=together.masked,
+            callback=tick,
+        )
+        for k, row in enumerate(rows):
+            video = encoders.decode_video(latents[k : k + 1])[0]
+            own = {"prompt": prompts[row], "seed": seed + row}
+            if script.motion_prompts:
+                own["motion_prompt"] = script.motion_prompts[row]
+                _save_log(paths[row], reports, k, script.subjects[row], together.collaboration.keep_maps)
+            save_generated(paths[row], video, spec.fps, {**own, **facts})
+    for _ in ticks:  # the bar ends
+        pass
+
+
+def _write(
+    spec: ModelSpec,
+    encoders: Encoders,
+    prompts: Sequence[str],
+    loras: Sequence[Lora],
+    members: Sequence[Member],
+    settings: Settings,
+    together: Together,
+) -> Scripts:
+    """All prompts encoded; one that is too long for the model is told."""
+    two = together.sampler != "euler"
+    if wrong := [one.name for one in members if one.subjects and two and one.role != "subject"]:
+        raise CastmixError(
+            f"{', '.join(wrong)}: a masked fusion is of subjects, give its file with --subject"
+        )
+    for prompt in [*prompts, settings.negative_prompt, *together.motion_prompts]:
+        tokens = encoders.count_tokens(prompt)
+        if tokens > spec.text_length:
+            limit = f"{spec.name} takes {spec.text_length}: its end is cut off"
+            say(f"warning: the prompt {prompt[:40]!r}… has {tokens} tokens, {limit}")
+    if not two:
+        return write_script(encoders, prompts, settings.negative_prompt, loras, members)
+    return write_scripts(
+        encoders,
+        prompts,
+        settings.negative_prompt,
+        loras,
+        members,
+        motion_prompts=together.motion_prompts,
+        words=together.words,
+        cast=read_cast(),
+        spatial=together.sampler == "scs" and together.collaboration.spatial,
+    )
+
+
+def _caption(encoders: Encoders, together: Together) -> Tensor | None:
+    """The motion clip's caption, encoded; None if no clip is to be inverted."""
+    if together.motion_clip is None or together.collaboration.inversion == 0:
+        return None
+    return encoders.encode_text([clip_caption(together.motion_clip)])
+
+
+def _invert(
+    spec: ModelSpec,
+    encoders: Encoders,
+    denoiser: Denoiser,
+    caption: Tensor,
+    settings: Settings,
+    together: Together,
+) -> Tensor:
+    """The motion clip's noise (1, C, f, h, w)."""
+    assert together.motion_clip is not None
+    return motion_noise(
+        together.motion_clip,
+        spec,
+        encoders,
+        denoiser,
+        caption,
+        size=(settings.num_frames, settings.height, settings.width),
+        steps=settings.steps,
+        shift=settings.shift,
+        iterations=together.collaboration.iterations,
+    )
+
+
+def _save_log(path: Path, reports: Sequence[Report], k: int, subjects: Sequence[str], maps: bool) -> None:
+    """A line for each step beside the video, and the maps if they are wanted."""
+    text = "".join(json.dumps(line) + "\n" for line in log_lines(reports, k))
+    write_atomic(path.with_suffix(".steps.jsonl"), text)
+    if maps and (kept := kept_maps(reports, k)):
+        names = {"subjects": json.dumps(list(subjects), ensure_ascii=False)}
+        write_atomic(path.with_suffix(".maps.safetensors"), safetensors_bytes(kept, names))
