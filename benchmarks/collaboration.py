@@ -144,10 +144,11 @@ def measure(size: str, repeat: int) -> None:
     for name, run in steps_of(denoiser, size, latents).items():
         times = []
         peak_reset(denoiser.device)
-        for i in range(repeat + 1):
+        warm = repeat > 1  # the first one does not count, unless it is all there is
+        for i in range(repeat + warm):
             before = seconds(denoiser.device)
             run()
-            if i or repeat == 1:  # the first one warms up
+            if i >= warm:
                 times.append(seconds(denoiser.device) - before)
         found[name] = (statistics.median(times), peak(denoiser.device))
     unit, (plain, base) = found["forward"][0], found["plain guidance"]
