@@ -58,6 +58,8 @@ def test_a_noun_of_several_tokens_has_the_vector_at_each(encoders: Encoders) -> 
 def test_a_vector_of_zero_is_the_noun_and_no_token_is_encode_text(encoders: Encoders, kind: Kind) -> None:
     zero = {"<x>": Token("cat", kind, torch.zeros(WIDTH))}
     assert torch.equal(tokens.encode(encoders, ["a <x> walks"], zero), encoders.encode_text(["a cat walks"]))
+    told = tokens.encode(encoders, ["a&nbsp;&nbsp;red   &lt;x&gt; walks"], zero)  # as WanPipeline reads it
+    assert torch.equal(told, encoders.encode_text(["a red cat walks"]))
     prompts = ["a <y> walks", "the moon"]  # no token of these LoRAs
     assert torch.equal(tokens.apply(encoders, prompts, [lora_of(x=kind)]), encoders.encode_text(prompts))
 

@@ -130,8 +130,8 @@ def explained(
     say(f"the appearance prompt explains {gain:.1%} of what the base does not expect of {item.path.stem}")
     if gain <= 0:
         say(
-            "warning: that is nothing: the motion would learn looks. Try tokens that were learnt for longer "
-            "(castmix invert), or another motion.appearance"
+            "warning: no prompt explains more, so looks may be learnt. Try tokens that were learnt for "
+            "longer (castmix invert), or a motion.appearance that names place and style, too"
         )
     return found
 

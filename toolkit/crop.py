@@ -66,11 +66,12 @@ def _on_white(image: NDArray[np.uint8], mask: NDArray[np.uint8], clip: Clip, fra
     scale = min(FILL * height / part.shape[0], FILL * width / part.shape[1])
     size = max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    part, alpha = cv2.resize(part, size, interpolation=how), cv2.resize(alpha, size, interpolation=how)
+    colours = np.asarray(cv2.resize(part, size, interpolation=how), np.float32)
+    cover = np.clip(np.asarray(cv2.resize(alpha, size, interpolation=how), np.float32), 0, 1)
     picture, whole = np.full_like(image, 255), np.zeros((height, width), np.float32)
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     place = slice(top, top + size[1]), slice(left, left + size[0])
-    whole[place] = np.clip(alpha, 0, 1)
-    mixed = whole[place][..., None] * part + (1 - whole[place][..., None]) * 255
+    whole[place] = cover
+    mixed = cover[..., None] * colours + (1 - cover[..., None]) * 255
     picture[place] = np.clip(np.round(mixed), 0, 255)
     return Cutout(picture, whole, clip.id, frame)

@@ -41,7 +41,8 @@ def head_shares(
 
     def read(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
         sums = torch.zeros(q.shape[1], 2, device=q.device)
-        for rows in order.split(CHUNK):
+        for start in range(0, len(order), CHUNK):
+            rows = order[start : start + CHUNK]
             logits = q[:, :, rows].float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5
             mass = logits.softmax(-1)
             near = ((row[rows, None] - row).abs() <= reach) & ((column[rows, None] - column).abs() <= reach)

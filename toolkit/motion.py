@@ -141,8 +141,7 @@ def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
     """Fill `data` with the clip, cut from a video or copied with its json and masks."""
     prepared = clip.parent.name == "clips" and clip.with_suffix(".json").is_file()
     if not (prepared or (clip / "clips").is_dir()):
-        size = {"num_frames": spec.num_frames, "height": spec.height, "width": spec.width}
-        prepare([clip], data, fps=spec.fps, **size)
+        prepare([clip], data, fps=spec.fps, num_frames=spec.num_frames, height=spec.height, width=spec.width)
         return
     if prepared:
         # the json last: where it stands, everything stands

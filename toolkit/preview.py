@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from toolkit.generated import save_generated
+from toolkit.lora import Lora
 from toolkit.models import Denoiser, ModelSpec, load_encoders
 from toolkit.sampling import sample_latents
 from toolkit.settings import Watch
+from toolkit.tokens import apply
 
 
 def previewer(
@@ -20,10 +22,14 @@ def previewer(
     device: torch.device,
     watch: Watch,
     out: Path,
+    loras: Sequence[Lora] = (),
 ) -> Callable[[Denoiser, int], None]:
-    """A function that makes a video of every prompt with the network as it is, at the clips' own size."""
+    """A function that makes a video of every prompt with the network as it is, at the clips' own size.
+
+    loras: bring the special tokens that prompts may use.
+    """
     encoders = load_encoders(spec, device)
-    embeds = encoders.encode_text([*prompts, ""])
+    embeds = apply(encoders, [*prompts, ""], loras)
     encoders.release_text()
     facts = {"model": spec.name, "guidance_scale": spec.guidance_scale, "shift": spec.shift, "seed": 0}
 

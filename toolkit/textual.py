@@ -12,6 +12,7 @@ from torch import Tensor
 from toolkit.crop import Cutout
 from toolkit.flow import generator_for, interpolate, sample_sigmas, sigma_quantiles, velocity_target
 from toolkit.models import Denoiser, Encoders, ModelSpec
+from toolkit.models.wan import clean_prompt
 from toolkit.progress import say, track
 from toolkit.settings import Sigma, Textual
 from toolkit.tokens import Token, encode, substitute
@@ -84,7 +85,7 @@ class Learning:
         """vector -> the prompt's embedding (1, L, D); if it is added last, the encoder runs once."""
         if self.textual.kind == "input":
             return lambda vector: encode(self.encoders, [prompt], {token: Token(noun, "input", vector)})
-        text, places = substitute(" ".join(prompt.split()), {token: noun})
+        text, places = substitute(clean_prompt(prompt), {token: noun})
         fixed = self.encoders.encode_text([text])
         where = torch.zeros(fixed.shape[1], 1, device=fixed.device)
         for positions in self.encoders.positions(text, [(start, end) for _, start, end in places]):
@@ -97,7 +98,8 @@ class Learning:
         video = frame[None, :, None].expand(-1, -1, self.textual.frames, -1, -1)
         latents = self.encoders.encode_video(video)[0].cpu()
         mask = torch.from_numpy(cutout.mask)[None, None]
-        share = torch.nn.functional.adaptive_avg_pool2d(mask, latents.shape[-2:])[0, 0]
+        sites = latents.shape[-2], latents.shape[-1]
+        share = torch.nn.functional.adaptive_avg_pool2d(mask, sites)[0, 0]
         weights = share + (1 - share) * self.textual.background
         return latents, weights / weights.mean()
 

@@ -161,7 +161,9 @@ def encode(encoders: Encoders, prompts: Sequence[str], tokens: Mapping[str, Toke
     """
     import torch
 
-    clean = [" ".join(prompt.split()) for prompt in prompts]
+    from toolkit.models.wan import clean_prompt
+
+    clean = [clean_prompt(prompt) for prompt in prompts]
     replaced = [substitute(prompt, {token: one.noun for token, one in tokens.items()}) for prompt in clean]
     if not any(places for _, places in replaced):
         return encoders.encode_text(prompts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -174,10 +173,18 @@ def train(
         tokens=carried.tokens if carried else {},
         save_dtype=getattr(torch, adapter.save_dtype),
         precision=precision,
-        preview=previewer(spec, sample_prompts, learned[0].shape, denoiser.device, watch, out)
+        preview=previewer(
+            spec,
+            sample_prompts,
+            learned[0].shape,
+            denoiser.device,
+            watch,
+            out,
+            [carried] if carried else [],
+        )
         if videos
         else None,
-        loss=functools.partial(objectives.OBJECTIVES[objective], aim=aim),
+        loss=lambda denoiser, batch: objectives.OBJECTIVES[objective](denoiser, batch, aim),
     )
     if restart and accelerator.is_main_process:
         _forget(out)  # not before everything above has been found in order
