@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ GRID = (3, 2, 3)
 """Of the tiny Wan's latents (16, 3, 4, 6), in tokens."""
 LAST = "blocks.1.ffn.net.2"
 SOME = ("blocks.0.attn1.to_q", "blocks.1.attn2.to_out.0", LAST)
+PROMPTED = ("blocks.0.attn2.to_k", "blocks.1.attn2.to_v")
 
 
 def some_lora(denoiser: models.Denoiser, seed: int, layers: tuple[str, ...]) -> Lora:
@@ -38,7 +40,8 @@ def denoiser(tiny_wan: Path) -> models.Denoiser:
     adapters.attach(denoiser.module, some_lora(denoiser, 1, SOME), "a")
     adapters.attach(denoiser.module, some_lora(denoiser, 2, SOME), "b")
     adapters.attach(denoiser.module, some_lora(denoiser, 3, (LAST,)), "last")
-    adapters.attach(denoiser.module, some_lora(denoiser, 4, ("blocks.0.attn2.to_k",)), "text")
+    adapters.attach(denoiser.module, some_lora(denoiser, 4, PROMPTED), "text")
+    adapters.attach(denoiser.module, some_lora(denoiser, 5, PROMPTED[1:]), "more")
     return denoiser
 
 
@@ -85,13 +88,41 @@ def test_a_token_is_changed_by_its_share_and_no_other_is(denoiser: models.Denois
     assert 0 < share.mean() < 1
 
 
-def test_the_prompts_keys_keep_the_sum(denoiser: models.Denoiser) -> None:
+def test_keys_and_values_of_the_prompt_act_by_the_tokens_shares(denoiser: models.Denoiser) -> None:
+    """Exact where one has all: that adapter alone, in the prompt's layers, too."""
     velocity, sigma = velocity_of(denoiser, embeds()), torch.tensor(0.7)
-    with adapters.activate(denoiser.module, {"text": 1}):
-        plain = velocity(noise(), sigma)
-        assert torch.equal(
-            confined(denoiser, velocity, {"text": torch.zeros(1, *GRID)})(noise(), sigma), plain
-        )
+    base, alone = velocity(noise(), sigma), {}
+    for name in ("text", "more"):
+        with adapters.activate(denoiser.module, {name: 1, "last": 1}):
+            alone[name] = velocity(noise(), sigma)
+    ones, zeros = torch.ones(1, *GRID), torch.zeros(1, *GRID)
+    with adapters.activate(denoiser.module, {"text": 1, "more": 1, "last": 1}):
+        both = velocity(noise(), sigma)
+        for name in ("text", "more"):
+            shares = {one: ones if one == name else zeros for one in ("text", "more")}
+            torch.testing.assert_close(confined(denoiser, velocity, shares)(noise(), sigma), alone[name])
+        assert torch.equal(velocity(noise(), sigma), both)
+    with adapters.activate(denoiser.module, {"text": 1, "more": 1}):
+        nobody = {"text": zeros, "more": zeros}
+        torch.testing.assert_close(confined(denoiser, velocity, nobody)(noise(), sigma), base)
+    assert (alone["text"] - alone["more"]).abs().max() > 1e-3
+    assert (both - alone["text"]).abs().max() > 1e-3
+
+
+def test_maps_can_be_read_through_the_gate(denoiser: models.Denoiser) -> None:
+    """They are those of everybody's keys."""
+    ones = {name: torch.ones(1, 18) for name in ("text", "more")}
+    with adapters.activate(denoiser.module, {"text": 1, "more": 1}), torch.no_grad():
+        settings: dict[str, Any] = {
+            "spans": [(0, 1)],
+            "real": 5,
+            "layers": MapLayers((0,), ()),
+            "kind": "token",
+        }
+        plain = read_maps(denoiser, noise(), torch.tensor(0.7), embeds(), **settings)
+        with adapters.gate(denoiser.module, ones):
+            gated = read_maps(denoiser, noise(), torch.tensor(0.7), embeds(), **settings)
+    assert torch.equal(gated, plain)
 
 
 def test_shares_of_another_size_are_told(denoiser: models.Denoiser) -> None:

@@ -4,7 +4,8 @@
 
 FreeFuse (arXiv 2510.23515) for a video transformer. The masks m_i come from the attention to the words that
 name each subject, at an early step of a first, plain run; neighbours in space and time vote on them. Keys and
-values of the prompt have no place in the picture, so there the sum stays.
+values of the prompt have no place in the picture: attention to the prompt is computed with each part's own,
+and every token takes its share of each (`adapters.gate`).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class TappedBlock(torch.nn.Module):
                 if self.layer in layers
             }
             output: Tensor = self.block(hidden_states, text, temb, rotary)
-        for kind, (q, k) in seen.items():
+        for kind, (q, k, *_) in seen.items():  # an adapter's gate may run an attention several times
             if kind == "temporal":
                 q, k = rotated(q, *rotary), rotated(k, *rotary)
             self.tap.write(kind, self.layer, q.transpose(1, 2), k.transpose(1, 2))
