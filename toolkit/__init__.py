@@ -26,6 +26,7 @@ from toolkit.evaluate import evaluate
 from toolkit.fuse import fuse
 from toolkit.generate import generate
 from toolkit.invert import invert
+from toolkit.look_attention import look_attention
 from toolkit.models import MODELS, load_denoiser, load_encoders
 from toolkit.motion import motion
 from toolkit.prepare import prepare
@@ -54,7 +55,7 @@ __all__ = [
     "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Features", "Gates",
     "Judge", "Lora", "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch", "cache",
     "caption", "captions", "composite", "demo", "evaluate", "fuse", "generate", "invert", "load_denoiser",
-    "load_encoders", "load_lora", "load_samples", "motion", "prepare", "read_cast", "read_clips",
+    "load_encoders", "load_lora", "load_samples", "look_attention", "motion", "prepare", "read_cast", "read_clips",
     "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 

@@ -33,7 +33,7 @@ class MapLayers:
 
 
 LAYERS: dict[int, MapLayers] = {
-    8: MapLayers(cross=(2, 3, 4), temporal=(2, 3, 4)),
+    8: MapLayers(cross=(2, 3, 5), temporal=(2, 3, 5)),
 }
 """By the number of blocks: the sandbox's. `castmix look-attention --probe` ranks the blocks of a model."""
 

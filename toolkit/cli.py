@@ -31,6 +31,7 @@ COMMANDS: Table = {
     "motion": "toolkit.motion:motion",
     "fuse": "toolkit.fuse:fuse",
     "generate": "toolkit.generate:generate",
+    "look-attention": "toolkit.look_attention:look_attention",
     "evaluate": "toolkit.evaluate:evaluate",
     "demo": "toolkit.recipes:demo",
     "sandbox": {
