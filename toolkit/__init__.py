@@ -55,8 +55,8 @@ __all__ = [
     "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Features", "Gates",
     "Judge", "Lora", "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch", "cache",
     "caption", "captions", "composite", "demo", "evaluate", "fuse", "generate", "invert", "load_denoiser",
-    "load_encoders", "load_lora", "load_samples", "look_attention", "motion", "prepare", "read_cast", "read_clips",
-    "read_video", "save_lora", "segment", "train", "write_video",
+    "load_encoders", "load_lora", "load_samples", "look_attention", "motion", "prepare", "read_cast",
+    "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
 _HEAVY = {
