@@ -62,7 +62,11 @@ def network(size: str) -> Denoiser:
     untyped: Any = WanTransformer3DModel
     with device:
         module = untyped(attention_head_dim=128, in_channels=16, out_channels=16, **config)
-    return WanDenoiser(module.to(default_dtype(device)).eval().requires_grad_(False))
+    if device.type == "cuda":  # as it is loaded: some parts stay float32
+        for name, part in module.named_modules():
+            if not any(word in name for word in module._keep_in_fp32_modules) and not list(part.children()):
+                part.to(default_dtype(device))
+    return WanDenoiser(module.eval().requires_grad_(False))
 
 
 def branches_of(denoiser: Denoiser, size: str, checkpointing: bool) -> dict[Name, Branch]:

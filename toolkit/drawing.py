@@ -182,9 +182,9 @@ def worn(
             sigmas=sigmas,
             settings=masked,
         )
-    shares = {name: share.flatten(1) for name, share in found.items()}
-    # who is nowhere in the picture does not act on the prompt either
-    weights = {name: weight for name, weight in weights.items() if name not in shares or shares[name].any()}
+    # who is nowhere in the picture does not act at all
+    shares = {name: share.flatten(1) for name, share in found.items() if share.any()}
+    weights = {name: weight for name, weight in weights.items() if name not in apart or name in shares}
 
     @contextlib.contextmanager
     def confined() -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def render(
     device = default_device()
     encoders = load_encoders(spec, device)
     members = new_members(given, loras)
+    if any(one.subjects for one in members):
+        facts = {**facts, "masked": asdict(together.masked)}
     script = _write(spec, encoders, prompts, loras, members, settings, together)
     caption = _caption(encoders, together)
     encoders.release_text()
@@ -106,24 +109,26 @@ def _write(
         raise CastmixError(
             f"{', '.join(wrong)}: a masked fusion is of subjects, give its file with --subject"
         )
-    for prompt in [*prompts, settings.negative_prompt, *together.motion_prompts]:
+    if two:
+        script = write_scripts(
+            encoders,
+            prompts,
+            settings.negative_prompt,
+            loras,
+            members,
+            motion_prompts=together.motion_prompts,
+            words=together.words,
+            cast=read_cast(),
+            spatial=together.sampler == "scs" and together.collaboration.spatial,
+        )
+    else:
+        script = write_script(encoders, prompts, settings.negative_prompt, loras, members)
+    for prompt in [*prompts, settings.negative_prompt, *script.motion_prompts]:
         tokens = encoders.count_tokens(prompt)
         if tokens > spec.text_length:
             limit = f"{spec.name} takes {spec.text_length}: its end is cut off"
             say(f"warning: the prompt {prompt[:40]!r}… has {tokens} tokens, {limit}")
-    if not two:
-        return write_script(encoders, prompts, settings.negative_prompt, loras, members)
-    return write_scripts(
-        encoders,
-        prompts,
-        settings.negative_prompt,
-        loras,
-        members,
-        motion_prompts=together.motion_prompts,
-        words=together.words,
-        cast=read_cast(),
-        spatial=together.sampler == "scs" and together.collaboration.spatial,
-    )
+    return script
 
 
 def _caption(encoders: Encoders, together: Together) -> Tensor | None:
