@@ -92,6 +92,20 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda q, k: temporal_maps(q, k, grid, sites=sites, window=1), (q, k))
 
 
+def test_nothing_is_kept_for_the_gradient_but_what_went_in() -> None:
+    q, k = (x.requires_grad_() for x in heads())
+    kept: list[tuple[int, ...]] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(tuple(x.shape))
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        token_maps(q, k, [(0, 2)], 4, GRID)
+        temporal_maps(q, k, GRID, window=1)
+    assert set(kept) == {(2, 24, 8), (2, 4, 8)}  # each head's queries and keys, no logits, no maps
+
+
 def test_normalised_has_a_top_of_one_that_is_a_constant() -> None:
     maps = torch.rand(2, 3, *GRID, dtype=torch.float64, requires_grad=True)
     top = normalised(maps).amax((-3, -2, -1))
