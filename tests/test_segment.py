@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from toolkit.cast import Character, read_cast
 from toolkit.cli import castmix
 from toolkit.data import Clip, read_clips, write_clip
 from toolkit.errors import CastmixError
-from toolkit.masks import mask_path, masked_names, read_mask
+from toolkit.masks import mask_path, masked_names, read_mask, write_mask
 from toolkit.prepare import prepare
 from toolkit.sandbox import shows, world
 from toolkit.segment import DETECTORS, OVERLAYS, REJECTED, RUN, SEGMENTERS, segment
@@ -134,6 +134,67 @@ def test_what_a_person_strikes_out_stays_out(folder: Path) -> None:
     assert masked_names(segment(folder, backend="truth", overwrite=True)[0]) == ["Pixo", "Mimi"]
 
 
+def test_one_missing_mask_leaves_the_others_as_they_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are looked for, so that nobody is taken for another; the masks that are there stay, struck or not."""
+    asked: list[tuple[list[str], list[str]]] = []
+
+    def detect(options: Options) -> Detect:
+        def find(clip: Clip, characters: Sequence[Character]) -> dict[str, Prompt]:
+            asked.append(([one.name for one in characters], []))
+            return {one.name: Prompt(0, (10, 10, 30, 30)) for one in characters}
+
+        return find
+
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+        asked[-1][1].extend(prompts)
+        for frame in range(clip.num_frames):
+            for name in prompts:
+                put(frame, name, seen[frame])
+
+    segment(folder, backend="truth")
+    cross = read_clips(folder)[0]
+    seen = true_mask(cross, "Mimi")
+    masks = cross.extra["masks"]
+    masks = {**masks, "Pixo": {**masks["Pixo"], "accepted": False}, "Mimi": {**masks["Mimi"], "by": "hand"}}
+    write_clip(folder, replace(cross, extra={**cross.extra, "masks": masks}))
+    before = {name: mask_path(cross, name).stat().st_mtime_ns for name in masks}
+    monkeypatch.setitem(SEGMENTERS, "fake", lambda options: propagate)  # type: ignore[arg-type]
+    monkeypatch.setitem(DETECTORS, "fake", detect)  # type: ignore[arg-type]
+    third = CROSS.replace(" [scene", " [Character: Bruno], walks. [scene")
+    write_clip(folder, replace(read_clips(folder)[0], text=third))
+    segment(folder, backend="fake", detect="fake")
+    assert asked == [(["Pixo", "Mimi", "Bruno"], ["Bruno"])]
+    now = read_clips(folder)[0].extra["masks"]
+    assert {name: now[name] for name in masks} == masks
+    assert {name: mask_path(cross, name).stat().st_mtime_ns for name in masks} == before
+    assert now["Bruno"]["quality"]["shared"] == 1  # with Mimi's, which was kept
+    mask_path(cross, "Bruno").unlink()
+    seen = true_mask(cross, "Pixo")
+    segment(folder, backend="fake", detect="fake")
+    now = read_clips(folder)[0].extra["masks"]
+    assert now["Bruno"]["quality"]["shared"] == 0  # a mask that was struck out is nobody's
+    write_mask(mask_path(cross, "Mimi"), seen[:9], 8.0)
+    mask_path(cross, "Bruno").unlink()
+    segment(folder, backend="fake", detect="fake")
+    assert any("does not fit a_cross" in str(row["reasons"]) for row in rejected(folder))
+
+
+def test_masks_without_numbers_are_left_as_they_are(folder: Path) -> None:
+    """Composites know their masks and do not measure them."""
+    cross = segment(folder, backend="truth")[0]
+    bare = {
+        name: {"file": one["file"], "accepted": True, "reasons": []}
+        for name, one in cross.extra["masks"].items()
+    }
+    bare["Mimi"]["accepted"] = False
+    write_clip(folder, replace(cross, extra={**cross.extra, "masks": bare}))
+    assert masked_names(segment(folder, backend="truth")[0]) == ["Pixo"]
+    assert read_clips(folder)[0].extra["masks"] == bare
+    assert ["struck out by hand"] in [row["reasons"] for row in rejected(folder)]
+
+
 def test_who_is_not_there_is_reported_and_looked_for_again(folder: Path) -> None:
     cross, away = read_clips(folder)
     write_clip(folder, replace(cross, text=CROSS.replace("Mimi", "Bruno")))
@@ -237,6 +298,9 @@ def test_wrong_names_and_sizes(folder: Path) -> None:
     with pytest.raises(CastmixError, match="no detector 'referense': choose reference"):
         segment(folder, detect="referense")
     with pytest.raises(CastmixError, match="name it with --prompts"):
+        segment(folder, backend="carry", detect="given")
+    segment(folder, backend="truth")
+    with pytest.raises(CastmixError, match="name it with --prompts"):  # though no mask is missing
         segment(folder, backend="carry", detect="given")
     with pytest.raises(CastmixError, match="no character 'Pixxo' in the cast: did you mean Pixo"):
         segment(folder, backend="truth", characters=["Pixxo"])

@@ -24,7 +24,7 @@ from toolkit.masks import mask_path
 from toolkit.progress import say, track
 from toolkit.run import write_run
 from toolkit.segmentation.carry import carry
-from toolkit.segmentation.gates import Gates, judge
+from toolkit.segmentation.gates import Gates, is_struck, with_verdict
 from toolkit.segmentation.given import given
 from toolkit.segmentation.make import make_masks
 from toolkit.segmentation.prompt import Detect, Options, Propagate
@@ -114,6 +114,8 @@ def segment(
     make_propagate = _choose(SEGMENTERS, backend, "backend")
     make_detect = _choose(DETECTORS, finder, "detector")
     options = Options(checkpoint, detector, device, registry, prompts)
+    if finder == "given":  # a file that is wrong is told even where no mask is missing
+        make_detect(options)
     plans = [_plan(clip, registry, only, overwrite) for clip in found]
     tools = None
     if any(plan.missing for plan in plans):
@@ -164,31 +166,29 @@ def _carry_out(
     rows = [_row(clip, None, [plan.problem])] if plan.problem else []
     if tools and plan.missing:
         try:
-            prompts = tools.detect(clip, plan.wanted)
-            if any(name in prompts for name in plan.missing):
-                made = make_masks(clip, prompts, tools.propagate, folder / OVERLAYS / f"{clip.id}.mp4")
+            found = tools.detect(clip, plan.wanted)  # all of them: what is one is not another
+            prompts = {name: found[name] for name in plan.missing if name in found}
+            if prompts:
+                there = {
+                    name: mask_path(clip, name) for name, record in masks.items() if not is_struck(record)
+                }
+                overlay = folder / OVERLAYS / f"{clip.id}.mp4"
+                made = make_masks(clip, prompts, tools.propagate, overlay, there)
                 how = {"backend": tools.backend, "detector": tools.detector}
                 masks |= {name: how | record for name, record in made.items()}
-            lost = [name for name in plan.missing if name not in prompts]
+            lost = [name for name in plan.missing if name not in found]
             rows += [_row(clip, name, [f"not found by {tools.detector}"]) for name in lost]
         except CastmixError as error:
             rows += [_row(clip, name, [str(error)]) for name in plan.missing]
-    masks = {name: _judged(record, gates) for name, record in masks.items()}
+    masks = {name: with_verdict(record, gates) for name, record in masks.items()}
     for name, record in masks.items():
         if not record["accepted"]:
-            rows.append(_row(clip, name, record["reasons"] or ["struck out by hand"], record["quality"]))
+            reasons = record["reasons"] or ["struck out by hand"]
+            rows.append(_row(clip, name, reasons, record.get("quality", {})))
     if masks != clip.extra.get("masks", {}):
         clip = dataclasses.replace(clip, extra={**clip.extra, "masks": masks})
         write_clip(folder, clip)
     return clip, rows
-
-
-def _judged(record: dict[str, Any], gates: Gates) -> dict[str, Any]:
-    """The record of a mask with the verdict of these gates, unless a person has changed `accepted`."""
-    if "accepted" in record and record["accepted"] == bool(record["reasons"]):
-        return record
-    reasons = judge(record["quality"], gates)
-    return record | {"accepted": not reasons, "reasons": reasons}
 
 
 def _row(

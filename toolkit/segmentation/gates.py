@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,22 @@ def judge(quality: Mapping[str, float], gates: Gates) -> list[str]:
         for name, limit, sign in limits
         if sign * quality[name] < sign * limit
     ]
+
+
+def is_struck(record: Mapping[str, Any]) -> bool:
+    """Whether a person has struck a mask out: its record says not accepted, and no reason."""
+    return not record.get("accepted", True) and not record.get("reasons")
+
+
+def with_verdict(record: dict[str, Any], gates: Gates) -> dict[str, Any]:
+    """The record of a mask with the verdict of these gates.
+
+    Unless a person has changed `accepted`, or the mask has no numbers: those of composites are known exactly.
+    """
+    if "quality" not in record or ("accepted" in record and record["accepted"] == bool(record["reasons"])):
+        return record
+    reasons = judge(record["quality"], gates)
+    return record | {"accepted": not reasons, "reasons": reasons}
 
 
 def _follow(track: _Track, mask: NDArray[np.bool_]) -> None:
