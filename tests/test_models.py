@@ -156,3 +156,20 @@ def test_fingerprints_follow_what_they_stand_for(tiny_wan: Path, tmp_path: Path)
     assert models.fingerprint(copy, "encoders") == before["encoders"]
     (tmp_path / "copy" / "castmix.json").write_text('{"text_length": 32}')
     assert models.fingerprint(copy, "encoders") != before["encoders"]
+
+
+def test_plain_attention_of_one_model_is_not_another_models(tiny_wan: Path) -> None:
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    from toolkit.models.wan import attend_plainly
+
+    one = models.load_denoiser(str(tiny_wan))
+    usual, _ = Registry.get_active_backend()
+    attend_plainly(one.module)
+    assert Registry.get_active_backend()[0] == usual
+    told = {
+        module.processor._attention_backend.value
+        for module in one.module.modules()
+        if hasattr(getattr(module, "processor", None), "_attention_backend")
+    }
+    assert told == {"_native_math"}

@@ -259,6 +259,7 @@ def _adapt(
 ) -> dict[str, torch.nn.Parameter]:
     """Give the frozen base a fresh adapter, of these heads only if there are any; the adapter's tensors."""
     from toolkit.adapters import add, restrict, trainable
+    from toolkit.models.wan import attend_plainly
     from toolkit.trainer import ADAPTER
 
     add(denoiser.module, ADAPTER, adapter, seed)
@@ -266,10 +267,8 @@ def _adapt(
     if memory.checkpointing:
         module.enable_gradient_checkpointing()
     if memory.compile:
-        if (
-            denoiser.device.type == "cpu"
-        ):  # compiled, a third faster there on the short clips that a CPU can train on
-            module.set_attention_backend("_native_math")
+        if denoiser.device.type == "cpu":  # a third faster there on the short clips that a CPU can train on
+            attend_plainly(module)
         module.compile_repeated_blocks()
     parameters = trainable(denoiser.module, ADAPTER)
     if heads is not None:

@@ -247,6 +247,20 @@ def _without_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
+def attend_plainly(transformer: Any) -> None:
+    """Let a transformer attend by plain matrix products, which compile well on a CPU; and no other model.
+
+    diffusers makes what one model is told the default of the whole process: a video generated after a
+    training would differ from the same one generated alone.
+    """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    registry: Any = _AttentionBackendRegistry
+    before, _ = registry.get_active_backend()
+    transformer.set_attention_backend("_native_math")
+    registry.set_active_backend(before)
+
+
 def default_dtype(device: torch.device) -> torch.dtype:
     """float32 where bfloat16 is slow or inexact for no gain (a CPU), bfloat16 elsewhere."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16

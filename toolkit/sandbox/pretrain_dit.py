@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import CastmixError
 from toolkit.models.sandbox import DIM, SHIFT, new_text_encoder, new_transformer
+from toolkit.models.wan import attend_plainly
 from toolkit.sandbox.pretrain_data import KINDS, MOST, Latents
 
 READ_AT = 5  # the block whose output is read
@@ -156,7 +157,7 @@ def train_dit(
         start = int(state["step"])
     if fast:
         if device == "cpu":  # half the time of flash there, backward included
-            model.transformer.set_attention_backend("_native_math")
+            attend_plainly(model.transformer)
         model.transformer.compile_repeated_blocks()
     for step in range(start, steps):
         helped = min(1.0, (steps - step) / (0.35 * steps))
