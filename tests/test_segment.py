@@ -137,7 +137,7 @@ def test_what_a_person_strikes_out_stays_out(folder: Path) -> None:
 def test_one_missing_mask_leaves_the_others_as_they_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All are looked for, so that nobody is taken for another; the masks that are there stay, struck or not."""
+    """All are looked for, so that nobody is taken for another; masks that are there stay, struck or not."""
     asked: list[tuple[list[str], list[str]]] = []
 
     def detect(options: Options) -> Detect:

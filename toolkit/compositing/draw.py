@@ -23,9 +23,10 @@ class Meetings:
 
     `names` are those who can be the first of a row, whom the plan takes equally often.
 
-    mix: into scenes of the opposite style, or of the same style and another show. pairs: two whose styles are
-    opposite, or the same and their shows not, on any background without people. references: one, on such a
-    background of a style as for mix.
+    mix: into scenes of the opposite style, or of the same style and another show. pairs: on any background
+    without people. references: one, on such a background of a style as for mix. Where styles are opposite,
+    both are in every picture with two or more; where they are the same, whoever is pasted is of another show
+    than everybody else.
     """
 
     def __init__(self, kind: Kind, styles: Styles, fronts: Sequence[Front], backs: Sequence[Back]) -> None:
@@ -53,11 +54,7 @@ class Meetings:
         back = _pick(self.fitting(first, total), rng)
         fronts = [first]
         while len(fronts) + len(back.names) < total:
-            taken = {*back.names, *(one.name for one in fronts)}
-            left = [n for n in self.fronts if n not in taken and self._joins(self.fronts[n][0], first, back)]
-            if not left:
-                break
-            fronts.append(_pick(self.fronts[_pick(left, rng)], rng))
+            fronts.append(_pick(self.fronts[_pick(self._joining(fronts, back), rng)], rng))
         return fronts, back
 
     def fitting(self, front: Front, total: int) -> list[Back]:
@@ -69,7 +66,7 @@ class Meetings:
 
     def _fits(self, front: Front, back: Back, total: int) -> bool:
         newcomers = total - len(back.names)
-        if front.name in back.names or not 1 <= newcomers <= len(self.fronts):
+        if newcomers < 1 or front.name in back.names or not self._has_company(front, back, newcomers):
             return False
         if self.kind == "pairs":
             return True
@@ -77,19 +74,26 @@ class Meetings:
             return front.style != back.style
         return front.style == back.style and front.show not in back.shows
 
-    def _joins(self, other: Front, first: Front, back: Back) -> bool:
-        """Whether another may be pasted beside the first."""
-        if self.kind == "mix":  # who joins is of any show, in a picture of both styles
-            return self.styles == "opposite" or other.style == back.style
-        if self.styles == "opposite":
-            return other.style != first.style
-        return other.style == first.style and other.show != first.show
+    def _has_company(self, first: Front, back: Back, newcomers: int) -> bool:
+        """Whether so many can be pasted, this one first. Who joins, of those who may, makes no difference."""
+        fronts = [first]
+        while len(fronts) < newcomers and (joining := self._joining(fronts, back)):
+            fronts.append(self.fronts[joining[0]][0])
+        return len(fronts) == newcomers
+
+    def _joining(self, fronts: Sequence[Front], back: Back) -> list[str]:
+        """Who may be pasted beside those on this background."""
+        taken = {*back.names, *(one.name for one in fronts)}
+        left = [ones[0] for name, ones in self.fronts.items() if name not in taken]
+        if self.styles == "same":
+            shows = {*back.shows, *(one.show for one in fronts)}
+            return [one.name for one in left if one.style == fronts[0].style and one.show not in shows]
+        # once both styles have met, who joins is of any
+        met = bool(back.names) or len({one.style for one in fronts}) > 1
+        return [one.name for one in left if met or one.style != fronts[0].style]
 
     def _can_meet(self, front: Front) -> bool:
-        if not any(self.fitting(front, total) for total in TOTALS[self.kind]):
-            return False
-        others = [ones[0] for name, ones in self.fronts.items() if name != front.name]
-        return self.kind != "pairs" or any(self._joins(other, front, self.backs[0]) for other in others)
+        return any(self.fitting(front, total) for total in TOTALS[self.kind])
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
