@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 from toolkit.cast import Style, read_cast
 from toolkit.compositing.draw import Kind, Meetings, Styles
 from toolkit.compositing.folder import (
     PLAN,
     REJECTED,
+    RUN,
     claim,
     is_made,
     read_rows,
@@ -26,7 +27,7 @@ from toolkit.compositing.page import write_page
 from toolkit.compositing.paste import Edge
 from toolkit.compositing.place import Place
 from toolkit.compositing.plan import make_rows
-from toolkit.compositing.render import check_parents
+from toolkit.compositing.render import check_parents, remembering
 from toolkit.compositing.sources import Back, Choice, Front, given_backgrounds, look_through, plates
 from toolkit.data import fingerprint_file, read_clips, write_index
 from toolkit.errors import CastmixError
@@ -56,7 +57,8 @@ def composite(
     Writes, below `out`: `clips/` with a json each, `metadata.jsonl`, `plan.jsonl` (rows that make the same
     composites again), `rejected.jsonl` (which clips were not used, which rows could not be made, and why) and
     `index.html`, a page of all of them. Ids in `struck.txt`, which the page saves, are taken out and not made
-    again. The same command goes on where it stopped; a larger count adds to what is there.
+    again. The same command goes on where it stopped; a larger count adds to what is there, and a smaller one
+    takes nothing away.
 
     Args:
         clips: Folders of captioned clips; those to be cut out have masks (`castmix segment`).
@@ -80,11 +82,12 @@ def composite(
         CastmixError: An argument is wrong, no clip can be used, or not one composite could be made.
     """
     arguments = {**locals()}
-    _check(count, backgrounds, style, choice, place, edge)
+    _check_words(kind, styles, backgrounds, style)
+    _check_numbers(count, choice, place, edge)
     out = Path(out)
-    groups = {"choice": asdict(choice), "place": asdict(place), "edge": asdict(edge)}
-    claim(out, {"kind": kind, "styles": styles, "seed": seed, "style": style, **groups})
+    claim(out, _settings(arguments))
     rows, reasons = read_rows(out / PLAN), read_rows(out / REJECTED)
+    planned = _planned(rows, count, out)
     if todo := sorted({*range(count)} - {row["index"] for row in rows}):
         fronts, backs, reasons = _look(clips, out, cast, choice)
         if backgrounds:
@@ -103,7 +106,7 @@ def composite(
             raise CastmixError(f"none of {count} composites could be planned: {why} (all: {out / REJECTED})")
         write_rows(out / PLAN, rows)
         say(f"composites: {len(new)} planned in {perf_counter() - began:.1f} s")
-    write_run(out / "run.yaml", "composite", arguments)
+    write_run(out / RUN, "composite", arguments | {"count": planned})
     kept = strike_out(out, rows)
     made: list[Row] = []
     failed: list[dict[str, str]] = []
@@ -123,21 +126,49 @@ def composite(
     return page
 
 
-def _check(
-    count: int,
-    backgrounds: list[Path] | None,
-    style: Style | None,
-    choice: Choice,
-    place: Place,
-    edge: Edge,
-) -> None:
-    """Refuse settings that cannot be meant."""
-    if count < 1:
-        raise CastmixError(f"count must be 1 or more, got {count}")
+def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides about the plan, but for its length; whole paths, from wherever the command is given."""
+    settings = {name: value for name, value in arguments.items() if name not in ("out", "count")}
+    for name in ("choice", "place", "edge"):
+        settings[name] = asdict(settings[name])
+    for name in ("clips", "backgrounds"):
+        paths = [Path(path).resolve().as_posix() for path in settings[name] or ()]
+        settings[name] = list(dict.fromkeys(paths))
+    if settings["cast"]:
+        settings["cast"] = Path(settings["cast"]).resolve().as_posix()
+    return settings
+
+
+def _planned(rows: Sequence[Row], count: int, out: Path) -> int:
+    """How many are planned in all, at the end of this run: a smaller count takes none away."""
+    before = max((row["index"] + 1 for row in rows), default=0)
+    if before > count:
+        say(
+            f"composites: {out} was planned for {before}, more than the {count} asked for, and all of them "
+            "are kept: strike some out, or give another --out"
+        )
+    return max(before, count)
+
+
+def _check_words(kind: str, styles: str, backgrounds: list[Path] | None, style: str | None) -> None:
+    """Refuse words that are not among the choices."""
+    for name, value, known in (
+        ("kind", kind, get_args(Kind)),
+        ("styles", styles, get_args(Styles)),
+        ("style", style, (None, *get_args(Style))),
+    ):
+        if value not in known:
+            raise CastmixError(f"{name} must be {' or '.join(filter(None, known))}, got {value!r}")
     if bool(backgrounds) != bool(style):
         raise CastmixError(
             "--backgrounds and --style go together: say whether these pictures are cartoon or realistic"
         )
+
+
+def _check_numbers(count: int, choice: Choice, place: Place, edge: Edge) -> None:
+    """Refuse settings that cannot be meant."""
+    if count < 1:
+        raise CastmixError(f"count must be 1 or more, got {count}")
     for name, (low, high), most in (
         ("choice.area", choice.area, 1.0),
         ("place.height", place.height, 1.0),
@@ -193,11 +224,10 @@ def _refuse_nothing(
 
 def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict[str, str]]) -> None:
     """Make those that are not there; fills `made` and `failed` as it goes."""
-    fingerprint = _remembering(fingerprint_file)
+    fingerprint = remembering(fingerprint_file)
     made += [row for row in rows if is_made(out, row)]
     there = {row["id"] for row in made}
     left = [row for row in rows if row["id"] not in there]
-    workers = int(os.environ.get("OMP_NUM_THREADS") or min(os.cpu_count() or 1, 8))
 
     def work(row: Row) -> tuple[Row, str | None]:
         try:
@@ -208,7 +238,7 @@ def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict
         return row, None
 
     # decoding, encoding and OpenCV leave the interpreter alone: threads share the work
-    pool = ThreadPoolExecutor(max(1, workers))
+    pool = ThreadPoolExecutor(_workers())
     try:
         for row, error in track(pool.map(work, left), "composites", total=len(rows), start=len(made)):
             if error is None:
@@ -219,15 +249,14 @@ def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict
         pool.shutdown(cancel_futures=True)
 
 
-def _remembering(fingerprint: Callable[[Path], str]) -> Callable[[Path], str]:
-    """The function, reading a file again only where its size or date has changed."""
-    known: dict[tuple[Path, int, int], str] = {}
-
-    def ask(path: Path) -> str:
-        about = path.stat()
-        key = (path, about.st_size, about.st_mtime_ns)
-        if key not in known:
-            known[key] = fingerprint(path)
-        return known[key]
-
-    return ask
+def _workers() -> int:
+    """How many are made at a time: the first number of OMP_NUM_THREADS, which may be a list of levels."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not text:
+        return min(os.cpu_count() or 1, 8)
+    first = text.partition(",")[0].strip()
+    if not first.isdecimal() or int(first) < 1:
+        raise CastmixError(
+            f"OMP_NUM_THREADS is {text!r}: expected a number of threads, such as 2: set it so, or unset it"
+        )
+    return int(first)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.data import write_atomic
+from toolkit.data import INDEX, write_atomic
 from toolkit.errors import CastmixError
 from toolkit.progress import say
 
@@ -16,14 +16,20 @@ REJECTED = "rejected.jsonl"
 SETTINGS = "composite.json"
 STRUCK = "struck.txt"
 REFERENCES = "references"
+RUN = "run.yaml"
 
 
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Take a folder for these settings.
+    """Take a folder for these settings; nothing is written into one that is not free.
 
     Raises:
-        CastmixError: It was planned with others.
+        CastmixError: It holds what composite did not make, or was planned with other settings.
     """
+    if other := _foreign(out):
+        raise CastmixError(
+            f"{out} holds {other}, which composite did not make: give composites a folder of their own with "
+            "another --out"
+        )
     wanted = json.loads(json.dumps(settings))
     path = out / SETTINGS
     before = json.loads(path.read_text("utf-8")) if path.exists() and (out / PLAN).exists() else wanted
@@ -33,6 +39,30 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
             f"{out} was planned with {what}: give another --out or the same settings, or delete {out / PLAN}"
         )
     write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def _foreign(out: Path) -> str | None:
+    """The first thing in a folder that composites would overwrite or mix up, and that is not theirs."""
+    if not (out / SETTINGS).exists() and not (out / PLAN).exists():
+        if there := [name for name in (REJECTED, RUN, INDEX) if (out / name).exists()]:
+            return there[0]
+    elif (out / REJECTED).exists():
+        rows = (out / REJECTED).read_text("utf-8").splitlines()
+        if not all(_has(row, "as") for row in rows):
+            return f"a {REJECTED}"
+    planned = {row["id"] for row in read_rows(out / PLAN)}
+    clips = (path for path in sorted((out / "clips").glob("[!.]*.json")) if path.stem not in planned)
+    other = next((path for path in clips if not _has(path.read_text("utf-8"), "composite")), None)
+    return f"the clip {other.stem}" if other else None
+
+
+def _has(text: str, key: str) -> bool:
+    """Whether a text is a JSON object with this key."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and key in row
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -92,4 +122,6 @@ def _short(before: Any, now: Any) -> str:
         return " ".join(
             f"{key} {before.get(key)} (now {now[key]})" for key in now if before.get(key) != now[key]
         )
+    if isinstance(before, list) and isinstance(now, list):
+        return f"{', '.join(before) or 'none'} (now {', '.join(now) or 'none'})"
     return f"{before} (now {now})"

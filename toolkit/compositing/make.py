@@ -13,6 +13,7 @@ from toolkit.compositing.paste import Picture
 from toolkit.compositing.render import render
 from toolkit.data import Clip, write_atomic, write_clip
 from toolkit.masks import mask_path, write_mask
+from toolkit.segmentation.spool import Spool
 from toolkit.video import write_video
 
 Row = Mapping[str, Any]
@@ -49,20 +50,20 @@ def make(row: Row, out: Path) -> Path:
 
 def _write_with_masks(row: Row, clip: Clip) -> dict[str, Any]:
     """Write a clip and what is seen of each character; what its json says of these masks."""
-    seen: dict[str, list[Picture]] = {one["name"]: [] for one in row["pasted"]}
+    with Spool() as seen:
 
-    def pictures() -> Iterator[Picture]:
-        for frame in render(row, masks=True):
-            for name, mask in frame.seen.items():
-                seen[name].append(mask)
-            yield frame.picture
+        def pictures() -> Iterator[Picture]:
+            for number, frame in enumerate(render(row, masks=True)):
+                for name, mask in frame.seen.items():
+                    seen.put((number, name), mask)
+                yield frame.picture
 
-    write_video(clip.path, pictures(), clip.fps)
-    records: dict[str, Any] = {}
-    for name, masks in seen.items():
-        path = mask_path(clip, name)
-        write_mask(path, masks, clip.fps)
-        records[name] = {"file": path.name, "backend": "composite", "accepted": True, "reasons": []}
+        write_video(clip.path, pictures(), clip.fps)
+        records: dict[str, Any] = {}
+        for name in [one["name"] for one in row["pasted"]]:
+            path = mask_path(clip, name)
+            write_mask(path, (seen.get((number, name)) for number in range(clip.num_frames)), clip.fps)
+            records[name] = {"file": path.name, "backend": "composite", "accepted": True, "reasons": []}
     return records
 
 

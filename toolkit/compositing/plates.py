@@ -1,4 +1,4 @@
-"""Clean plates: a clip's picture without the people in it."""
+"""Backgrounds that are one picture: a picture's file, or a clip's clean plate, without the people in it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ CLEAR = 0.012
 """How far from everybody a pixel must be to be background, in picture heights: edges and shadows."""
 FILLED_AT = 160
 """What nobody ever uncovers is filled in on a picture of this height."""
+
+
+def image(path: Path, size: tuple[int, int] | None = None) -> Picture:
+    """A picture (H, W, 3), of this height and width or as it is.
+
+    Raises:
+        CastmixError: It cannot be read.
+    """
+    with VideoReader(path) as reader:
+        for frame in reader:
+            return frame.rgb(*size) if size else frame.rgb()
+    raise CastmixError(f"{path} cannot be read as a picture: save it anew, or take it away")
 
 
 def plate(video: Path, masks: Sequence[Path]) -> Picture:

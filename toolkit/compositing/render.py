@@ -25,7 +25,7 @@ from toolkit.compositing.paste import (
     edge_pixels,
     steady,
 )
-from toolkit.compositing.plates import plate
+from toolkit.compositing.plates import image, plate
 from toolkit.data import fingerprint_file
 from toolkit.decode import Frame, VideoReader
 from toolkit.errors import CastmixError
@@ -67,6 +67,20 @@ def check_parents(row: Row, fingerprint: Callable[[Path], str] = fingerprint_fil
                 f"{path} has changed since this was planned ({known}, now {now}): "
                 "delete plan.jsonl to plan anew"
             )
+
+
+def remembering(fingerprint: Callable[[Path], str]) -> Callable[[Path], str]:
+    """The function, reading a file again only where its size or date has changed."""
+    known: dict[tuple[Path, int, int], str] = {}
+
+    def ask(path: Path) -> str:
+        about = path.stat()
+        key = (path, about.st_size, about.st_mtime_ns)
+        if key not in known:
+            known[key] = fingerprint(path)
+        return known[key]
+
+    return ask
 
 
 def render(row: Row, *, masks: bool = False) -> Iterator[Composite]:
@@ -148,7 +162,7 @@ def _background(row: Row, times: Floats, stack: ExitStack) -> Iterator[tuple[Pic
     path, size = Path(back["path"]), (row["height"], row["width"])
     if back["form"] != "video":
         masks = [Path(mask["path"]) for mask in back["masks"].values()]
-        still = plate(path, masks) if back["form"] == "plate" else _image(path, size)
+        still = plate(path, masks) if back["form"] == "plate" else image(path, size)
         for _ in times:
             yield still, {}
         return
@@ -160,13 +174,6 @@ def _background(row: Row, times: Floats, stack: ExitStack) -> Iterator[tuple[Pic
             there = {name: next(stream)[1] for name, stream in streams.items()}
         at = index
         yield picture, there
-
-
-def _image(path: Path, size: tuple[int, int]) -> Picture:
-    with VideoReader(path) as reader:
-        for frame in reader:
-            return frame.rgb(*size)
-    raise CastmixError(f"{path} cannot be read as a picture")
 
 
 def _shown(

@@ -15,9 +15,9 @@ from toolkit.compositing.camera import Floats, to_undo
 from toolkit.compositing.facts import Facts, Figure
 from toolkit.compositing.measure import clip_facts, video_facts
 from toolkit.compositing.people import Standing, standing
+from toolkit.compositing.plates import image
 from toolkit.compositing.words import names_in, without_place
 from toolkit.data import Clip, fingerprint_file
-from toolkit.decode import VideoReader
 from toolkit.errors import CastmixError
 from toolkit.sources import SUFFIXES, path_text
 
@@ -133,9 +133,8 @@ def given_backgrounds(
     for path in _find(given):
         try:
             if path.suffix.lower() in IMAGES:
-                with VideoReader(path) as reader:
-                    next(iter(reader), None)
                 facts = camera = None
+                image(path)
             else:
                 facts = video_facts(out, path)
                 camera = _movement(facts, choice)
