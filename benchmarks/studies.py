@@ -126,12 +126,13 @@ CCA_RATIO = Study(
     # One set of composites for all: the ratio says how often they are drawn (r / (1 + r) of the time).
     arms={
         **{f"{percent} %": _PASTED.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40, 100)},
+        "0 %, 800 steps": _PASTED.but(ratio=0.0, steps=800),
         "100 %, 800 steps": _PASTED.but(ratio=1.0, steps=800),
     },
     run=run,
     baseline="0 %",
     contrast=("40 %", "0 %"),
-    repeated=("10 %",),
+    repeated=("10 %", "100 %, 800 steps"),
     metrics=(
         "inter-style identity",
         "inter-style motion",
