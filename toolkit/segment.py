@@ -89,7 +89,7 @@ def segment(
             open-vocabulary model and the character's description), "given" (a file of boxes and points),
             "truth" (the sandbox's own boxes).
         checkpoint: The SAM 2 or 2.1 model: a folder, a hub id that was fetched before, or "sandbox", the
-            small one for the sandbox's shows (`castmix sandbox pretrain-sam2` makes it).
+            small one for the sandbox's shows that ships with castmix.
         detector: The open-vocabulary model for "describe": a folder, or a hub id that was fetched before.
         characters: Only these. A clip without a caption is searched for all of them; one with a caption, for
             those that it names.
