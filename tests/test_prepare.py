@@ -387,6 +387,18 @@ def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == before
 
 
+def test_a_folder_of_composites_is_not_for_clips(tmp_path: Path) -> None:
+    source = film(tmp_path / "a.mp4", every(2, 24))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "composite.json").write_text("{}")
+    (out / "rejected.jsonl").write_text('{"id": "a", "as": "foreground", "reason": "it is small"}\n')
+    before = files(out)
+    with pytest.raises(CastmixError, match=r"out holds composites .composite.json.: give clips"):
+        prepare([source], out, **SHORT)
+    assert files(out) == before
+
+
 def test_sources_share_a_folder_without_sharing_names(tmp_path: Path) -> None:
     for folder, count in (("one", 24), ("two", 30), ("three", 36)):
         (tmp_path / folder).mkdir()

@@ -26,6 +26,8 @@ from toolkit.sources import Record, find_sources, forget, new_name, open_ledger,
 from toolkit.video import write_video
 
 REJECTED = "rejected.jsonl"
+COMPOSITES = "composite.json"
+"""What `castmix composite` leaves in its folders, whose indices are not prepare's."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def prepare(
     settings = _Settings(fps, num_frames, height, width, crop, content_threshold, adaptive_threshold)
     _check(settings)
     out = Path(out)
+    if (out / COMPOSITES).exists():
+        raise CastmixError(
+            f"{out} holds composites ({COMPOSITES}): give clips of footage a folder of their own, --out"
+        )
     sources, barren = find_sources(footage, out)
     rejected = [{"source": path_text(folder), **_row(None, None, "no video files", 0)} for folder in barren]
     known = open_ledger(out, asdict(settings))
