@@ -12,7 +12,7 @@ from toolkit.attention import MapLayers, read_maps
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler, sigma_schedule
 from toolkit.fusion.knobs import Masked
-from toolkit.fusion.masked import Named, confined, find_shares, masked_velocity, read_prompt, shares
+from toolkit.fusion.masked import Named, confined, find_shares, read_prompt, shares
 from toolkit.lora import Lora
 from toolkit.tokens import Token
 
@@ -181,7 +181,7 @@ def test_one_who_is_alone_is_the_plain_lora(denoiser: models.Denoiser) -> None:
     with adapters.activate(denoiser.module, {"a": 1}):
         alone = sample_euler(velocity, noise(), sigmas)
     with adapters.activate(denoiser.module, {"a": 1, "b": 1}):
-        one = masked_velocity(
+        where = find_shares(
             denoiser,
             velocity,
             [Named(((0, 1),), ("a",), 5)],
@@ -190,6 +190,7 @@ def test_one_who_is_alone_is_the_plain_lora(denoiser: models.Denoiser) -> None:
             latents=noise(),
             sigmas=sigmas,
         )
+        one = confined(denoiser, velocity, where)
         torch.testing.assert_close(sample_euler(one, noise(), sigmas), alone)
 
 

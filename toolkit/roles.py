@@ -112,9 +112,12 @@ def read_given(**texts: Sequence[str] | str | Path | None) -> list[Given]:
 def parse_lora(text: str | Path, option: str = "lora") -> tuple[Path, float]:
     """``path:weight`` or ``path`` to the file and its weight. Only a number after the last colon is a weight.
 
+    option: That it was given to, for messages; "" where it is no option's.
+
     Raises:
         CastmixError: there is no such file.
     """
+    said = f"--{option} {text}" if option else str(text)
     head, colon, tail = str(text).rpartition(":")
     path, weight = Path(text), 1.0
     if colon and head and not path.exists():
@@ -122,12 +125,10 @@ def parse_lora(text: str | Path, option: str = "lora") -> tuple[Path, float]:
             weight = float(tail)
             path = Path(head)
     if not math.isfinite(weight):
-        raise CastmixError(f"--{option} {text}: the weight must be a finite number, got {tail}")
+        raise CastmixError(f"{said}: the weight must be a finite number, got {tail}")
     path = path / "lora.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise CastmixError(
-            f"--{option} {text}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8"
-        )
+        raise CastmixError(f"{said}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8")
     return path, weight
 
 

@@ -79,48 +79,11 @@ def names(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 
-def masked_velocity(
-    denoiser: Denoiser,
-    velocity: Velocity,
-    named: Sequence[Named],
-    prompt_embeds: Tensor,
-    *,
-    adapters: Sequence[str],
-    latents: Tensor,
-    sigmas: Tensor,
-    settings: Masked = Masked(),
-) -> Velocity:
-    """A velocity in which each adapter acts only where its subjects are.
-
-    To be called, and its result used, inside `adapters.activate` of all adapters: first the plain sum is
-    sampled a few steps to see who is where (`find_shares`), then everything may begin anew from `latents`.
-
-    Args:
-        denoiser: The network with the adapters in it.
-        velocity: Of the plain sum, with or without guidance.
-        named: Of each row of the batch, who is named where: see `read_prompt`.
-        prompt_embeds: (B, L, D), the prompts.
-        adapters: Those to keep apart. One that no phrase of a prompt belongs to does not act in it at all;
-            one that is alone acts everywhere.
-        latents: (B, C, f, h, w) at sigmas[0].
-        sigmas: The schedule that is sampled.
-        settings: How masks are made.
-    """
-    shares = find_shares(
-        denoiser,
-        velocity,
-        named,
-        prompt_embeds,
-        adapters=adapters,
-        latents=latents,
-        sigmas=sigmas,
-        settings=settings,
-    )
-    return confined(denoiser, velocity, shares)
-
-
 def confined(denoiser: Denoiser, velocity: Velocity, shares: Mapping[str, Tensor]) -> Velocity:
-    """The velocity with each adapter's change of a token multiplied by the token's share, (B, f, h, w)."""
+    """The velocity with each adapter's change of a token multiplied by the token's share, (B, f, h, w).
+
+    To be used inside `adapters.activate` of all adapters; `find_shares` says who acts where.
+    """
     by_token = {adapter: share.flatten(1) for adapter, share in shares.items()}
 
     def follow(latents: Tensor, sigma: Tensor) -> Tensor:
@@ -142,7 +105,21 @@ def find_shares(
     sigmas: Tensor,
     settings: Masked = Masked(),
 ) -> dict[str, Tensor]:
-    """Where each adapter is to act, (B, f, h, w) in tokens, by adapter; see `masked_velocity`.
+    """Where each adapter is to act, (B, f, h, w) in tokens, by adapter.
+
+    To be called inside `adapters.activate` of all adapters: the plain sum is sampled a few steps to see who
+    is where, then everything may begin anew from `latents`.
+
+    Args:
+        denoiser: The network with the adapters in it.
+        velocity: Of the plain sum, with or without guidance.
+        named: Of each row of the batch, who is named where: see `read_prompt`.
+        prompt_embeds: (B, L, D), the prompts.
+        adapters: Those to keep apart. One that no phrase of a prompt belongs to does not act in it at all;
+            one that is alone acts everywhere.
+        latents: (B, C, f, h, w) at sigmas[0].
+        sigmas: The schedule that is sampled.
+        settings: How masks are made.
 
     Raises:
         CastmixError: settings out of range, or not one `Named` a row.

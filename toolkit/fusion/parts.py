@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from toolkit.fusion.knobs import Distil, Sparse, Squares
 from toolkit.lora import Lora, load_lora
 from toolkit.models import ModelSpec
 from toolkit.progress import say
+from toolkit.roles import parse_lora
 from toolkit.settings import Optim, Sigma
 from toolkit.tokens import read_tokens, tokens_metadata
 
@@ -67,16 +66,7 @@ def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
     Raises:
         CastmixError: there is no such file, or it is no LoRA, or the weight is no finite number.
     """
-    head, colon, tail = str(text).rpartition(":")
-    path, weight = Path(text), 1.0
-    if colon and head and not path.exists():
-        with contextlib.suppress(ValueError):  # a colon of the path itself, as in C:\\runs\\a.safetensors
-            weight, path = float(tail), Path(head)
-    if not math.isfinite(weight):
-        raise CastmixError(f"{text}: the weight must be a finite number, got {tail}")
-    path = path / "lora.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise CastmixError(f"{text}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8")
+    path, weight = parse_lora(text, "")
     lora = load_lora(path)
     known = json.loads(lora.metadata.get("castmix.cast", "[]"))
     name = path.parent.name if path.name == "lora.safetensors" else path.stem
