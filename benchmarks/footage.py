@@ -137,7 +137,7 @@ def _choose_and_write(path: Path, clips: Path, data: Data) -> None:
     shows, composites = path / "shows", path / "composites"
     for half_full in (shows, composites):
         shutil.rmtree(half_full, ignore_errors=True)
-    _copy(choose(read_clips(clips), data, cast), clips, shows)
+    copy_clips(choose(read_clips(clips), data, cast), clips, shows)
     folders = [shows]
     if data.composites:
         _paste(shows, composites, data)
@@ -162,14 +162,14 @@ def _paste(clips: Path, out: Path, data: Data) -> None:
     else:
         segment(clips, backend="sam2", detect="reference", checkpoint="sandbox")
     edge = Edge() if data.edge == "soft" else Edge(erode=0, feather=0)
-    # on so small a canvas two creatures' boxes hardly ever keep clear of each other
-    place = Place(overlap=0.4)
+    # on so small a canvas two creatures hardly ever keep clear of each other
+    place = Place(overlap=0.25, outside=0.5)
     composite(
         [clips], out, count=data.composites, choice=Choice(three=0), place=place, edge=edge, seed=data.seed
     )
 
 
-def _copy(chosen: Sequence[Clip], clips: Path, out: Path) -> None:
+def copy_clips(chosen: Sequence[Clip], clips: Path, out: Path) -> None:
     """Clips and their samples; `cache` will find the latents there and encode captions alone."""
     from toolkit.dataset import cache_folder
     from toolkit.models import find_model

@@ -186,7 +186,7 @@ def _loras(recipe: Recipe, seed: int, store: Store) -> tuple[list[str], dict[str
     for part in by_show(data) if training.per_show else [data]:
         folders, parts = make_clips(part, store)
         settings = {"data": asdict(part), "training": asdict(training), "seed": seed}
-        made = store.make("lora", settings, partial(_train, folders, preserve, training, seed))
+        made = store.make("lora", settings, partial(train_lora, folders, preserve, training, seed))
         took["data"] += sum(map(seconds, parts))
         took["train"] += seconds(made)
         loras.append(str(made / "lora.safetensors"))
@@ -200,7 +200,8 @@ def by_show(data: Data) -> list[Data]:
     return [replace(data, characters=names, composites=0) for names in own if names]
 
 
-def _train(folders: list[Path], preserve: Path | None, training: Training, seed: int, path: Path) -> None:
+def train_lora(folders: list[Path], preserve: Path | None, training: Training, seed: int, path: Path) -> None:
+    """Train one LoRA into a folder; goes on where it was stopped."""
     from toolkit.settings import Adapter, Memory, Optim, Watch, can_compile
     from toolkit.train import train
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from benchmarks import fusion_cell, motion_cell, scs_cell
+from benchmarks.fusion_cell import Fusing
 from benchmarks.lora_cell import Recipe, run
+from benchmarks.motion_cell import Imitation
+from benchmarks.scs_cell import Meeting
 from benchmarks.study import Study
 
 RECIPE = Recipe()
@@ -17,7 +23,7 @@ _IDENTITY = RECIPE.but(kinds=("single",), repeats=2, prose=16)
 _TAGS = RECIPE.but(kinds=("multi",), repeats=2)
 _ADAPTERS = RECIPE.but(kinds=("single", "multi"), prose=12)
 _MIXING = RECIPE.but(kinds=("single", "multi"))
-_PASTED = RECIPE.but(kinds=("multi",), repeats=2, composites=96)
+_PASTED = RECIPE.but(kinds=("multi",), repeats=2, clips=16, composites=128)
 
 IDENTITY = Study(
     name="identity",
@@ -124,15 +130,11 @@ CCA_RATIO = Study(
     name="cca-ratio",
     question="How many composites does it take, so that characters of two styles share a scene unchanged?",
     # One set of composites for all: the ratio says how often they are drawn (r / (1 + r) of the time).
-    arms={
-        **{f"{percent} %": _PASTED.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40, 100)},
-        "0 %, 800 steps": _PASTED.but(ratio=0.0, steps=800),
-        "100 %, 800 steps": _PASTED.but(ratio=1.0, steps=800),
-    },
+    arms={f"{percent} %": _PASTED.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40, 100)},
     run=run,
     baseline="0 %",
     contrast=("40 %", "0 %"),
-    repeated=("10 %", "100 %, 800 steps"),
+    repeated=("10 %", "100 %"),
     metrics=(
         "inter-style identity",
         "inter-style motion",
@@ -194,6 +196,101 @@ CCA_MASKS = Study(
     seeds=1,
 )
 
+ALL_LAYERS = ("attn1", "attn2", "ffn")
+_MOTION = Imitation()
+
+MOTION = Study(
+    name="motion",
+    question="What carries a motion from one clip to others, and what brings the clip's looks along?",
+    arms={
+        "base": replace(_MOTION, steps=0),
+        "plain LoRA": replace(_MOTION, omega=0.0, preserve_share=0.0),
+        "kept": replace(_MOTION, omega=0.0),
+        "kept, omega 0.1": replace(_MOTION, omega=0.1),
+        "kept, omega 0.5": _MOTION,
+        "kept, omega 1": replace(_MOTION, omega=1.0),
+        "kept, debiased": replace(_MOTION, omega=0.0, debiased=1.0),
+        "kept, omega 0.5, debiased": replace(_MOTION, debiased=1.0),
+        "kept, omega 0.5, adjacent": replace(_MOTION, adjacent=0.1),
+        "kept, omega 0.5, motion-qk": replace(_MOTION, targets=("motion-qk",)),
+        "kept, omega 0.5, motion-vo": replace(_MOTION, targets=("motion-vo",)),
+        "kept, omega 0.5, temporal heads": replace(_MOTION, targets=("attn1",), heads="temporal"),
+        "static video of": replace(_MOTION, appearance="A static video of {subjects}."),
+        "video of": replace(_MOTION, appearance="A video of {subjects}."),
+        "all said": replace(_MOTION, appearance="{look} stands still {place}"),
+    },
+    run=motion_cell.run,
+    baseline="kept",
+    contrast=("kept, omega 0.5", "kept"),
+    repeated=("plain LoRA",),
+    metrics=("motion", "carried", "identity", "leakage", "known motion"),
+)
+
+_FUSION = Fusing()
+
+FUSION = Study(
+    name="fusion",
+    question="How can LoRAs of one character each be made one, so that both are there and neither blends?",
+    arms={
+        "alone": replace(_FUSION, method="alone"),
+        "trained jointly": replace(_FUSION, method="joint"),
+        "weighted 1": _FUSION,
+        "weighted 0.7": replace(_FUSION, weight=0.7),
+        "svd": replace(_FUSION, method="svd"),
+        "ties": replace(_FUSION, method="ties"),
+        "dare": replace(_FUSION, method="dare"),
+        "least-squares": replace(_FUSION, method="least-squares"),
+        "gradient": replace(_FUSION, method="gradient"),
+        "gradient, lambda 0.1": replace(_FUSION, method="gradient", attention=0.1),
+        "gradient, lambda 1": replace(_FUSION, method="gradient", attention=1.0),
+        "masked": replace(_FUSION, method="masked"),
+    },
+    run=fusion_cell.run,
+    baseline="weighted 1",
+    contrast=("masked", "weighted 1"),
+    repeated=("alone", "trained jointly", "gradient"),
+    metrics=(
+        "single identity",
+        "same-show identity",
+        "same-show binding",
+        "same-show blending",
+        "cross-style identity",
+        "cross-style binding",
+        "cross-style blending",
+        "cross-style style",
+    ),
+)
+
+_SCS = Meeting()
+
+SCS = Study(
+    name="scs",
+    question="Do characters and a motion that were learnt apart come together by collaborative sampling?",
+    arms={
+        "subject alone": replace(_SCS, sampler="subject alone"),
+        "motion alone": replace(_SCS, sampler="motion alone"),
+        "summed": replace(_SCS, sampler="euler"),
+        "summed, inverted noise": replace(_SCS, sampler="euler", inversion=0.3),
+        "averaged": replace(_SCS, eta=0.0),
+        "scs": _SCS,
+        "scs, spatial only": replace(_SCS, temporal=False),
+        "scs, temporal only": replace(_SCS, spatial=False),
+        "scs-lite": replace(_SCS, sampler="scs-lite"),
+        "scs, eta 0.05": replace(_SCS, eta=0.05),
+        "scs, every second step": replace(_SCS, every=2),
+        "scs, down to 0.5": replace(_SCS, window=(0.5, 1.0)),
+        "scs, inverted noise": replace(_SCS, inversion=0.3),
+        "scs, motion first": replace(_SCS, beta_subject=(0.4, 0.9), beta_motion=(0.6, 0.1)),
+    },
+    run=scs_cell.run,
+    baseline="summed",
+    contrast=("scs", "summed"),
+    metrics=("one identity", "one motion", "one binding", "one carried", "one leakage"),
+)
+
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_EDGES, CCA_MASKS)
-}
+    study.name: study
+    for study in (
+        IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_EDGES, CCA_MASKS, MOTION, FUSION, SCS
+    )
+}  # fmt: skip

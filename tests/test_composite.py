@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from toolkit.captions import parse, validate
 from toolkit.cast import read_cast
 from toolkit.cli import castmix
 from toolkit.composite import composite
-from toolkit.compositing import paste
+from toolkit.compositing import paste, plan
 from toolkit.compositing.folder import read_rows
 from toolkit.compositing.measure import true_ground
 from toolkit.compositing.place import Place
@@ -164,6 +165,24 @@ def test_a_row_makes_the_same_frames_again_and_a_seed_the_same_plan(
     assert [row["pasted"] for row in rows_of(tmp_path / "other")] != [
         row["pasted"] for row in rows_of(mixed)[:5]
     ]
+
+
+def test_of_several_draws_the_one_that_costs_least_is_taken(
+    shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place_one, tried = plan._row, []
+
+    def watched(*args: Any) -> Any:
+        tried.append(place_one(*args))
+        return tried[-1]
+
+    monkeypatch.setattr(plan, "_row", watched)
+    composite(shows, tmp_path / "one", count=1)
+    found = [one for one in tried if one is not None]
+    assert len(found) == plan.CHOICES
+    assert len({cost for cost, _ in found}) > 1
+    _, best = min(found, key=lambda one: one[0])
+    assert rows_of(tmp_path / "one")[0]["pasted"] == best["pasted"]
 
 
 def test_going_on_striking_out_and_adding(mixed: Path, shows: list[Path], tmp_path: Path) -> None:

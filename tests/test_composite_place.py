@@ -19,8 +19,8 @@ def somebody(
     return Standing(boxes, bottom, bottom - top, float(np.sqrt((right - left) * (bottom - top))), whole)
 
 
-def newcomer(body: Standing, *, cut: bool = False) -> Newcomer:
-    return Newcomer(body, WIDTH, HEIGHT, cut)
+def newcomer(body: Standing, *, cut: bool = False, over: bool = False) -> Newcomer:
+    return Newcomer(body, WIDTH, HEIGHT, cut, over)
 
 
 def put(
@@ -49,10 +49,26 @@ def test_as_large_on_the_same_line_and_hardly_hidden(seed: int) -> None:
     assert abs(stand.there.foot - there.foot) < 0.05 * HEIGHT
     assert hidden(stand.there, there) <= 0.2
     boxes = stand.there.boxes
-    assert boxes[:, 0].min() >= 0
+    spare = 0.2 * (boxes[0, 2] - boxes[0, 0]) + 1e-9
+    assert boxes[:, 0].min() >= -spare
     assert boxes[:, 1].min() >= 0
-    assert boxes[:, 2].max() <= WIDTH
+    assert boxes[:, 2].max() <= WIDTH + spare
     assert boxes[:, 3].max() <= HEIGHT
+
+
+def test_who_hides_its_feet_still_tells_how_large() -> None:
+    there = somebody(60, 20, 84, 64, whole=False)
+    for seed in range(12):
+        stand = put(newcomer(somebody(30, 10, 46, 40)), [there], seed)
+        assert stand is not None
+        assert 0.7 < stand.there.size / there.size < 1.12
+
+
+def test_a_place_costs_what_is_hidden_and_what_was_resampled() -> None:
+    who, there = newcomer(somebody(30, 20, 50, 56)), somebody(40, 20, 60, 56)
+    close = put(who, [there], overlap=0.15)
+    assert close is not None
+    assert close.cost == pytest.approx(hidden(close.there, there) + abs(np.log(close.scale)), abs=0.03)
 
 
 def test_the_same_draw_gives_the_same_place_and_places_differ() -> None:
@@ -83,6 +99,26 @@ def test_who_is_cut_off_below_stays_at_the_border() -> None:
     stand = put(newcomer(somebody(30, 30, 60, 64, whole=False), cut=True), [somebody(70, 20, 90, 50)])
     assert stand is not None
     assert stand.scale * HEIGHT + stand.dy >= HEIGHT
+
+
+def test_who_is_cut_off_above_stays_at_the_border() -> None:
+    there = somebody(60, 14, 84, 54)
+    who = newcomer(somebody(20, 0, 44, 50), over=True)
+    stands = [put(who, [there], seed, Place(overlap=0.5)) for seed in range(20)]
+    assert sum(stand is not None for stand in stands) > 10
+    for stand in (stand for stand in stands if stand):
+        assert stand.dy <= 0  # where its own picture ends, the new one has ended
+
+
+def test_a_walker_may_leave_the_picture_a_little() -> None:
+    walker, there = newcomer(somebody(30, 10, 46, 40, walks=20)), somebody(45, 20, 65, 56)
+    assert put(walker, [there], place=Place(overlap=0.02, outside=0)) is None
+    stand = put(walker, [there], place=Place(overlap=0.02, outside=0.5))
+    assert stand is not None
+    left, _, right, _ = stand.there.boxes.T
+    gone = np.maximum(-left, 0) + np.maximum(right - WIDTH, 0)
+    assert 0 < gone.max() <= 0.5 * (right - left).max()
+    assert put(newcomer(somebody(30, 10, 46, 40)), [], place=Place(outside=0.5)).cost < 0.5  # type: ignore[union-attr]
 
 
 def test_an_overlap_that_is_asked_for() -> None:

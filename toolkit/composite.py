@@ -179,6 +179,7 @@ def _check_numbers(count: int, choice: Choice, place: Place, edge: Edge) -> None
     for name, value, most in (
         ("choice.three", choice.three, 1.0),
         ("place.overlap", place.overlap, 1.0),
+        ("place.outside", place.outside, 1.0),
         ("edge.shadow", edge.shadow, 1.0),
         ("edge.erode", edge.erode, 20.0),
         ("edge.feather", edge.feather, 40.0),

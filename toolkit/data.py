@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +85,13 @@ _FIELDS: dict[str, Any] = {
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: to a temporary name beside it first, then renamed over the target."""
+    """Write a whole file or nothing: to a temporary name beside it first, then renamed over the target.
+
+    The name has the process in it: two that write the same file do not take it from each other.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     partial.write_bytes(data.encode() if isinstance(data, str) else data)
     partial.replace(path)
 

@@ -128,9 +128,9 @@ def demo(
     *,
     steps: int = 500,
     batch_size: int = 16,
-    shots: int = 12,
+    shots: int = 16,
     strangers: int = 96,
-    composites: int = 48,
+    composites: int = 64,
     each: int = 8,
     sample_steps: int = 12,
     seed: int = 0,
@@ -241,8 +241,8 @@ def _make_data(
         caption(data, captioner="sidecar")
     with _timed(seconds, "composite", "4/8 Some characters are cut out and pasted into the other show"):
         segment(data, backend="truth")
-        # on so small a canvas two creatures' boxes hardly ever keep clear of each other
-        place = Place(overlap=0.4)
+        # on so small a canvas two creatures hardly ever keep clear of each other
+        place = Place(overlap=0.25, outside=0.5)
         composite(
             [data],
             out / "composites",

@@ -19,6 +19,8 @@ ENLARGE = 1.5
 """A cut-out is not made larger than this: it would be blurred."""
 SHRINK = (1.0, 0.93, 0.86, 0.8)
 """Who finds no room is made smaller in these steps."""
+GROW = (1.0, 1.08, 1.16, 1.25)
+"""And who must reach the top of the picture is made larger in these."""
 LARGE = (0.9, 1.1)
 """How large a newcomer is, against who is there."""
 LINE = (-0.04, 0.03)
@@ -36,12 +38,15 @@ class Place:
         height: Shortest and tallest, as shares of the picture's height, where nobody who is there tells.
         foot: Highest and lowest line to stand on, likewise.
         overlap: The mean share of one character that another may hide.
+        outside: The share of its width that may be out of the picture, at the left or right, in any frame.
+            Who walks finds hardly any room otherwise.
         flip: Mirror every second character. Mind writing, and looks that have a left and a right.
     """
 
     height: tuple[float, float] = (0.35, 0.8)
     foot: tuple[float, float] = (0.72, 0.96)
     overlap: float = 0.2
+    outside: float = 0.2
     flip: bool = False
 
 
@@ -49,24 +54,31 @@ class Place:
 class Newcomer:
     """Who is to be pasted, in pixels of its own clip of `width` x `height`.
 
-    `cut`: it reaches the bottom of its picture, and must reach the new one's.
+    `cut`: it reaches the bottom of its picture, and must reach the new one's. `over`: likewise the top.
     """
 
     body: Standing
     width: int
     height: int
     cut: bool
+    over: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Stand:
-    """Where it is pasted: (x, y) goes to (scale·x + dx, scale·y + dy), after mirroring if `flip`."""
+    """Where it is pasted: (x, y) goes to (scale·x + dx, scale·y + dy), after mirroring if `flip`.
+
+    `cost` is how far from a good place it is, 0 and more: the shares that are hidden and out of the picture,
+    and |log scale|, since pixels that are resampled look unlike those around them, and who becomes small
+    loses its looks.
+    """
 
     scale: float
     dx: int
     dy: int
     flip: bool
     there: Standing
+    cost: float
 
 
 def find_place(
@@ -84,7 +96,7 @@ def find_place(
         others: Everybody who is there and whose mask is known.
         views: (F, 4), the part of the first frame's picture that the camera shows in each frame.
         settings: What is allowed.
-        overlap: The overlap to look for: 0 looks for the least.
+        overlap: The overlap to look for: 0 looks for the least. What is out of the picture counts, too.
         rng: Draws size, line and, among equally good places, the place.
     """
     height = float(views[0, 3] - views[0, 1])
@@ -93,27 +105,34 @@ def find_place(
     tall, foot = rng.uniform(*settings.height) * height, rng.uniform(*settings.foot) * height
     size, line, among = rng.uniform(*LARGE), rng.uniform(*LINE), rng.random()
     wanted = tall / body.tall
-    if body.whole and (models := [other for other in others if other.whole]):
-        model = max(models, key=lambda other: other.foot)
+    if body.whole and others:  # of one whose feet are hidden the size tells, and the line does not
+        model = max(others, key=lambda other: (other.whole, other.foot))
         wanted = min(model.size * size / body.size, settings.height[1] * height / body.tall)
-        foot = min(model.foot + line * height, LOWEST * height)
-    for smaller in SHRINK:
-        scale = round(min(wanted, ENLARGE) * smaller, 4)
+        if model.whole:
+            foot = min(model.foot + line * height, LOWEST * height)
+    for change in GROW if who.over else SHRINK:
+        scale = round(min(min(wanted, ENLARGE) * change, ENLARGE), 4)
         dy = round(1.01 * height - scale * who.height) if who.cut else round(foot - scale * body.foot)
         if not who.cut:  # nobody sinks below the picture
             dy -= max(0, int(np.ceil((scale * body.boxes[:, 3] + dy - views[:, 3]).max())))
-        low = np.ceil((views[:, 0] - scale * body.boxes[:, 0]).max())
-        high = np.floor((views[:, 2] - scale * body.boxes[:, 2]).min())
-        if low > high or (scale * body.boxes[:, 1] + dy < views[:, 1]).any():
+        spare = settings.outside * (body.boxes[:, 2] - body.boxes[:, 0])
+        low = np.ceil((views[:, 0] - scale * (body.boxes[:, 0] + spare)).max())
+        high = np.floor((views[:, 2] - scale * (body.boxes[:, 2] - spare)).min())
+        top = views[:, 1] - 0.01 * height
+        wrong = (dy > top).any() if who.over else (scale * body.boxes[:, 1] + dy < views[:, 1]).any()
+        if low > high or wrong:
             continue
         shifts = np.unique(np.round(np.linspace(float(low), float(high), PLACES)))
         hidden = _overlaps(body.moved(scale, 0, dy).boxes, shifts, others)
-        off = np.where(hidden <= settings.overlap, np.abs(hidden - overlap), np.inf)
+        away = _outside(body.moved(scale, 0, dy).boxes, shifts, views)
+        off = np.where(hidden <= settings.overlap, np.abs(hidden - overlap) + away, np.inf)
         best = np.flatnonzero(off <= off.min() + 0.01)
         if np.isinf(off.min()):
             continue
-        dx = int(shifts[best[int(among * len(best))]])
-        return Stand(scale, dx, dy, flip, body.moved(scale, dx, dy))
+        one = best[int(among * len(best))]
+        dx = int(shifts[one])
+        cost = float(hidden[one] + away[one]) + abs(float(np.log(scale)))
+        return Stand(scale, dx, dy, flip, body.moved(scale, dx, dy), cost)
     return None
 
 
@@ -144,6 +163,13 @@ def _overlaps(boxes: Floats, shifts: Floats, others: Sequence[Standing]) -> Floa
         part = np.maximum(across, 0) * np.maximum(shared, 0) / np.minimum(own, its)
         worst = np.maximum(worst, np.nan_to_num(part))
     return np.asarray(worst.mean(1))
+
+
+def _outside(boxes: Floats, shifts: Floats, views: Floats) -> Floats:
+    """For each shift to the right the mean share of the newcomer's width that is out of the picture."""
+    left, right = (boxes[None, :, side] + shifts[:, None] for side in (0, 2))
+    out = np.maximum(views[:, 0] - left, 0) + np.maximum(right - views[:, 2], 0)
+    return np.asarray((out / np.maximum(right - left, 1.0)).mean(1))
 
 
 def _area(boxes: Floats) -> Floats:

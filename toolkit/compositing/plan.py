@@ -25,6 +25,9 @@ from toolkit.sources import path_text
 
 TRIES = 40
 """Draws of clips for a row's first character before another takes its place."""
+CHOICES = 4
+"""Draws that found a place, of which a mix takes the one that costs least. Many would take the same few clips
+again and again, and variety teaches more than room does."""
 FAIR = 5
 """A clip that was drawn so often and never found a place is named."""
 SHORTEST = 5
@@ -43,13 +46,18 @@ def make_rows(
     placed: Counter[str] = Counter()
     for number in numbers:
         rng = np.random.default_rng([seed, number])
-        names = [str(name) for name in rng.permutation(meetings.names)]
-        for name in [name for name in names for _ in range(TRIES)]:
-            fronts, back = meetings.draw(name, rng, three)
-            row = _row(meetings.kind, fronts, back, place, rng)
-            drawn.update(front.clip.id for front in fronts)
-            if row is not None:
-                placed.update(front.clip.id for front in fronts)
+        for name in map(str, rng.permutation(meetings.names)):
+            found: list[tuple[float, Line]] = []
+            for _ in range(TRIES):
+                fronts, back = meetings.draw(name, rng, three)
+                drawn.update(front.clip.id for front in fronts)
+                if placing := _row(meetings.kind, fronts, back, place, rng):
+                    placed.update(front.clip.id for front in fronts)
+                    found.append(placing)
+                if len(found) == (CHOICES if meetings.kind == "mix" else 1):
+                    break
+            if found:
+                _, row = min(found, key=lambda one: one[0])
                 about = {"kind": meetings.kind, "seed": seed, "index": number}
                 row = about | row | {"edge": asdict(edge)}
                 rows.append({"id": f"{meetings.kind}-{number:05d}-{_digest(row)}"} | row)
@@ -66,8 +74,10 @@ def make_rows(
 
 def _row(
     kind: str, fronts: Sequence[Front], back: Back, place: Place, rng: np.random.Generator
-) -> Line | None:
-    """A row but for its id, or None where it cannot be: no room, too short, too few characters."""
+) -> tuple[float, Line] | None:
+    """What its places cost, and a row but for its id; None where it cannot be: no room, too short, too few
+    characters.
+    """
     names = [one.name for one in fronts] + [*back.names]
     if len(names) < min(TOTALS[kind]):  # type: ignore[index]
         return None
@@ -84,7 +94,7 @@ def _row(
         start = float(front.facts.times[rng.integers(len(front.body.boxes))]) if still else 0.0
         at = front.facts.at(times + start)
         facts = front.facts
-        who = Newcomer(front.body.at(at), facts.width, facts.height, front.cut)
+        who = Newcomer(front.body.at(at), facts.width, facts.height, front.cut, front.over)
         overlap = float(rng.uniform(0, place.overlap)) if kind == "pairs" and pasted else 0.0
         others = [*there.values(), *(stand.there for stand in stands.values())]
         stand = find_place(who, others, visible(camera, len(times), height, width), place, overlap, rng)
@@ -98,7 +108,8 @@ def _row(
     depth = {name: np.inf if name in cut else one.foot for name, one in everybody.items()}
     order = sorted(everybody, key=lambda name: (depth[name], name in stands))
     actions = {one.name: one.action for one in fronts}
-    return {
+    cost = max((stand.cost for stand in stands.values()), default=0.0)
+    return cost, {
         "text": compose(back.style, back.caption, actions, _left_to_right(back, everybody, width)),
         "style": back.style,
         "fps": fps,

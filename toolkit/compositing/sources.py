@@ -52,7 +52,7 @@ class Front:
     """A character that can be cut out of a clip.
 
     `action` is what it does, without the place. `camera` is the movement to undo, if there is any. `cut` says
-    that it reaches the bottom of its picture.
+    that it reaches the bottom of its picture, `over` that it reaches the top.
     """
 
     clip: Clip
@@ -65,6 +65,7 @@ class Front:
     camera: Floats | None
     body: Standing
     cut: bool
+    over: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +180,9 @@ def _front(
             f"{name} covers {least:.1%} to {most:.1%} of the picture, wanted {choice.area[0]:.0%} to "
             f"{choice.area[1]:.0%}: see --choice.area"
         )
-    for side, share in zip(("left", "top", "right"), figure.touches, strict=False):
-        if share:
+    left, top, right, bottom = figure.touches
+    for side, share in (("left", left), ("top", top if camera is not None else 0), ("right", right)):
+        if share:  # where the camera is held still afterwards, the top border wanders
             raise CastmixError(f"{name} touches the {side} border in {share:.0%} of the frames")
     show = cast.find(name)[0]
     action = without_place(caption.clauses[0].action)
@@ -194,7 +196,8 @@ def _front(
         figure,
         camera,
         standing(figure, facts, camera),
-        figure.touches[3] > 0,
+        bottom > 0,
+        top > 0,
     )
 
 

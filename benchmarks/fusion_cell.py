@@ -1,0 +1,237 @@
+"""A cell that fuses LoRAs of one character each and asks for the characters alone and together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.footage import Data, copy_clips, make_clips, make_strangers
+from benchmarks.lora_cell import Training, judge, train_lora
+from benchmarks.store import Store, clocked, seconds
+from benchmarks.study import Outcome, Scores
+from toolkit.captions import Caption, Clause, format, parse
+from toolkit.cast import read_cast
+from toolkit.data import read_clips, write_index
+from toolkit.prompts import Prompt
+
+SOLO = Training(steps=250)
+"""A LoRA of one character sees a quarter of the clips of one of four."""
+
+Method = Literal[
+    "alone", "joint", "weighted", "svd", "ties", "dare", "least-squares", "gradient", "masked"
+]
+
+
+@dataclass(frozen=True)
+class Fusing:
+    """All settings of a cell.
+
+    Attributes:
+        teams: Whose LoRAs are fused, each team into a file of its own; all metrics are named by team.
+        method: One of castmix fuse; alone: nothing is fused, each character is asked for with its own LoRA;
+            joint: one LoRA learns from the clips of all.
+        weight: Of each LoRA.
+        rank: Of the result; none is the method's own.
+        attention: Of gradient: the weight of the maps' loss.
+        steps: Of gradient.
+        lr: Of gradient.
+        threshold: Of masked; none is its own.
+        single: Prompts for each character of a team alone.
+        together: Prompts for all of a team.
+        denoising: Steps of a video.
+        guidance: How strongly prompts are followed.
+    """
+
+    teams: tuple[tuple[str, ...], ...] = (("Mimi", "Bruno"), ("Mimi", "Otto"))
+    method: Method = "weighted"
+    weight: float = 1.0
+    rank: int | None = None
+    attention: float = 0.6
+    steps: int = 300
+    lr: float = 3e-4
+    threshold: float | None = None
+    single: int = 4
+    together: int = 12
+    denoising: int = 12
+    guidance: float = 2.0
+
+
+def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
+    """Train what is not trained yet, fuse, generate, judge."""
+    from toolkit.generate import generate
+
+    took = {"data": 0.0, "train": 0.0, "fuse": 0.0, "generate": 0.0, "judge": 0.0}
+    scores: Scores = {}
+    texts: dict[str, str] = {}
+    for team in settings.teams:
+        asked = questions(team, settings.single, 0 if settings.method == "alone" else settings.together)
+        folder = out / "videos" / "-".join(team).lower()
+        for number, (loras, prompts) in enumerate(_sides(settings, team, asked, seed, store, took)):
+            part = folder / f"{number}"
+            if not (part / "run.yaml").exists():
+                with clocked(part / "seconds"):
+                    generate(
+                        [prompt.prompt for prompt in prompts],
+                        part,
+                        lora=loras,
+                        steps=settings.denoising,
+                        guidance_scale=settings.guidance,
+                        seed=1000 * seed,
+                        batch_size=1 if settings.method == "masked" else 8,
+                    )
+            start = time.monotonic()
+            for metric, found in judge(sorted(part.glob("*.mp4")), prompts).items():
+                scores.setdefault(metric, {}).update(found)
+            took["generate"] += seconds(part)
+            took["judge"] += time.monotonic() - start
+            texts |= {prompt.id: prompt.prompt for prompt in prompts}
+    return Outcome(scores, texts, {name: round(value, 1) for name, value in took.items()})
+
+
+def questions(team: Sequence[str], single: int, together: int) -> list[Prompt]:
+    """Captions for each of a team alone, kind "single", and for all of it, kind by `kind`."""
+    from toolkit.sandbox.actions import BASE_ACTIONS
+    from toolkit.sandbox.scenery import SCENES
+
+    cast = read_cast()
+    styles = {name: cast.find(name)[0].style for name in team}
+    actions, name_of_team = list(BASE_ACTIONS), "-".join(team).lower()
+
+    def clause(name: str, number: int, where: int | None = None) -> Clause:
+        place = "" if where is None else SCENES[where % len(SCENES)]
+        action = actions[number % len(actions)]
+        return Clause(name, f"{action} {'on' if place == 'beach' else 'in'} the {place}" if place else action)
+
+    prompts = [
+        Prompt(
+            f"{name_of_team}-{name.lower()}-{k + 1:02d}",
+            format(Caption((clause(name, 2 * k + i, k + i),), styles[name])),
+            "single",
+        )
+        for i, name in enumerate(team)
+        for k in range(single)
+    ]
+    for k in range(together):
+        turned = [*team[k % len(team) :], *team[: k % len(team)]]
+        clauses = [clause(turned[0], k, k), *(clause(n, 3 * k + 2 + i) for i, n in enumerate(turned[1:]))]
+        scene = styles[team[k // 2 % len(team)]]
+        text = format(Caption(tuple(clauses), scene))
+        prompts.append(Prompt(f"{name_of_team}-{k + 1:02d}", text, kind(team)))
+    return prompts
+
+
+def kind(team: Sequence[str]) -> str:
+    """What a team is called in the metrics: three, same-show, same-style, cross-style."""
+    cast = read_cast()
+    if len(team) > 2:
+        return "three"
+    shows = [cast.find(name)[0] for name in team]
+    if all(a.id == b.id for a, b in pairwise(shows)):
+        return "same-show"
+    return "same-style" if all(a.style == b.style for a, b in pairwise(shows)) else "cross-style"
+
+
+def subject_lora(name: str, seed: int, store: Store) -> Path:
+    """The LoRA of one character."""
+    return _trained((name,), SOLO, seed, store)
+
+
+def _trained(names: Sequence[str], training: Training, seed: int, store: Store) -> Path:
+    strangers = make_strangers(Data(), store)
+    folders = [solo_clips(name, store) for name in names]
+    settings = {"solo": list(names), "training": asdict(training), "seed": seed}
+    made = store.make("lora", settings, partial(train_lora, folders, strangers, training, seed))
+    return made / "lora.safetensors"
+
+
+def solo_clips(name: str, store: Store) -> Path:
+    """The clips that show one character of the studies and nobody else, with their cache."""
+    data = Data(composites=0)
+    folders, _ = make_clips(data, store)
+
+    def fill(path: Path) -> None:
+        cast = read_cast()
+        alone = [
+            clip
+            for clip in read_clips(folders[0])
+            if {clause.name for clause in parse(clip.text, cast).clauses} == {name}
+        ]
+        copy_clips(alone, folders[0], path)
+        write_index(path)
+        from toolkit.cache import cache
+
+        cache(path)
+
+    return store.make("solo", {"data": asdict(data), "name": name}, fill)
+
+
+def pair_clips(team: Sequence[str], store: Store) -> Path:
+    """Composites of a team with their masks, cached: what gradient learns maps from."""
+
+    def fill(path: Path) -> None:
+        from toolkit.cache import cache
+        from toolkit.composite import composite
+        from toolkit.compositing.place import Place
+        from toolkit.segment import segment
+
+        folders = [solo_clips(name, store) for name in team]
+        for folder in folders:
+            segment(folder, backend="truth")
+        composite(folders, path, kind="pairs", count=24, place=Place(overlap=0.3), seed=0)
+        cache(path)
+
+    return store.make("pairs", {"team": list(team)}, fill)
+
+
+def _sides(
+    settings: Fusing, team: Sequence[str], asked: Sequence[Prompt], seed: int, store: Store, took: Any
+) -> list[tuple[list[str], list[Prompt]]]:
+    """LoRAs, and the prompts that they are asked."""
+    if settings.method == "joint":
+        training = replace(SOLO, steps=SOLO.steps * len(team))
+        return [([str(_trained(team, training, seed, store))], list(asked))]
+    loras = {name: subject_lora(name, seed, store) for name in team}
+    took["train"] += sum(seconds(path.parent) for path in loras.values())
+    if settings.method == "alone":
+        own = {name: [p for p in asked if f"[Character: {name}]" in p.prompt] for name in team}
+        return [([str(loras[name])], own[name]) for name in team]
+    fused = store.make(
+        "fused",
+        {name: value for name, value in asdict(settings).items() if name not in ASKING}
+        | {"team": list(team), "seed": seed, "training": asdict(SOLO)},
+        partial(_fuse, settings, team, list(loras.values()), seed, store),
+    )
+    took["fuse"] += seconds(fused)
+    return [([str(fused / "lora.safetensors")], list(asked))]
+
+
+ASKING = ("teams", "single", "together", "denoising", "guidance", "threshold")
+"""Settings that a fused file does not depend on."""
+
+
+def _fuse(
+    settings: Fusing, team: Sequence[str], loras: Sequence[Path], seed: int, store: Store, path: Path
+) -> None:
+    from toolkit.fuse import fuse
+    from toolkit.fusion.knobs import Distil
+    from toolkit.settings import Optim
+
+    method: Any = settings.method
+    learns = method in ("least-squares", "gradient")
+    fuse(
+        [f"{lora}:{settings.weight:g}" for lora in loras],
+        path,
+        method=method,
+        rank=settings.rank,
+        clips=[solo_clips(name, store) for name in team] if learns else (),
+        pairs=pair_clips(team, store) if method == "gradient" else None,
+        subjects=list(team),
+        seed=seed,
+        distil=Distil(steps=settings.steps, attention=settings.attention),
+        optim=Optim(lr=settings.lr, schedule="cosine", weight_decay=0.0),
+    )

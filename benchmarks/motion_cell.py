@@ -1,0 +1,312 @@
+"""A cell that learns motions, each from one clip, and asks other creatures to make them elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.footage import Data, make_strangers
+from benchmarks.store import Store, clocked, seconds
+from benchmarks.study import Outcome, Scores
+from toolkit.prompts import Prompt
+from toolkit.sandbox.world import Look
+
+NAME = "Actor"
+"""Whom the clips show, as `castmix invert` is told."""
+TRAITS = ("body", "colour", "pattern", "accessory", "style")
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """All settings of a cell.
+
+    Attributes:
+        motions: What is learnt: a LoRA each, from one clip.
+        steps: Of each LoRA; 0: the base model as it is.
+        batch_size: Noise levels a step.
+        lr: Learning rate, falling in a cosine.
+        rank: Of the LoRA.
+        targets: Which layers it changes.
+        heads: temporal: only those heads of self-attention.
+        omega: Negative guidance (VideoMage).
+        debiased: Weight of MotionDirector's loss.
+        adjacent: Weight of the angle between changes from frame to frame.
+        appearance: What is taken away: {subjects} is the token, {look} and {place} are what the truth says.
+        token_steps: Of the token for the looks of who moves.
+        preserve_share: Share of clips of the base's own world in a batch, to keep what it knows.
+        shift: Of the noise levels in training.
+        asked: Prompts for each motion with another creature in another place.
+        other: Prompts for each motion that ask for something that the base can do.
+        denoising: Steps of a video.
+        guidance: How strongly prompts are followed.
+    """
+
+    motions: tuple[str, ...] = ("leans back", "drops from above", "trembles and jumps")
+    steps: int = 200
+    batch_size: int = 4
+    lr: float = 2e-3
+    rank: int = 32
+    targets: tuple[str, ...] = ("motion-qk",)
+    heads: str | None = None
+    omega: float = 0.5
+    debiased: float = 0.0
+    adjacent: float = 0.0
+    appearance: str = "{subjects} stands still"
+    token_steps: int = 200
+    preserve_share: float = 0.0
+    shift: float = 5.0
+    asked: int = 8
+    other: int = 4
+    denoising: int = 12
+    guidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class Performance:
+    """Who makes a motion in its one clip, where, in which style."""
+
+    motion: str
+    look: Look
+    scene: str
+    style: str
+
+    @property
+    def caption(self) -> str:
+        """As the base model knows captions."""
+        from toolkit.sandbox import population
+
+        return population.prose([population.describe(self.look)], [self.motion], self.scene, self.style)
+
+    @property
+    def appearance(self) -> dict[str, str]:
+        """What an appearance prompt may say in words."""
+        from toolkit.sandbox import population
+
+        where = f"{'on' if self.scene == 'beach' else 'in'} the {self.scene}"
+        return {"look": population.describe(self.look), "place": f"{where}, {self.style} style"}
+
+
+def perform(motion: str) -> Performance:
+    """The clip of a motion: the same in all cells."""
+    import numpy as np
+
+    from toolkit.sandbox import population
+    from toolkit.sandbox.actions import EXTRA
+    from toolkit.sandbox.scenery import SCENES
+    from toolkit.sandbox.shows import named_looks
+    from toolkit.sandbox.world import STYLES
+
+    number = list(EXTRA).index(motion)
+    rng = np.random.default_rng([5, number])
+    looks = population.generic_looks(list(named_looks().values()))
+    dressed = [look for look in looks if look.pattern != "plain" and look.accessory != "none"]
+    look = dressed[int(rng.integers(len(dressed)))]
+    return Performance(motion, look, str(rng.choice(SCENES)), STYLES[number % 2])
+
+
+def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
+    """Train a LoRA of each motion, generate, judge."""
+    from toolkit.generate import generate
+
+    took = {"data": 0.0, "train": 0.0, "generate": 0.0, "judge": 0.0}
+    scores: Scores = {}
+    texts: dict[str, str] = {}
+    for number, motion in enumerate(settings.motions):
+        shown = perform(motion)
+        loras: list[str] = []
+        if settings.steps:
+            clips, made = motion_lora(settings, motion, seed, store)
+            loras = [str(made / "lora.safetensors")]
+            took["data"] += seconds(clips)
+            took["train"] += seconds(made)
+        prompts = questions(shown, settings.asked, settings.other)
+        folder = out / "videos" / f"{number}"
+        if not (folder / "run.yaml").exists():
+            with clocked(folder / "seconds"):
+                generate(
+                    [prompt.prompt for prompt in prompts],
+                    folder,
+                    lora=loras,
+                    steps=settings.denoising,
+                    guidance_scale=settings.guidance,
+                    seed=1000 * seed + 100 * number,
+                    batch_size=8,
+                )
+        start = time.monotonic()
+        for metric, found in judge(sorted(folder.glob("*.mp4")), prompts, shown).items():
+            scores.setdefault(metric, {}).update(found)
+        took["generate"] += seconds(folder)
+        took["judge"] += time.monotonic() - start
+        texts |= {prompt.id: prompt.prompt for prompt in prompts}
+    return Outcome(scores, texts, {name: round(value, 1) for name, value in took.items()})
+
+
+ASKING = ("motions", "asked", "other", "denoising", "guidance")
+"""Settings that a LoRA does not depend on."""
+
+
+def motion_lora(settings: Imitation, motion: str, seed: int, store: Store) -> tuple[Path, Path]:
+    """The folders of a motion's clip and of its LoRA."""
+    shown = perform(motion)
+    clips = store.make(
+        "motion-clip",
+        {"motion": motion, "token_steps": settings.token_steps, "seed": seed},
+        partial(film, shown, settings.token_steps, seed),
+    )
+    learning = {name: value for name, value in asdict(settings).items() if name not in ASKING}
+    made = store.make(
+        "motion-lora",
+        learning | {"motion": motion, "token_steps": settings.token_steps, "seed": seed},
+        partial(_train, clips, shown, settings, seed, store),
+    )
+    return clips, made
+
+
+def film(shown: Performance, token_steps: int, seed: int, path: Path) -> None:
+    """The clip with its mask, its cache, and the token of who is in it."""
+    from toolkit.cache import cache
+    from toolkit.data import Clip, write_clip, write_index
+    from toolkit.invert import invert
+    from toolkit.masks import mask_path, write_mask
+    from toolkit.sandbox import world
+    from toolkit.settings import Textual
+    from toolkit.video import write_video
+
+    actor = world.Actor(shown.look, shown.motion, shown.style, x=0.75)
+    frames, masks = world.draw([actor], shown.scene, shown.style)
+    video = path / "clips" / "clip.mp4"
+    video.parent.mkdir(parents=True, exist_ok=True)
+    write_video(video, frames, world.FPS)
+    end = (len(frames) - 1) / world.FPS
+    height, width = frames.shape[1:3]
+    clip = Clip(video, shown.caption, "sandbox", 0.0, end, world.FPS, len(frames), width, height, 0)
+    write_mask(mask_path(clip, NAME), list(masks[0].astype("uint8") * 255), world.FPS)
+    mask = {"backend": "truth", "accepted": True, "reasons": []}
+    write_clip(path, replace(clip, extra={"masks": {NAME: mask}}))
+    write_index(path)
+    cache(path)
+    invert(
+        path,
+        path / "tokens.safetensors",
+        subject=[f"{NAME}=a {shown.look.body}"],
+        textual=Textual(steps=token_steps, frames=len(frames)),
+        seed=seed,
+    )
+
+
+def questions(shown: Performance, asked: int, other: int) -> list[Prompt]:
+    """Prompts about creatures that share no trait with who was seen, in other places.
+
+    Half of them in the other style. The kind is asked (for the motion) or other (for one of the base's own).
+    """
+    import numpy as np
+
+    from toolkit.sandbox import population
+    from toolkit.sandbox.actions import BASE_ACTIONS
+    from toolkit.sandbox.scenery import SCENES
+    from toolkit.sandbox.shows import named_looks
+    from toolkit.sandbox.world import STYLES
+
+    slug = shown.motion.replace(" ", "-")
+    looks = [
+        look
+        for look in population.generic_looks(list(named_looks().values()))
+        if all(getattr(look, name) != getattr(shown.look, name) for name in TRAITS[:-1])
+    ]
+    places = [scene for scene in SCENES if scene != shown.scene]
+    rng = np.random.default_rng([6, *shown.motion.encode()])
+    known = [str(one) for one in rng.permutation(list(BASE_ACTIONS))]
+    prompts = []
+    for k, number in enumerate(rng.choice(len(looks), asked + other, replace=False)):
+        action = shown.motion if k < asked else known[(k - asked) % len(known)]
+        subject = population.describe(looks[int(number)])
+        text = population.prose([subject], [action], places[k % len(places)], STYLES[k % 2])
+        kind = "asked" if k < asked else "other"
+        prompts.append(Prompt(f"{slug}-{kind}-{k + 1:02d}", text, kind))
+    return prompts
+
+
+def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance) -> Scores:
+    """Metric → prompt → score.
+
+    motion: the asked creature does it. carried: somebody does it. identity: the asked creature is there.
+    leakage: of what was asked unlike the clip (traits, style, place), the share that is as in the clip. known
+    motion: of prompts for what the base can do, whether it still does.
+    """
+    from toolkit.cast import read_cast
+    from toolkit.sandbox.recognise import load_recognisers, recognise_many
+    from toolkit.sandbox.score import asked, score
+    from toolkit.video import read_video
+
+    cast = read_cast()
+    verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
+    scores: Scores = {}
+    for prompt, verdict in zip(prompts, verdicts, strict=True):
+        wanted = asked(prompt.prompt, cast)
+        found = score(verdict, wanted)
+        if prompt.kind == "other":
+            told: dict[str, Any] = {"known motion": found["motion"]}
+        else:
+            (part,) = wanted.parts
+            told = {
+                "motion": found["motion"],
+                "carried": float(any(one.action == shown.motion for one in verdict.creatures)),
+                "identity": found["identity"],
+            }
+            own = {**vars(shown.look), "style": shown.style}
+            said = {**part.look, "style": part.style}
+            leaks = [float(verdict.scene == shown.scene)]
+            for one in verdict.creatures[:1]:
+                leaks += [float(getattr(one, t) == own[t]) for t in TRAITS if said.get(t) != own[t]]
+            told["leakage"] = sum(leaks) / len(leaks)
+        for metric, value in told.items():
+            if value is not None:
+                scores.setdefault(metric, {})[prompt.id] = round(float(value), 4)
+    return scores
+
+
+def _train(
+    clips: Path, shown: Performance, settings: Imitation, seed: int, store: Store, path: Path
+) -> None:
+    from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Watch
+    from toolkit.train import train
+
+    strangers = make_strangers(Data(), store) if settings.preserve_share else None
+    said = shown.appearance
+    appearance = settings.appearance.replace("{look}", said["look"]).replace("{place}", said["place"])
+    tokens = clips / "tokens.safetensors" if "{subjects}" in appearance and settings.omega else None
+    train(
+        [clips],
+        path,
+        objective="motion",
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        preserve=strangers,
+        preserve_share=settings.preserve_share,
+        holdout=0,
+        caption_dropout=0,
+        save_every=50,
+        seed=seed,
+        adapter=Adapter(
+            rank=settings.rank,
+            alpha=float(settings.rank),
+            targets=settings.targets,
+            heads="temporal" if settings.heads else None,
+        ),
+        optim=Optim(lr=settings.lr, schedule="cosine"),
+        sigma=Sigma(shift=settings.shift),
+        motion=Motion(
+            omega=settings.omega,
+            appearance=appearance,
+            tokens=tokens,
+            debiased=settings.debiased,
+            adjacent=settings.adjacent,
+        ),
+        memory=Memory(precision="bfloat16"),
+        watch=Watch(validate_every=0, sample_every=0),
+    )
+    (path / "state.safetensors").unlink()
