@@ -11,6 +11,7 @@ from PIL import Image
 from toolkit.composite import composite
 from toolkit.compositing.folder import read_rows
 from toolkit.compositing.render import render
+from toolkit.compositing.place import Place
 from toolkit.compositing.sources import Choice
 from toolkit.data import Clip, write_clip
 from toolkit.decode import VideoReader
@@ -77,7 +78,7 @@ def folders(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def test_a_dancer_in_a_drawn_valley(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     live, drawn, cast = folders
     choice = Choice(unmasked=True, three=0, fastest=1.0)
-    composite([live, drawn], tmp_path / "out", count=2, cast=cast, choice=choice)
+    composite([live, drawn], tmp_path / "out", count=2, cast=cast, choice=choice, place=Place(outside=0))
     back = read_video(drawn / "clips" / "valley.mp4")[0]
     for row in read_rows(tmp_path / "out" / "plan.jsonl"):
         one = row["pasted"][0]
