@@ -22,9 +22,7 @@ from toolkit.prompts import Prompt
 SOLO = Training(steps=250)
 """A LoRA of one character sees a quarter of the clips of one of four."""
 
-Method = Literal[
-    "alone", "joint", "weighted", "svd", "ties", "dare", "least-squares", "gradient", "masked"
-]
+Method = Literal["alone", "joint", "weighted", "svd", "ties", "dare", "least-squares", "gradient", "masked"]
 
 
 @dataclass(frozen=True)

@@ -269,9 +269,7 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
     return scores
 
 
-def _train(
-    clips: Path, shown: Performance, settings: Imitation, seed: int, store: Store, path: Path
-) -> None:
+def _train(clips: Path, shown: Performance, settings: Imitation, seed: int, store: Store, path: Path) -> None:
     from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Watch
     from toolkit.train import train
 

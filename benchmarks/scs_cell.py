@@ -89,7 +89,9 @@ def questions(motion: str, cast: Sequence[str], not_there: str, count: int) -> l
         clauses = [Clause(cast[0], f"{motion} {'on' if place == 'beach' else 'in'} the {place}")]
         clauses += [Clause(name, motion) for name in cast[1:]]
         slug = f"{motion.replace(' ', '-')}-{'-'.join(cast).lower()}-{k + 1:02d}"
-        prompts.append(Prompt(slug, format(Caption(tuple(clauses), style)), "one" if len(cast) == 1 else "two"))
+        prompts.append(
+            Prompt(slug, format(Caption(tuple(clauses), style)), "one" if len(cast) == 1 else "two")
+        )
     return prompts
 
 

@@ -134,7 +134,7 @@ CCA_RATIO = Study(
     run=run,
     baseline="0 %",
     contrast=("40 %", "0 %"),
-    repeated=("10 %", "100 %"),
+    repeated=("10 %",),
     metrics=(
         "inter-style identity",
         "inter-style motion",

@@ -10,8 +10,8 @@ from PIL import Image
 
 from toolkit.composite import composite
 from toolkit.compositing.folder import read_rows
-from toolkit.compositing.render import render
 from toolkit.compositing.place import Place
+from toolkit.compositing.render import render
 from toolkit.compositing.sources import Choice
 from toolkit.data import Clip, write_clip
 from toolkit.decode import VideoReader
