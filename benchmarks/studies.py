@@ -23,7 +23,18 @@ _IDENTITY = RECIPE.but(kinds=("single",), repeats=2, prose=16)
 _TAGS = RECIPE.but(kinds=("multi",), repeats=2)
 _ADAPTERS = RECIPE.but(kinds=("single", "multi"), prose=12)
 _MIXING = RECIPE.but(kinds=("single", "multi"))
-_PASTED = RECIPE.but(kinds=("multi",), repeats=2, clips=16, composites=128)
+_PASTED = RECIPE.but(
+    # Two characters: with four, 400 steps show each pair of them too rarely.
+    characters=("Mimi", "Rufus"),
+    clips=24,
+    episodes=1,
+    shots=16,
+    composites=96,
+    kinds=("single", "multi"),
+    repeats=2,
+)
+MET = ("multi-06", "multi-07", "multi-08", "multi-14", "multi-15", "multi-16")
+"""Prompts of that study for both, without an interaction."""
 
 IDENTITY = Study(
     name="identity",
@@ -144,13 +155,13 @@ CCA_RATIO = Study(
         "inter-style scene_style",
         "inter-style interaction",
         "inter-style binding",
-        "intra-style identity",
-        "intra-style style",
-        "intra-style scene_style",
-        "intra-style interaction",
-        "intra-style binding",
+        "inter-style blending",
+        "single identity",
+        "single style",
+        "single motion",
+        "single binding",
     ),
-    shown=SHOWN,
+    shown=MET,
 )
 
 _EDGES = _PASTED.but(ratio=0.4)
@@ -191,7 +202,7 @@ CCA_MASKS = Study(
         "inter-style foreign",
         "inter-style style",
         "inter-style binding",
-        "intra-style identity",
+        "single identity",
     ),
     seeds=1,
 )

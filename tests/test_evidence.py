@@ -297,8 +297,8 @@ def test_the_studies_are_small_enough_and_share_their_loras() -> None:
             continue
         cells += len(one.cells())
         loras |= {(cell.settings.data, cell.settings.training, cell.seed) for cell in one.cells()}
-        for sampling in {recipe.sampling for recipe in one.arms.values()}:
-            prompts = questions(replace(Recipe(), sampling=sampling))
+        for recipe in one.arms.values():
+            prompts = questions(recipe)
             kinds = {kind for prompt in prompts for kind in (prompt.kind, *prompt.relation)}
             assert {metric.split()[0] for metric in one.metrics} <= kinds
             assert 40 <= len(prompts) <= 80

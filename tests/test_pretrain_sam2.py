@@ -16,8 +16,9 @@ from toolkit.sandbox import sam2_training as module
 from toolkit.sandbox.population import generic_looks
 from toolkit.sandbox.pretrain_sam2 import pretrain_sam2
 from toolkit.sandbox.sam2_batches import (
-    FRAMES,
     MOST,
+    SHORT,
+    SLOW,
     Cases,
     ask,
     batch,
@@ -85,8 +86,8 @@ def test_look_alikes_differ_in_one_trait_at_most_and_looks_are_never_the_named_o
 
 
 def test_a_shard_holds_what_the_model_sees_and_what_it_should_say(cases: Cases) -> None:
-    assert cases.frames.shape == (10, FRAMES, SIZE, SIZE, 3)
-    assert cases.masks.shape == (10, MOST, FRAMES, FINE, FINE)
+    assert cases.frames.shape == (10, SHORT.frames, SIZE, SIZE, 3)
+    assert cases.masks.shape == (10, MOST, SHORT.frames, FINE, FINE)
     assert cases.frames.std() > 20
     # a mask drawn coarsely, enlarged and cut at a half is the fine one but for its edge
     _, truth = case(3, LOOKS, "alone", 4).draw()
@@ -94,6 +95,18 @@ def test_a_shard_holds_what_the_model_sees_and_what_it_should_say(cases: Cases) 
     size = truth.shape[2:]
     large = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear").numpy() > 0
     assert (large & truth).sum() / (large | truth).sum() > 0.93
+
+
+def test_slow_cases_are_longer_and_mostly_crossings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam2_batches, "SHARD", 2)
+    draw_shard(tmp_path / "slow.npz", 0, LOOKS, SLOW)
+    slow = Cases.read([tmp_path / "slow.npz"])
+    assert slow.frames.shape[1] == slow.masks.shape[2] == SLOW.frames == 2 * SHORT.frames
+    assert sum(SLOW.shares) == pytest.approx(1)
+    shares = dict(zip(KINDS, SLOW.shares, strict=True))
+    assert shares["cross"] + shares["alike"] > 0.5
+    these = batch(slow, 2, 8, torch.Generator().manual_seed(0))
+    assert these.rows.shape[1] == 8
 
 
 def test_a_batch_follows_its_creatures(cases: Cases) -> None:
@@ -246,14 +259,16 @@ def test_a_stopped_training_goes_on_to_the_same_weights(cases: Cases, tmp_path: 
 
 
 def test_the_encoder_is_left_alone_where_its_phase_says_so(cases: Cases, tmp_path: Path) -> None:
-    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1)] == [False, True, False, True, False]
-    for encoder in (0.0, 0.5):
+    encoder_learns = [False, True, False, True, False, True]
+    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1, 1)] == encoder_learns
+    for encoder, scout in ((0.0, True), (0.5, True), (0.5, False)):
         learner = new_learner(0)
         before = {key: value.clone() for key, value in learner.state_dict().items()}
-        list(fit(learner, cases, Phase(f"rows{encoder}", 2, 1, 1, 1e-3, encoder=encoder), tmp_path, 0)[1])
+        phase = Phase(f"rows{encoder}{scout}", 2, 1, 1, 1e-3, encoder=encoder, scout=scout)
+        list(fit(learner, cases, phase, tmp_path, 0)[1])
         changed = {key for key, value in learner.state_dict().items() if not torch.equal(value, before[key])}
         assert any("vision_encoder" in key for key in changed) == (encoder > 0)
-        assert any("scout" in key for key in changed) == (encoder > 0)
+        assert any("scout" in key for key in changed) == (encoder > 0 and scout)
         assert any("memory_attention" in key for key in changed)
 
 
@@ -284,7 +299,16 @@ def test_the_command_makes_a_model_measures_it_and_goes_on(
 ) -> None:
     monkeypatch.setattr(sam2_batches, "SHARD", 4)
     monkeypatch.setattr("toolkit.sandbox.sam2_report.FRAMES", 3)
-    few = {"cases": 4, "prompts": 1, "pictures": 1, "copies": 1, "pairs": 1, "rows": 1}
+    few = {
+        "cases": 4,
+        "slow": 4,
+        "prompts": 1,
+        "pictures": 1,
+        "copies": 1,
+        "pairs": 1,
+        "rows": 1,
+        "crossings": 1,
+    }
     words = [word for key, value in few.items() for word in (f"--{key}", str(value))]
     run = CliRunner().invoke(
         castmix(), ["sandbox", "pretrain-sam2", "--out", str(tmp_path), *words, "--measure", "0"]

@@ -1,10 +1,10 @@
-"""`castmix sandbox pretrain-sam2`: the sandbox's SAM 2 from nothing, on one core in about half an hour.
+"""`castmix sandbox pretrain-sam2`: the sandbox's SAM 2 from nothing, on one core in some hours.
 
-Cases are drawn (`sam2_examples`), then the model learns in five phases: what a prompt means, while the image
+Cases are drawn (`sam2_examples`), then the model learns in six phases: what a prompt means, while the image
 encoder is left alone (both at once get in each other's way); single pictures; a picture shown twice, where
 memory has nothing to do but to tell where the object was; pairs of frames, where memory follows and shapes
-the encoder; and, with the encoder left alone again, six frames in a row, as it will be used. Every part goes
-on where it stopped.
+the encoder; with the encoder left alone again, six frames in a row, as it will be used; and last, at a lower
+rate, eight frames of cases in which creatures cross slowly. Every part goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolkit.sandbox.sam2_training import Phase
 
 SAY_EVERY = 50  # steps
+FIRST_SLOW = 5000  # the number of the first file of slow cases: no seed is drawn twice
 
 
 def pretrain_sam2(
@@ -38,7 +39,9 @@ def pretrain_sam2(
     pictures: int = 500,
     copies: int = 120,
     pairs: int = 450,
-    rows: int = 600,
+    rows: int = 700,
+    crossings: int = 1200,
+    slow: int = 2000,
     measure: int = 16,
     seed: int = 0,
 ) -> Path:
@@ -52,6 +55,8 @@ def pretrain_sam2(
         copies: Steps on pictures shown twice, 10 each.
         pairs: Steps on pairs of frames, 8 each.
         rows: Steps on six frames in a row, 4 each; the image encoder learns no more.
+        crossings: Steps on eight frames in a row of the slow cases, 3 each.
+        slow: How many of those to draw, of twice as many frames, mostly of creatures that cross.
         measure: In the end, how many clips of every kind to follow named characters through; 0 for none.
         seed: Of every random draw.
 
@@ -60,24 +65,27 @@ def pretrain_sam2(
     """
     import torch
 
-    from toolkit.sandbox.sam2_batches import SHARD, Cases, draw_shard
+    from toolkit.sandbox.sam2_batches import SHARD, SHORT, SLOW, Cases, draw_shard
     from toolkit.sandbox.sam2_training import new_learner, phases
 
     steps = {"prompts": prompts, "pictures": pictures, "copies": copies, "pairs": pairs, "rows": rows}
-    if min(cases, *steps.values()) < 1:
-        raise CastmixError(f"cases and steps are 1 or more, got {cases} cases and {steps}")
-    arguments = {"out": out, "cases": cases, **steps, "measure": measure, "seed": seed}
+    steps |= {"crossings": crossings}
+    if min(cases, slow, *steps.values()) < 1:
+        raise CastmixError(f"cases and steps are 1 or more, got {cases} and {slow} cases and {steps}")
+    arguments = {"out": out, "cases": cases, "slow": slow, **steps, "measure": measure, "seed": seed}
     out.mkdir(parents=True, exist_ok=True)
     looks = generic_looks(list(named_looks().values()))
-    files = [out / f"cases-{index:03d}.npz" for index in range(-(-cases // SHARD))]
-    stage(f"drawing {len(files) * SHARD} cases")
-    for index, path in enumerate(track(files, "drawing")):
+    shards = [(out / f"cases-{k:03d}.npz", k, SHORT) for k in range(-(-cases // SHARD))]
+    shards += [(out / f"slow-{k:03d}.npz", FIRST_SLOW + k, SLOW) for k in range(-(-slow // SHARD))]
+    stage(f"drawing {len(shards) * SHARD} cases")
+    for path, index, fare in track(shards, "drawing"):
         if not path.exists():
-            draw_shard(path, index, looks)
-    drawn, learner = Cases.read(files), new_learner(seed)
+            draw_shard(path, index, looks, fare)
+    drawn = {fare: Cases.read([path for path, _, own in shards if own is fare]) for fare in (SHORT, SLOW)}
+    learner = new_learner(seed)
     for phase in phases(**steps):
         stage(f"{phase.name}: {phase.length} frames of {phase.clips} cases a step")
-        _train(learner, drawn, phase, out, seed)
+        _train(learner, drawn[SLOW if phase.slow else SHORT], phase, out, seed)
     folder = out / "sam2"
     model: Any = learner["model"]
     model.to(torch.float16).save_pretrained(folder)

@@ -18,26 +18,39 @@ from toolkit.sandbox.sam2_follow import Asked, Drawn
 from toolkit.sandbox.sam2_net import FINE, SIZE
 from toolkit.segmentation.sam2 import IMAGENET
 
-SHARD, FRAMES, MOST = 100, 8, 3  # cases a file, frames a case, creatures kept of each
+SHARD, MOST = 100, 3  # cases a file, creatures kept of each
 FARTHEST = 3  # frames between two that follow each other in a batch
-RATES = (6.0, 8.0, 8.0, 12.0, 16.0)  # frames a second; 8 is the sandbox's own
 SEEN = 6.0  # cells of a mask that make a creature worth a prompt
 PROMPTS = ("box", "click", "clicks")
 
 
-def draw_shard(path: Path, index: int, looks: Sequence[world.Look]) -> None:
+@dataclass(frozen=True)
+class Fare:
+    """What cases are like: frames of each, shares of the kinds, rates in frames a second (8 is the sandbox's)."""
+
+    frames: int
+    shares: tuple[float, ...]
+    rates: tuple[float, ...]
+
+
+SHORT = Fare(8, SHARES, (6.0, 8.0, 8.0, 12.0, 16.0))
+SLOW = Fare(16, (0.05, 0.1, 0.4, 0.3, 0.15), (6.0, 8.0, 8.0, 10.0))
+"""Mostly crossings, in which creatures hide each other for as long as they do in clips of 24 frames."""
+
+
+def draw_shard(path: Path, index: int, looks: Sequence[world.Look], fare: Fare = SHORT) -> None:
     """Draw `SHARD` cases into a file.
 
     frames (N, F, SIZE, SIZE, 3), and masks (N, MOST, F, FINE, FINE): how much of each cell is the creature,
     0..255.
     """
-    frames = np.zeros((SHARD, FRAMES, SIZE, SIZE, 3), np.uint8)
-    masks = np.zeros((SHARD, MOST, FRAMES, FINE, FINE), np.uint8)
+    frames = np.zeros((SHARD, fare.frames, SIZE, SIZE, 3), np.uint8)
+    masks = np.zeros((SHARD, MOST, fare.frames, FINE, FINE), np.uint8)
     for k in range(SHARD):
         seed = index * SHARD + k
         rng = np.random.default_rng([seed, 1])
-        kind = KINDS[int(rng.choice(len(KINDS), p=SHARES))]
-        drawn, truth = case(seed, looks, kind, FRAMES, float(rng.choice(RATES))).draw()
+        kind = KINDS[int(rng.choice(len(KINDS), p=fare.shares))]
+        drawn, truth = case(seed, looks, kind, fare.frames, float(rng.choice(fare.rates))).draw()
         frames[k] = _resized(torch.from_numpy(drawn).movedim(-1, 1), SIZE).movedim(1, -1).numpy()
         masks[k, : len(truth)] = _resized(torch.from_numpy(truth) * 255, FINE).numpy()
     partial = path.with_name(f".{path.name}.part.npz")
@@ -105,14 +118,15 @@ def batch(cases: Cases, clips: int, length: int, g: torch.Generator, prompts: in
     def whole(high: int) -> int:
         return int(torch.randint(high, (1,), generator=g))
 
+    most = cases.frames.shape[1]
     pixels: list[Tensor] = []
     rows: list[Tensor] = []
     masks: list[Tensor] = []
     everybody: list[Tensor] = []
     while len(pixels) < clips:
         pick = whole(len(cases.frames))
-        step = 1 + whole(min(FARTHEST, (FRAMES - 1) // max(1, length - 1)))
-        first = whole(FRAMES - (length - 1) * step)
+        step = 1 + whole(min(FARTHEST, (most - 1) // max(1, length - 1)))
+        first = whole(most - (length - 1) * step)
         times = [first + k * step for k in range(length)][:: -1 if whole(2) else 1]
         truth = torch.from_numpy(cases.masks[pick][:, times]).float() / 255
         seen = (truth[:, 0].sum((1, 2)) > SEEN).nonzero()[:, 0]

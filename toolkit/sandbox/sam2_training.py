@@ -1,4 +1,4 @@
-"""How the sandbox's SAM 2 is trained: five phases, each of which goes on where it stopped."""
+"""How the sandbox's SAM 2 is trained: six phases, each of which goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Phase:
     """A part of the training: `steps` steps on `clips` cases each, `length` frames of them.
 
     Every object gets `prompts` prompts. `lr` is the peak of the learning rate; that of the image encoder is
-    `encoder` times as high, and where this is 0, it is left alone. `still`: all frames are the first one.
+    `encoder` times as high, and where this is 0, it is left alone; `scout` says whether a scout teaches it,
+    too. `still`: all frames are the first one. `slow`: long cases, mostly crossings.
     """
 
     name: str
@@ -34,17 +35,23 @@ class Phase:
     lr: float
     prompts: int = 1
     encoder: float = 0.25
+    scout: bool = True
     still: bool = False
+    slow: bool = False
 
 
-def phases(prompts: int, pictures: int, copies: int, pairs: int, rows: int) -> tuple[Phase, ...]:
-    """The five phases, with this many steps each."""
+def phases(
+    prompts: int, pictures: int, copies: int, pairs: int, rows: int, crossings: int
+) -> tuple[Phase, ...]:
+    """The six phases, with this many steps each."""
     return (
         Phase("prompts", 1, 10, prompts, 5e-3, prompts=3, encoder=0),
         Phase("pictures", 1, 10, pictures, 5e-3, prompts=3),
         Phase("copies", 2, 10, copies, 4e-3, encoder=0, still=True),
         Phase("pairs", 2, 8, pairs, 4e-3),
         Phase("rows", 6, 4, rows, 3e-3, encoder=0),
+        # a rate as high as before would undo what the memory has learnt
+        Phase("crossings", 8, 3, crossings, 1.2e-3, encoder=0.1, scout=False, slow=True),
     )
 
 
@@ -103,7 +110,7 @@ def train_step(learner: nn.ModuleDict, cases: Cases, phase: Phase, seed: int) ->
         seen = encode(learner["model"], these.pixels)
     found = wrong(follow(learner["model"], seen, these.rows, these.asked, these.present), these)
     loss = found.loss
-    if phase.encoder:
+    if phase.encoder and phase.scout:
         loss = loss + 2 * scout_error(learner["scout"](seen), these.everybody)
     loss.backward()  # type: ignore[no-untyped-call]
     return found
