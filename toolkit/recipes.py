@@ -126,11 +126,11 @@ def _timed(seconds: dict[str, float], name: str, title: str) -> Iterator[None]:
 def demo(
     out: Path,
     *,
-    steps: int = 500,
+    steps: int = 700,
     batch_size: int = 16,
     shots: int = 16,
     strangers: int = 96,
-    composites: int = 64,
+    composites: int = 96,
     each: int = 8,
     sample_steps: int = 12,
     seed: int = 0,
@@ -242,7 +242,7 @@ def _make_data(
     with _timed(seconds, "composite", "4/8 Some characters are cut out and pasted into the other show"):
         segment(data, backend="truth")
         # on so small a canvas two creatures hardly ever keep clear of each other
-        place = Place(overlap=0.25, outside=0.5)
+        place = Place(overlap=0.3, outside=0.3)
         composite(
             [data],
             out / "composites",

@@ -26,7 +26,7 @@ PROMPTS = ("box", "click", "clicks")
 
 @dataclass(frozen=True)
 class Fare:
-    """What cases are like: frames of each, shares of the kinds, rates in frames a second (8 is the sandbox's)."""
+    """What cases are like: frames of each, shares of the kinds, rates in frames a second."""
 
     frames: int
     shares: tuple[float, ...]
