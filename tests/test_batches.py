@@ -65,6 +65,20 @@ def test_clips_of_the_bases_world_keep_their_rows() -> None:
     assert [item.take for item in step_items(one, 0)][-2:] == ["kept", "kept"]
 
 
+@pytest.mark.parametrize(
+    ("size", "share", "of"), [(1, 0.2, 5), (2, 0.25, 2), (4, 0.2, 5), (3, 0.5, 2), (16, 0.25, 1)]
+)
+def test_a_share_that_a_batch_has_no_whole_rows_for_still_holds(size: int, share: float, of: int) -> None:
+    one = mix(kept=9, batch_size=size, preserve_share=share)
+    found = drawn(one, 20 * of)
+    assert found["kept"] == share * size * 20 * of
+    assert sum(found.values()) == size * 20 * of
+    for step in range(of):
+        takes = [item.take for item in step_items(one, step)]
+        assert len(takes) == size
+        assert [take == "kept" for take in takes] == [k >= size - one.kept_rows(step) for k in range(size)]
+
+
 def test_a_ratio_needs_both_sides() -> None:
     with pytest.raises(CastmixError, match=r"composites 0.1 weighs .* of 20 clips 0 are composites"):
         mix(pasted=0, composites=0.1)

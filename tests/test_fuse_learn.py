@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from click.testing import CliRunner
 
 from toolkit import models
 from toolkit.attention import MapLayers, read_maps, token_grid
+from toolkit.batches import load
 from toolkit.cache import cache
 from toolkit.cli import castmix
 from toolkit.data import read_clips, write_clip
+from toolkit.dataset import load_items
 from toolkit.errors import CastmixError
 from toolkit.flow import generator_for
 from toolkit.fuse import fuse
 from toolkit.fusion import gradient
-from toolkit.fusion.clips import load_pairs, own_items
+from toolkit.fusion.clips import load_pairs, own_items, worded
 from toolkit.fusion.knobs import Distil, Sparse, Squares
 from toolkit.fusion.least_squares import solve
 from toolkit.fusion.parts import Job, Part
@@ -26,6 +29,7 @@ from toolkit.lora import Lora, load_lora, save_lora
 from toolkit.masks import mask_path, write_mask
 from toolkit.metrics import read_metrics
 from toolkit.settings import Optim, Sigma
+from toolkit.tokens import Token, apply, tokens_metadata
 
 MakeClips = Callable[..., Path]
 LAYERS = {
@@ -266,6 +270,25 @@ def test_the_maps_gradient_is_that_of_finite_differences(
             for one, way in used:
                 one -= sign * 1e-3 * way
     assert slope == pytest.approx((values[0] - values[1]) / 2e-3, rel=0.02)
+
+
+def test_captions_with_special_tokens_are_those_that_the_lora_was_trained_with(
+    tiny_wan: Path, alone: list[Path]
+) -> None:
+    spec, encoders = models.find_model(str(tiny_wan)), models.load_encoders(str(tiny_wan))
+    size = encoders.encode_text(["a"]).shape[-1]
+    vector = 3 * torch.randn(size, generator=torch.Generator().manual_seed(0))
+    token = {"<mimi>": Token("a cat", "output", vector)}
+    lora = Lora({}, tokens_metadata(token), {"<mimi>": vector})
+    parts = [Part("a", lora, 1.0, ("<mimi>",)), Part("b", Lora({}), 1.0, ("Bruk",))]
+    plain_item = load_items(alone[0], spec)[0]
+    item = replace(plain_item, text="<mimi> jumps")
+    found = worded([plain_item, item], parts, spec)
+    assert list(found) == ["<mimi> jumps"]
+    torch.testing.assert_close(found[item.text], apply(encoders, [item.text], [lora])[0])
+    assert not torch.allclose(found[item.text], encoders.encode_text([item.text])[0], atol=0.1)
+    assert torch.equal(load(item, found)[1], found[item.text])
+    assert worded([plain_item], parts, spec) == {}
 
 
 def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:

@@ -17,7 +17,7 @@ LAYERS: dict[str, int] = {
     # Plain tensors and files.
     "errors": 0, "progress": 0, "interrupt": 0, "settings": 0, "run": 0,
     "data": 0, "cast": 0, "captions": 0, "prompts": 0, "sidecars": 0, "sources": 0,
-    "decode": 0, "video": 0, "shots": 0, "generated": 0, "page": 0, "masks": 0,
+    "decode": 0, "video": 0, "shots": 0, "generated": 0, "page": 0, "masks": 0, "phrases": 0,
     "flow": 0, "lora": 0, "checkpoint": 0, "metrics": 0, "intervals": 0,
     "sandbox.shapes": 0, "sandbox.paint": 0, "sandbox.scenery": 0, "sandbox.actions": 0, "sandbox.world": 0,
     "sandbox.population": 0, "sandbox.recognise": 0, "sandbox.codec": 0,

@@ -301,6 +301,9 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     assert here.real == encoders.prompt_length(PROMPT)
     there = for_motion(encoders, MOTION_PROMPT, embeds, subjects, words)
     assert there.spans == tuple(encoders.spans(MOTION_PROMPT, ["cat", "dog"]))
+    near = {"Pixo": "cat", "Bruk": "big cat"}
+    one, other = for_motion(encoders, "a cat jumps over a big cat", embeds, subjects, near).spans
+    assert not {*one} & {*other}
     cats, prompt = {"Pixo": "cat", "Bruk": "cat"}, "a cat jumps over a cat"
     first, second = for_motion(encoders, prompt, embeds, subjects, cats).spans
     assert sorted([*first, *second]) == list(encoders.spans(prompt, ["cat"])[0])

@@ -104,7 +104,7 @@ def test_the_same_run_gives_the_same_bytes(
     finished: Path, show: Path, world: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(99)  # the global generator has no say
-    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, save_every=3, **SMALL)
+    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, preserve_share=0.5, save_every=3, **SMALL)
     assert path.read_bytes() == (finished / "lora.safetensors").read_bytes()
     other = train([show], tmp_path / "b", model=str(tiny_wan), steps=8, preserve=world, seed=1, **SMALL)
     assert path.read_bytes() != other.read_bytes()
@@ -275,7 +275,7 @@ def test_a_loss_that_is_no_number_stops_it(show: Path, tiny_wan: Path, tmp_path:
 
 def test_what_cannot_be_trained(show: Path, world: Path, tiny_wan: Path, tmp_path: Path) -> None:
     model = str(tiny_wan)
-    with pytest.raises(CastmixError, match=r"0\.5 leaves no room .* in a batch of 1|preserve_share 1 leaves"):
+    with pytest.raises(CastmixError, match="preserve_share 1 leaves no room"):
         train([show], tmp_path, model=model, preserve=world, preserve_share=1.0)
     with pytest.raises(CastmixError, match="caption_dropout must be between 0 and 1, got 7"):
         train([show], tmp_path, model=model, caption_dropout=7)

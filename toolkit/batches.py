@@ -25,9 +25,10 @@ class Mix:
     """What batches are drawn from.
 
     `learned` are the clips to learn and `pasted` the composites among them that are weighted apart: their
-    `pasted_share` of the learned rows, 0 to 1. `kept` are clips of the base model's own world, of which every
-    batch has `kept_size`. `empty` (L, D) embeds the empty prompt, `worded` the captions that are not embedded
-    as the cache has them, (L, D) by text: those with special tokens.
+    `pasted_share` of the learned rows, 0 to 1. `kept` are clips of the base model's own world, with a
+    `kept_share` of all rows. Both shares come out exactly over the steps, in whole rows of each. `empty`
+    (L, D) embeds the empty prompt, `worded` the captions that are not embedded as the cache has them, (L, D)
+    by text: those with special tokens.
     """
 
     learned: Sequence[Item]
@@ -35,11 +36,19 @@ class Mix:
     kept: Sequence[Item]
     batch_size: int
     pasted_share: Fraction
-    kept_size: int
+    kept_share: Fraction
     caption_dropout: float
     empty: Tensor
     seed: int
     worded: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def kept_before(self, step: int) -> int:
+        """How many rows of the base model's world all steps before this one have."""
+        return int(step * self.batch_size * self.kept_share)
+
+    def kept_rows(self, step: int) -> int:
+        """How many rows of the base model's world a step has: its last ones."""
+        return self.kept_before(step + 1) - self.kept_before(step)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def new_mix(
     composites: float | None = None,
     worded: Mapping[str, Tensor] | None = None,
 ) -> Mix:
-    """Check the shares and fix how many rows of a batch are kept ones.
+    """Check the shares.
 
     composites: How many composites to draw for each original clip, r: they get r / (1 + r) of the draws,
         however many there are (Character Mixing: 0.10). None draws every clip alike.
@@ -84,12 +93,9 @@ def new_mix(
             raise CastmixError(f"{name} must be between 0 and 1, got {value:g}")
     if batch_size < 1:
         raise CastmixError(f"batch_size must be at least 1, got {batch_size}")
-    kept_size = round(batch_size * preserve_share) if kept else 0
-    if kept_size == batch_size:
-        raise CastmixError(
-            f"preserve_share {preserve_share:g} leaves no room for your clips in a batch of {batch_size}: "
-            "use a smaller share or a larger batch_size"
-        )
+    if kept and preserve_share == 1:
+        raise CastmixError("preserve_share 1 leaves no room for your clips: use a smaller share")
+    kept_share = Fraction(str(preserve_share)) if kept else Fraction(0)
     originals, pasted = list(learned), []
     if composites is not None:
         if not 0 <= composites < math.inf:
@@ -105,7 +111,7 @@ def new_mix(
     ratio = Fraction(str(composites or 0))  # exact, so that a share of 1/11 is one of every eleven draws
     share = ratio / (1 + ratio)
     return Mix(
-        originals, pasted, kept, batch_size, share, kept_size, caption_dropout, empty, seed, worded or {}
+        originals, pasted, kept, batch_size, share, kept_share, caption_dropout, empty, seed, worded or {}
     )
 
 
@@ -132,7 +138,7 @@ def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, process
                 ),
                 sigma=sigmas[rows],
                 noise=torch.stack([_noise(items[row], seed, step, f"noise/{row}") for row in rows]),
-                kept=torch.tensor([row >= size - mix.kept_size for row in rows]),
+                kept=torch.tensor([row >= size - mix.kept_rows(step) for row in rows]),
                 anchor=anchors[rows],
             )
         )
@@ -142,14 +148,16 @@ def draw(mix: Mix, step: int, sigma: Sigma, shift: float, rank: int = 0, process
 def step_items(mix: Mix, step: int) -> list[Item]:
     """The clips of a step: originals, composites, kept ones.
 
-    A step has a whole number of composites; over the steps their share comes out exactly.
+    A step has a whole number of each; over the steps their shares come out exactly.
     """
-    rows = mix.batch_size - mix.kept_size
-    before, after = (int(n * rows * mix.pasted_share) for n in (step, step + 1))
+    kept = [mix.kept_before(n) for n in (step, step + 1)]
+    rows = [n * mix.batch_size - k for n, k in zip((step, step + 1), kept, strict=True)]
+    pasted = [int(count * mix.pasted_share) for count in rows]
+    own = [count - part for count, part in zip(rows, pasted, strict=True)]
     drawn = (
-        (mix.learned, range(step * rows - before, (step + 1) * rows - after), "data"),
-        (mix.pasted, range(before, after), "composites"),
-        (mix.kept, range(step * mix.kept_size, (step + 1) * mix.kept_size), "preserve"),
+        (mix.learned, range(*own), "data"),
+        (mix.pasted, range(*pasted), "composites"),
+        (mix.kept, range(*kept), "preserve"),
     )
     return [
         items[k]

@@ -19,7 +19,7 @@ from toolkit.flow import Velocity
 from toolkit.guides import Branch, Kind, Read
 from toolkit.models import Denoiser, Encoders
 from toolkit.settings import Collaboration
-from toolkit.tokens import TOKEN, substitute
+from toolkit.tokens import TOKEN, spans
 
 Span = tuple[int, ...]
 """Positions of tokens."""
@@ -113,16 +113,8 @@ def for_subjects(
 ) -> Prompted:
     """The subject branch's prompt and its subjects; a special token is where its class noun was encoded."""
     nouns = {token: noun for token, noun in words.items() if TOKEN.fullmatch(token)}
-    text, places = substitute(" ".join(prompt.split()), nouns)
-    spans: list[Span] = []
-    for subject in subjects:
-        ranges = [(start, end) for token, start, end in places if token == subject]
-        if ranges:
-            found = encoders.positions(text, ranges)
-            spans.append(tuple(sorted({position for run in found for position in run})))
-        else:
-            spans += encoders.spans(text, [subject])
-    return Prompted(embeds, tuple(spans), encoders.prompt_length(text))
+    found, real = spans(encoders, prompt, subjects, nouns)
+    return Prompted(embeds, tuple(found), real)
 
 
 def for_motion(
@@ -145,18 +137,18 @@ def for_motion(
                 f"the motion prompt {prompt!r} does not name {subject}: say what it is called there, such as "
                 f"--words {subject}=cat, or give another --motion-prompt"
             )
-    spans = encoders.spans(prompt, nouns) if nouns else []
+    found = encoders.spans(prompt, nouns) if nouns else []
     for noun in {noun for noun in nouns if nouns.count(noun) > 1}:
         rows = [i for i, one in enumerate(nouns) if one == noun]
-        runs = _runs(spans[rows[0]])
+        runs = _runs(found[rows[0]])
         if len(runs) != len(rows):
             raise CastmixError(
                 f"{', '.join(subjects[i] for i in rows)} are each called {noun!r}, which the motion prompt "
                 f"{prompt!r} says {len(runs)} times: give --motion-prompt or --words that tell them apart"
             )
         for i, run in zip(rows, runs, strict=True):
-            spans[i] = run
-    return Prompted(embeds, tuple(spans), encoders.prompt_length(prompt))
+            found[i] = run
+    return Prompted(embeds, tuple(found), encoders.prompt_length(prompt))
 
 
 def _place(prompt: str, phrase: str) -> int:

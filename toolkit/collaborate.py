@@ -67,7 +67,9 @@ def sample_collaborative(
     alphas = {} if settings.alpha is None else _constant_alphas(settings.alpha, latents)
     for i, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
         latents, report = step(latents, sigma, following, i in guided, alphas)
-        if settings.freeze and not alphas:
+        # not of a step that found maps alike already: dividing by next to nothing would be kept for good
+        steep = all(loss > 0 for losses in report.losses.values() for loss in losses)
+        if settings.freeze and not alphas and steep:
             alphas = {name: latents.new_tensor(values) for name, values in report.alphas.items()}
         if callback is not None:
             callback(i, latents, report)

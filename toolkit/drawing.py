@@ -14,6 +14,7 @@ from torch import Tensor
 
 from toolkit.adapters import activate, gate
 from toolkit.branches import Prompted, for_motion, for_subjects, new_branch, subjects_of
+from toolkit.captions import TAG
 from toolkit.cast import Cast
 from toolkit.collaborate import Report, sample_collaborative
 from toolkit.errors import CastmixError
@@ -23,6 +24,7 @@ from toolkit.fusion.masked import Named, find_shares, read_prompt
 from toolkit.guides import GUIDES, Branch, Name
 from toolkit.lora import Lora
 from toolkit.models import Denoiser, Encoders
+from toolkit.progress import say
 from toolkit.roles import Member
 from toolkit.sampling import guided_velocity
 from toolkit.settings import Collaboration
@@ -82,7 +84,14 @@ def write_scripts(
         CastmixError: a prompt names no subject, or its motion prompt does not name it.
     """
     known = {**nouns(loras, cast), **words}
-    motion_prompts = motion_prompts or [plain(prompt, known) for prompt in prompts]
+    if not motion_prompts:
+        motion_prompts = [plain(prompt, known) for prompt in prompts]
+        strange = {name for prompt in motion_prompts for name in TAG.findall(prompt) if name not in known}
+        if strange:  # one without a noun keeps the whole prompt as it is: half in prose it would be nothing
+            say(
+                f"the motion branch gets prompts with names: castmix knows no noun for "
+                f"{', '.join(sorted(strange))}. Say one, --words {min(strange)}=cat, or give --motion-prompt"
+            )
     script = write_script(encoders, prompts, negative_prompt, loras, members)
     embeds = apply(encoders, motion_prompts, loras)
     branches: list[Mapping[Name, Prompted]] = []

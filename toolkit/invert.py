@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from toolkit.models import ModelSpec, default_device, find_model, fingerprint, l
 from toolkit.progress import say
 from toolkit.run import write_run
 from toolkit.settings import Sigma, Textual
+from toolkit.tokens import token_of
 
 if TYPE_CHECKING:
     from toolkit.lora import Lora
@@ -100,7 +100,7 @@ def parse_subjects(subjects: Sequence[str]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for text in [subjects] if isinstance(subjects, str) else subjects:
         name, equals, noun = (part.strip() for part in text.partition("="))
-        token = f"<{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}>"
+        token = token_of(name)
         if not (equals and noun) or token == "<>":
             raise CastmixError(f"a subject is NAME=NOUN, such as Pixo=star; got {text!r}")
         if token in found:

@@ -22,7 +22,7 @@ from toolkit.models import (
     load_encoders,
 )
 from toolkit.roles import parse_lora
-from toolkit.tokens import apply, nouns, substitute
+from toolkit.tokens import apply, nouns, spans
 
 if TYPE_CHECKING:
     from toolkit.decode import Frames
@@ -71,15 +71,8 @@ def prompted(look: Look, prompt: str, subjects: Sequence[str]) -> tuple[list[tup
     Raises:
         CastmixError: a subject that the prompt does not name.
     """
-    text, places = substitute(" ".join(prompt.split()), nouns(look.loras))
-    spans: list[tuple[int, ...]] = []
-    for subject in subjects:
-        if ranges := [(start, end) for token, start, end in places if token == subject]:
-            found = look.encoders.positions(text, ranges)
-            spans.append(tuple(sorted({position for one in found for position in one})))
-        else:
-            spans += look.encoders.spans(text, [subject])
-    return spans, look.encoders.prompt_length(text), apply(look.encoders, [prompt, ""], look.loras)
+    found, real = spans(look.encoders, prompt, subjects, nouns(look.loras))
+    return found, real, apply(look.encoders, [prompt, ""], look.loras)
 
 
 def whole(frames: int) -> int:

@@ -83,6 +83,11 @@ def fingerprint_tokens(lora: Lora) -> str:
     return fingerprint_text(json.dumps(found, sort_keys=True))
 
 
+def token_of(name: str) -> str:
+    """The special token that a character's name makes: "Mr. Bean" is <mr-bean>."""
+    return f"<{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}>"
+
+
 def check_name(token: str) -> str:
     """The token itself, if it is spelt like one.
 
@@ -140,6 +145,30 @@ def substitute(prompt: str, words: Mapping[str, str]) -> tuple[str, list[tuple[s
             places.append((found[0], start, start + len(parts[-1])))
             rest = found.end()
     return "".join([*parts, prompt[rest:]]), places
+
+
+def spans(
+    encoders: Encoders, prompt: str, subjects: Sequence[str], nouns: Mapping[str, str]
+) -> tuple[list[tuple[int, ...]], int]:
+    """Where a prompt names each of these subjects, as positions in its embedding, and how many are no pads.
+
+    A special token is where the noun is that takes its place; other subjects are found as written, longer
+    ones first.
+
+    Raises:
+        CastmixError: a subject is not in the prompt, or only in a part that is cut off.
+    """
+    from toolkit.models.wan import clean_prompt
+
+    text, places = substitute(clean_prompt(prompt), nouns)
+    ranges = {one: [(start, end) for token, start, end in places if token == one] for one in subjects}
+    written = [one for one in subjects if not ranges[one]]
+    found = dict(zip(written, encoders.spans(text, written), strict=True)) if written else {}
+    for one in subjects:
+        if ranges[one]:
+            at = encoders.positions(text, ranges[one])
+            found[one] = tuple(sorted({position for run in at for position in run}))
+    return [found[one] for one in subjects], encoders.prompt_length(text)
 
 
 def apply(encoders: Encoders, prompts: Sequence[str], loras: Sequence[Lora]) -> Tensor:

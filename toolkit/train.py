@@ -38,7 +38,7 @@ def train(
     batch_size: int = 4,
     tokens: Path | None = None,
     preserve: Path | None = None,
-    preserve_share: float = 0.5,
+    preserve_share: float = 0.2,
     composites: float | None = None,
     holdout: float = 0.1,
     caption_dropout: float = 0.1,
@@ -64,7 +64,7 @@ def train(
         batch_size: Clips a step, over all processes.
         tokens: A file of special tokens that captions use (castmix invert); the LoRA brings them along.
         preserve: Folder of clips of the base model's own world, to keep what it knows.
-        preserve_share: Share of such clips in each batch.
+        preserve_share: Share of such clips among all rows; 0.2 is VideoMage's lambda of 0.25.
         composites: Composites drawn for each original clip, whatever their number: 0.1 gives them one draw
             in eleven, 0 leaves them out. If left out, every clip is drawn alike.
         holdout: Clips of each folder held back for validation: a share below 1, or a number.

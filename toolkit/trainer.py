@@ -164,9 +164,10 @@ def _gradients(run: Run, step: int, stop: threading.Event) -> tuple[dict[str, fl
             parameter.grad = share.view_as(parameter)
         sums = flat[-3:]
     new, kept_loss, stopping = sums.tolist()
-    found = {"loss": new / (mix.batch_size - mix.kept_size)}
-    if mix.kept_size:
-        found["loss_preserve"] = kept_loss / mix.kept_size
+    rows, kept_rows = mix.batch_size - mix.kept_rows(step), mix.kept_rows(step)
+    found = {"loss": new / rows} if rows else {}  # a step of few rows may have none of one kind
+    if kept_rows:
+        found["loss_preserve"] = kept_loss / kept_rows
     return found, stopping > 0
 
 
@@ -196,8 +197,9 @@ def _check_finite(run: Run, step: int, losses: dict[str, float], norm: Tensor) -
         return
     saved = (run.out / STATE).is_file()
     last = f"the last good state is kept in {run.out / STATE}" if saved else "nothing was saved yet"
+    loss = sum(losses.values())
     raise CastmixError(
-        f"step {step + 1}: the loss is {losses['loss']:g} and the gradient {float(norm):g}, not finite; "
+        f"step {step + 1}: the loss is {loss:g} and the gradient {float(norm):g}, not finite; "
         f"{last}. Usual causes: optim.lr {run.optim.lr:g} is too high, or a latent that is not finite"
     )
 

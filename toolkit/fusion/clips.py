@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from toolkit.attention import Grid, mask_target
 from toolkit.data import read_clips
 from toolkit.dataset import Item, load_items
 from toolkit.errors import CastmixError
-from toolkit.fusion.masked import names
+from toolkit.fusion.masked import named
 from toolkit.fusion.parts import Job, Part
 from toolkit.masks import mask_path, masked_names, read_mask
-from toolkit.models import Encoders, ModelSpec
+from toolkit.models import Encoders, ModelSpec, load_encoders
+from toolkit.tokens import TOKEN, apply, read_tokens, spans, token_of
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ def own_items(parts: Sequence[Part], job: Job) -> list[list[Item]]:
             "this method looks at what each LoRA does on clips of its own: give their folders with --clips"
         )
     found: list[list[Item]] = [[] for _ in parts]
+    everybody = [subject for part in parts for subject in part.subjects]
     for folder in job.clips:
         for item in load_items(folder, job.spec):
-            owners = [
-                i for i, part in enumerate(parts) if any(names(item.text, one) for one in part.subjects)
-            ]
+            there = named(item.text, everybody)
+            owners = [i for i, part in enumerate(parts) if there & {*part.subjects}]
             if len(owners) == 1:
                 found[owners[0]].append(item)
     for part, items in zip(parts, found, strict=True):
@@ -68,19 +69,38 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
     Raises:
         CastmixError: there is none, or the cache is stale.
     """
-    known = {subject for part in parts for subject in part.subjects}
+    known = [subject for part in parts for subject in part.subjects]
+    nouns = {token: one.noun for token, one in read_tokens([part.lora for part in parts]).items()}
     clips = {clip.id: clip for clip in read_clips(folder)}
     pairs: list[Pair] = []
     for item in load_items(folder, spec):
         clip = clips[item.path.stem]
-        who = tuple(one for one in masked_names(clip) if one in known and names(item.text, one))
-        if len(who) > 1:
-            spans = tuple(encoders.spans(item.text, who))
-            masks = tuple(mask_path(clip, one) for one in who)
-            pairs.append(Pair(item, who, spans, encoders.prompt_length(item.text), masks))
+        there = named(item.text, known)
+        # a mask is of a name, which the caption says or stands in for with its special token
+        called = {name: one for name in masked_names(clip) for one in (name, token_of(name)) if one in there}
+        if len(called) > 1:
+            found, real = spans(encoders, item.text, [*called.values()], nouns)
+            masks = tuple(mask_path(clip, name) for name in called)
+            pairs.append(Pair(item, (*called.values(),), (*found,), real, masks))
     if not pairs:
         raise CastmixError(
-            f"no clip in {folder} has masks of two of {', '.join(sorted(known)) or 'nobody'} and names them: "
-            "make some with `castmix composite --kind pairs`, then `castmix cache`"
+            f"no clip in {folder} has masks of two of {', '.join(sorted({*known})) or 'nobody'} and names "
+            "them: make some with `castmix composite --kind pairs`, then `castmix cache`"
         )
     return pairs
+
+
+def worded(items: Iterable[Item], parts: Sequence[Part], spec: ModelSpec) -> dict[str, Tensor]:
+    """Embeddings (L, D) of those captions that have special tokens of the parts in them, by caption.
+
+    The cache has them as they are spelt; each LoRA was trained with its tokens' vectors.
+    """
+    loras = [part.lora for part in parts]
+    known = read_tokens(loras)
+    said = sorted({item.text for item in items if any(one in known for one in TOKEN.findall(item.text))})
+    if not said:
+        return {}
+    encoders = load_encoders(spec)
+    embeds = apply(encoders, said, loras).cpu()
+    encoders.release_text()
+    return dict(zip(said, embeds, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import threading
 import time
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from toolkit.adapters import activate, attach, extract, trainable
 from toolkit.attention import MapLayers, map_layers, normalised, read_maps, token_grid
-from toolkit.batches import Batch, Mix, draw, new_mix
+from toolkit.batches import Batch, Mix, draw, load, new_mix
 from toolkit.checkpoint import check_same, load_checkpoint, restore, save_checkpoint
 from toolkit.data import fingerprint_text
 from toolkit.dataset import choose, load_empty_prompt
 from toolkit.errors import CastmixError
 from toolkit.flow import generator_for, interpolate
-from toolkit.fusion.clips import Pair, load_pairs, own_items
+from toolkit.fusion.clips import Pair, load_pairs, own_items, worded
 from toolkit.fusion.merge import concatenate, truncate
 from toolkit.fusion.parts import Facts, Job, Part, Tensors
 from toolkit.interrupt import stop_signals
@@ -78,6 +79,7 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
                 "or --restart to begin afresh"
             )
     empty = load_empty_prompt(job.clips[0], job.spec)
+    spoken = worded([*itertools.chain(*items), *(pair.item for pair in pairs)], parts, job.spec)
     mixes = [
         new_mix(
             own,
@@ -87,6 +89,7 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
             preserve_share=0.0,
             caption_dropout=DROPOUT,
             seed=job.seed,
+            worded=spoken,
         )
         for own in items
     ]
@@ -220,7 +223,7 @@ def attend(lesson: Lesson, step: int) -> float:
     total = 0.0
     for row, k in enumerate(choose(len(lesson.pairs), places, seed=seed, what="pairs")):
         pair = lesson.pairs[k]
-        latents, embeds = (half.unsqueeze(0) for half in pair.item.load())
+        latents, embeds = (half.unsqueeze(0) for half in load(pair.item, lesson.mixes[0].worded))
         noise = torch.randn(latents.shape, generator=generator_for(seed, step, f"pairs/noise/{row}"))
         sigma = levels[row : row + 1]
         loss = (

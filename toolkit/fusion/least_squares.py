@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from toolkit.batches import validation
 from toolkit.dataset import Item
 from toolkit.errors import CastmixError
 from toolkit.flow import interpolate
-from toolkit.fusion.clips import own_items
+from toolkit.fusion.clips import own_items, worded
 from toolkit.fusion.merge import truncate
 from toolkit.fusion.parts import Facts, Job, Part, Tensors
 from toolkit.models import Denoiser, default_device, fingerprint, load_denoiser
@@ -41,6 +42,7 @@ def least_squares(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
             f"{squares.ridge:g}, {squares.memory:g} and {squares.draws}"
         )
     items = [_some(own, squares.clips) for own in own_items(parts, job)]
+    spoken = worded(itertools.chain(*items), parts, job.spec)
     denoiser = load_denoiser(job.spec, default_device())
     for i, part in enumerate(parts):
         attach(denoiser.module, part.lora, f"part{i}", fingerprint(job.spec))
@@ -50,7 +52,7 @@ def least_squares(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
         grams = []
         for i, (part, own) in enumerate(zip(parts, items, strict=True)):
             with activate(denoiser.module, {f"part{i}": part.weight}):
-                grams.append(_gram(denoiser, layers, own, job, part.name))
+                grams.append(_gram(denoiser, layers, own, job, part.name, spoken))
         for layer in layers:
             made[layer], one = solve(parts, layer, [gram[layer] for gram in grams], squares.ridge)
             left += one
@@ -118,7 +120,12 @@ def solve(
 
 @torch.no_grad()
 def _gram(
-    denoiser: Denoiser, layers: Sequence[str], items: Sequence[Item], job: Job, name: str
+    denoiser: Denoiser,
+    layers: Sequence[str],
+    items: Sequence[Item],
+    job: Job,
+    name: str,
+    spoken: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Mean over tokens of x x' of each layer's inputs x, (in, in) float32, at equally likely noise levels."""
     sums: dict[str, Tensor] = {}
@@ -138,7 +145,7 @@ def _gram(
         denoiser.module.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in layers
     ]
     try:
-        batches = validation(items, job.squares.draws, job.sigma, shift, job.seed)
+        batches = validation(items, job.squares.draws, job.sigma, shift, job.seed, worded=spoken)
         for batch in track(batches, f"inputs of {name}", len(items)):
             denoiser(interpolate(batch.latents, batch.noise, batch.sigma), batch.sigma, batch.prompt_embeds)
     finally:

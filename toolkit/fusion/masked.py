@@ -10,7 +10,6 @@ and every token takes its share of each (`adapters.gate`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,8 @@ from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler
 from toolkit.fusion.knobs import Masked
 from toolkit.models import Denoiser, Encoders
-from toolkit.tokens import Token, substitute
+from toolkit.phrases import find_phrases
+from toolkit.tokens import Token, spans
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,17 @@ def read_prompt(
         tokens: Special tokens by their spelling: they stand where their class noun does.
     """
     nouns = {token: one.noun for token, one in (tokens or {}).items()}
-    text, places = substitute(" ".join(prompt.split()), nouns)
-    spans: list[tuple[int, ...]] = []
-    owners: list[str] = []
-    for adapter, phrases in subjects.items():
-        for phrase in dict.fromkeys(phrases):
-            ranges = [(start, end) for token, start, end in places if token == phrase]
-            if ranges:
-                found = encoders.positions(text, ranges)
-                spans.append(tuple(sorted({position for run in found for position in run})))
-            elif names(text, phrase):
-                spans += encoders.spans(text, [phrase])
-            else:
-                continue
-            owners.append(adapter)
-    return Named(tuple(spans), tuple(owners), encoders.prompt_length(text))
+    clean = " ".join(prompt.split())
+    phrases = {adapter: list(dict.fromkeys(known)) for adapter, known in subjects.items()}
+    there = named(clean, [phrase for known in phrases.values() for phrase in known])
+    rows = [(adapter, one) for adapter, known in phrases.items() for one in known if one in there]
+    found, real = spans(encoders, clean, [one for _, one in rows], nouns)
+    return Named(tuple(found), tuple(adapter for adapter, _ in rows), real)
 
 
-def names(text: str, phrase: str) -> bool:
-    """Whether a text has a phrase in it, as whole words."""
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
+def named(text: str, phrases: Sequence[str]) -> set[str]:
+    """Those phrases that a text has in it, as whole words, and not only as a part of a longer one."""
+    return {phrase for phrase, places in find_phrases(text, phrases).items() if places}
 
 
 def confined(denoiser: Denoiser, velocity: Velocity, shares: Mapping[str, Tensor]) -> Velocity:

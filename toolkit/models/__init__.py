@@ -120,6 +120,7 @@ class Encoders(Protocol):
         """For each phrase, the positions in encode_text's output of all tokens of all its occurrences.
 
         A phrase is found as written, as whole words: "Mimi" is in "[Character: Mimi]", "cat" not in "cats".
+        Longer phrases go first: beside "red ball", "ball" is not the end of that.
 
         Raises:
             CastmixError: a phrase is not in the prompt, or only in a part that is cut off.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from toolkit.errors import CastmixError
 from toolkit.models import ModelSpec, Read, Taps
 from toolkit.models.files import DENOISER, ENCODERS, locate
 from toolkit.models.tap import Tap, new_tap, tapped
+from toolkit.phrases import find_phrases
 
 
 @dataclass(eq=False)
@@ -157,11 +157,11 @@ class WanEncoders:
             CastmixError: a phrase is not in the prompt, or only in a part that is cut off.
         """
         text = clean_prompt(prompt)
+        where = find_phrases(text, map(clean_prompt, phrases))
         found = []
         for phrase in phrases:
-            wanted = clean_prompt(phrase)
-            places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(wanted)}(?!\w)", text)]
-            if not wanted or not places:
+            places = where[clean_prompt(phrase)]
+            if not places:
                 raise CastmixError(
                     f"{phrase!r} is not in the prompt {text!r}: name it as it is written there"
                 )
