@@ -37,6 +37,8 @@ SMALL: dict[str, Any] = {
     "optim": Optim(lr=0.05, warmup=2),
     "watch": Watch(validate_every=4),
 }
+SHARED: dict[str, Any] = {**SMALL, "preserve_share": 0.5}
+"""With a clip of the base's world in every step."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_clips: MakeClips, tiny_
 def finished(tmp_path_factory: pytest.TempPathFactory, show: Path, world: Path, tiny_wan: Path) -> Path:
     """A run of eight steps, never interrupted."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    train([show], out, model=str(tiny_wan), steps=8, preserve=world, **SMALL)
+    train([show], out, model=str(tiny_wan), steps=8, preserve=world, **SHARED)
     return out
 
 
@@ -73,7 +75,7 @@ from toolkit.settings import Adapter, Optim, Watch
 from toolkit.train import train
 {first}
 train([Path({str(show)!r})], Path({str(out)!r}), model={str(model)!r}, steps=8, save_every=2,
-      preserve=Path({str(world)!r}), batch_size=2, holdout=1, adapter=Adapter(rank=2, alpha=2),
+      preserve=Path({str(world)!r}), preserve_share=0.5, batch_size=2, holdout=1, adapter=Adapter(rank=2, alpha=2),
       optim=Optim(lr=0.05, warmup=2), watch=Watch(validate_every=4))
 """
 
@@ -104,9 +106,9 @@ def test_the_same_run_gives_the_same_bytes(
     finished: Path, show: Path, world: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(99)  # the global generator has no say
-    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, preserve_share=0.5, save_every=3, **SMALL)
+    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, save_every=3, **SHARED)
     assert path.read_bytes() == (finished / "lora.safetensors").read_bytes()
-    other = train([show], tmp_path / "b", model=str(tiny_wan), steps=8, preserve=world, seed=1, **SMALL)
+    other = train([show], tmp_path / "b", model=str(tiny_wan), steps=8, preserve=world, seed=1, **SHARED)
     assert path.read_bytes() != other.read_bytes()
 
 
@@ -196,7 +198,7 @@ OBJECTIVES["velocity"] = lambda *a, **k: time.sleep(0.1) or loss(*a, **k)"""
     state = load_checkpoint(tmp_path)
     assert state is not None
     assert 2 <= state.step < 8
-    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, save_every=2, **SMALL)
+    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, save_every=2, **SHARED)
     assert path.read_bytes() == (finished / "lora.safetensors").read_bytes()
 
 
