@@ -75,8 +75,8 @@ from toolkit.settings import Adapter, Optim, Watch
 from toolkit.train import train
 {first}
 train([Path({str(show)!r})], Path({str(out)!r}), model={str(model)!r}, steps=8, save_every=2,
-      preserve=Path({str(world)!r}), preserve_share=0.5, batch_size=2, holdout=1, adapter=Adapter(rank=2, alpha=2),
-      optim=Optim(lr=0.05, warmup=2), watch=Watch(validate_every=4))
+      preserve=Path({str(world)!r}), preserve_share=0.5, batch_size=2, holdout=1,
+      adapter=Adapter(rank=2, alpha=2), optim=Optim(lr=0.05, warmup=2), watch=Watch(validate_every=4))
 """
 
 
@@ -132,7 +132,7 @@ def test_stopped_and_continued_gives_the_same_bytes(
             signal.raise_signal(signal.SIGINT)
         return loss(*arguments, **named)
 
-    settings: dict[str, Any] = {"model": str(tiny_wan), "preserve": world, **SMALL}
+    settings: dict[str, Any] = {"model": str(tiny_wan), "preserve": world, **SHARED}
     monkeypatch.setitem(OBJECTIVES, "velocity", and_press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         train([show], tmp_path, steps=8, **settings)
