@@ -22,7 +22,7 @@ from toolkit.collaborate import (
 )
 from toolkit.errors import CastmixError
 from toolkit.flow import sample_euler, sigma_schedule
-from toolkit.guides import GUIDES, Branch, Kind, Name, attention_guide, difference_guide
+from toolkit.guides import GUIDES, Branch, Kind, Name, Pull, Pulls, attention_guide, difference_guide
 from toolkit.roles import check_collaboration
 from toolkit.settings import Collaboration
 
@@ -329,6 +329,28 @@ def test_a_frozen_step_keeps_the_first_alpha(toys: dict[Name, Toy]) -> None:
         assert after.etas != before.etas
     constant = [report for report in reports(toys, Collaboration(alpha=7.0)) if report.guided]
     assert {alpha for report in constant for alphas in report.alphas.values() for alpha in alphas} == {7.0}
+
+
+def test_a_step_without_a_slope_is_not_the_one_that_is_kept(toys: dict[Name, Toy]) -> None:
+    calls = itertools.count()
+
+    def guide(both: Any, x: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Pulls:
+        found = attention_guide(both, x, sigma, kinds)
+        if next(calls):
+            return found
+        none = {name: Pull(0 * pull.gradient, 0 * pull.loss) for name, pull in found.pulls.items()}
+        return replace(found, pulls=none)
+
+    log: list[Report] = []
+    settings = Collaboration(eta=0.05, freeze=True)
+    sigmas = sigma_schedule(12, 3.0).double()
+    found = sample_collaborative(
+        branches(toys), latents(), sigmas, settings, guide, lambda i, x, report: log.append(report)
+    )
+    assert found.isfinite().all()
+    guided = [report.alphas for report in log if report.guided]
+    assert guided[1] != guided[0]
+    assert all(alphas == guided[1] for alphas in guided[2:])
 
 
 def test_shares_and_window() -> None:
