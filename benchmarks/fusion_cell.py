@@ -38,7 +38,6 @@ class Fusing:
         attention: Of gradient: the weight of the maps' loss.
         steps: Of gradient.
         lr: Of gradient.
-        threshold: Of masked; none is its own.
         single: Prompts for each character of a team alone.
         together: Prompts for all of a team.
         denoising: Steps of a video.
@@ -52,7 +51,6 @@ class Fusing:
     attention: float = 0.6
     steps: int = 300
     lr: float = 3e-4
-    threshold: float | None = None
     single: int = 4
     together: int = 12
     denoising: int = 12
@@ -192,7 +190,9 @@ def _sides(
     """LoRAs, and the prompts that they are asked."""
     if settings.method == "joint":
         training = replace(SOLO, steps=SOLO.steps * len(team))
-        return [([str(_trained(team, training, seed, store))], list(asked))]
+        joint = _trained(team, training, seed, store)
+        took["train"] += seconds(joint.parent)
+        return [([str(joint)], list(asked))]
     loras = {name: subject_lora(name, seed, store) for name in team}
     took["train"] += sum(seconds(path.parent) for path in loras.values())
     if settings.method == "alone":
@@ -208,7 +208,7 @@ def _sides(
     return [([str(fused / "lora.safetensors")], list(asked))]
 
 
-ASKING = ("teams", "single", "together", "denoising", "guidance", "threshold")
+ASKING = ("teams", "single", "together", "denoising", "guidance")
 """Settings that a fused file does not depend on."""
 
 

@@ -208,7 +208,7 @@ CCA_MASKS = Study(
 )
 
 ALL_LAYERS = ("attn1", "attn2", "ffn")
-_MOTION = Imitation()
+_MOTION = Imitation(targets=ALL_LAYERS, preserve_share=0.5, batch_size=8)
 
 MOTION = Study(
     name="motion",
@@ -272,7 +272,7 @@ FUSION = Study(
     ),
 )
 
-_SCS = Meeting()
+_SCS = Meeting(imitation=_MOTION)
 
 SCS = Study(
     name="scs",

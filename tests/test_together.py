@@ -26,6 +26,7 @@ from toolkit.lora import Lora, save_lora
 from toolkit.roles import Member, parse_words
 from toolkit.sampling import guided_velocity
 from toolkit.settings import Adapter, Collaboration
+from toolkit.tokens import spans
 from toolkit.video import read_video, write_video
 
 SMALL: dict[str, Any] = {"steps": 3, "num_frames": 9, "height": 32, "width": 48}
@@ -304,6 +305,11 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     near = {"Pixo": "cat", "Bruk": "big cat"}
     one, other = for_motion(encoders, "a cat jumps over a big cat", embeds, subjects, near).spans
     assert not {*one} & {*other}
+    token = {"<r>": "big cat"}
+    (one, other), _ = spans(encoders, "<r> jumps over a cat", ["<r>", "cat"], token)
+    assert not {*one} & {*other}
+    with pytest.raises(CastmixError, match="'cat' is not in the prompt"):
+        spans(encoders, "<r> jumps", ["<r>", "cat"], token)
     cats, prompt = {"Pixo": "cat", "Bruk": "cat"}, "a cat jumps over a cat"
     first, second = for_motion(encoders, prompt, embeds, subjects, cats).spans
     assert sorted([*first, *second]) == list(encoders.spans(prompt, ["cat"])[0])

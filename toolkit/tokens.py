@@ -24,6 +24,7 @@ from toolkit.cast import Cast
 from toolkit.data import fingerprint_text
 from toolkit.errors import CastmixError
 from toolkit.models import Encoders
+from toolkit.phrases import find_phrases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +154,7 @@ def spans(
     """Where a prompt names each of these subjects, as positions in its embedding, and how many are no pads.
 
     A special token is where the noun is that takes its place; other subjects are found as written, longer
-    ones first.
+    ones first, and not inside such a noun.
 
     Raises:
         CastmixError: a subject is not in the prompt, or only in a part that is cut off.
@@ -162,13 +163,16 @@ def spans(
 
     text, places = substitute(clean_prompt(prompt), nouns)
     ranges = {one: [(start, end) for token, start, end in places if token == one] for one in subjects}
-    written = [one for one in subjects if not ranges[one]]
-    found = dict(zip(written, encoders.spans(text, written), strict=True)) if written else {}
+    rest = text
+    for _, start, end in places:  # as long as it was, and no word of anybody's
+        rest = rest[:start] + "_" * (end - start) + rest[end:]
+    written = find_phrases(rest, [clean_prompt(one) for one in subjects if not ranges[one]])
+    found = []
     for one in subjects:
-        if ranges[one]:
-            at = encoders.positions(text, ranges[one])
-            found[one] = tuple(sorted({position for run in at for position in run}))
-    return [found[one] for one in subjects], encoders.prompt_length(text)
+        at = ranges[one] or written[clean_prompt(one)]
+        positions = sorted({place for run in encoders.positions(text, at) for place in run}) if at else []
+        found.append(tuple(positions) if positions else encoders.spans(rest, [one])[0])
+    return found, encoders.prompt_length(text)
 
 
 def apply(encoders: Encoders, prompts: Sequence[str], loras: Sequence[Lora]) -> Tensor:
