@@ -164,6 +164,30 @@ CCA_RATIO = Study(
     shown=MET,
 )
 
+_THREE = _PASTED.but(characters=("Mimi", "Rufus", "Otto"), kinds=("multi",), repeats=3)
+
+CCA_SAME_STYLE = Study(
+    name="cca-same-style",
+    question="What do composites over styles do to two characters of one style from different shows?",
+    # Otto and Rufus are of one style; nothing shows them together, and no composite does.
+    arms={f"{percent} %": _THREE.but(ratio=percent / 100) for percent in (0, 10, 40)},
+    run=run,
+    baseline="0 %",
+    contrast=("40 %", "0 %"),
+    metrics=(
+        "intra-style identity",
+        "intra-style style",
+        "intra-style motion",
+        "intra-style interaction",
+        "intra-style binding",
+        "intra-style blending",
+        "inter-style identity",
+        "inter-style style",
+        "inter-style blending",
+    ),
+    seeds=1,
+)
+
 _EDGES = _PASTED.but(ratio=0.4)
 
 CCA_EDGES = Study(
@@ -302,6 +326,7 @@ SCS = Study(
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_EDGES, CCA_MASKS, MOTION, FUSION, SCS
+        IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_EDGES, CCA_MASKS,
+        MOTION, FUSION, SCS,
     )
 }  # fmt: skip

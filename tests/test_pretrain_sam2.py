@@ -321,7 +321,8 @@ def test_the_command_makes_a_model_measures_it_and_goes_on(
     results = measure_sam2(str(tmp_path / "sam2"), tmp_path / "followed", clips=1, device="cpu")
     assert set(results) == set(FAMILIES)
     assert all(0 <= one.worst <= one.iou <= 1 for one in results.values())
-    noticed = measure_reference(str(tmp_path / "sam2"), tmp_path / "followed", clips=1, device="cpu")
+    # one step teaches nothing: such a model may see no character even in a reference picture
+    noticed = measure_reference("sandbox", tmp_path / "followed", clips=1, device="cpu")
     assert noticed.creatures == 3
     assert noticed.right + noticed.wrong + noticed.missed == pytest.approx(1)
     assert "mean IoU" in table(results, noticed)
