@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 from films import film, number_of, orient, picture, shot_of, sound, write
+from PIL import Image
 
 from toolkit.data import Clip, read_clips, write_clip
 from toolkit.errors import CastmixError
@@ -414,6 +415,25 @@ def test_sources_share_a_folder_without_sharing_names(tmp_path: Path) -> None:
         ("duplicate", "one")
     ]
     assert len(read_clips(out)) == len({clip.id for clip in read_clips(out)}) == 5
+
+
+def test_pictures_of_a_folder_are_clips_of_one_frame(tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    shades = {"b c.png": 200, "d.JPG": 90}
+    for name, shade in shades.items():
+        Image.new("RGB", (120, 80), (shade, shade // 2, 0)).save(folder / name)
+    with pytest.raises(CastmixError, match="no video files|no clip"):
+        prepare([folder], tmp_path / "none", **SHORT)
+    clips = prepare([folder], out, **SMALL, num_frames=1)
+    assert [(clip.id, clip.num_frames, clip.start) for clip in clips] == [
+        ("b_c_s000_w000", 1, 0.0),
+        ("d_s000_w000", 1, 0.0),
+    ]
+    for clip, shade in zip(clips, shades.values(), strict=True):
+        frames, _ = read_video(clip.path)
+        assert frames.shape == (1, 64, 96, 3)
+        assert abs(frames[0].mean((0, 1)) - (shade, shade // 2, 0)).max() < 6
 
 
 def test_the_same_file_named_twice_is_one_source_and_its_own_clips_are_none(tmp_path: Path) -> None:

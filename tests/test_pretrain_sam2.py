@@ -259,8 +259,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(cases: Cases, tmp_path: 
 
 
 def test_the_encoder_is_left_alone_where_its_phase_says_so(cases: Cases, tmp_path: Path) -> None:
-    encoder_learns = [False, True, False, True, False, True]
-    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1, 1)] == encoder_learns
+    encoder_learns = [False, True, False, True, False, True, True]
+    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1, 1, 1)] == encoder_learns
     for encoder, scout in ((0.0, True), (0.5, True), (0.5, False)):
         learner = new_learner(0)
         before = {key: value.clone() for key, value in learner.state_dict().items()}
@@ -308,6 +308,7 @@ def test_the_command_makes_a_model_measures_it_and_goes_on(
         "pairs": 1,
         "rows": 1,
         "crossings": 1,
+        "refine": 1,
     }
     words = [word for key, value in few.items() for word in (f"--{key}", str(value))]
     run = CliRunner().invoke(

@@ -70,10 +70,11 @@ def prepare(
     which clip). Running it again makes only what is missing.
 
     Args:
-        footage: Video files, and folders to look for them in.
+        footage: Video files, and folders to look for them in; see num_frames for pictures.
         out: Folder for the clips.
         fps: Frames a second of the clips.
-        num_frames: Frames in a clip: 4k+1, as Wan's VAE takes them.
+        num_frames: Frames in a clip: 4k+1, as Wan's VAE takes them. With 1, pictures are taken, too, as
+            clips of one frame: train on that folder beside one of moving clips.
         height: Height of the clips in pixels.
         width: Width of the clips. Pictures are resized to cover height x width, never stretched, and cut
             around their centre.
@@ -97,7 +98,7 @@ def prepare(
         raise CastmixError(
             f"{out} holds composites ({COMPOSITES}): give clips of footage a folder of their own, --out"
         )
-    sources, barren = find_sources(footage, out)
+    sources, barren = find_sources(footage, out, pictures=num_frames == 1)
     rejected = [{"source": path_text(folder), **_row(None, None, "no video files", 0)} for folder in barren]
     known = open_ledger(out, asdict(settings))
     adopt_edits(out)  # before metadata.jsonl is written anew

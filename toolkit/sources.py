@@ -11,7 +11,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ SUFFIXES = frozenset(
     .rmvb .ts .vob .webm .wmv .y4m""".split()  # noqa: SIM905 - readable as it is
 )
 """The files of a folder that are taken for video. A file given by its name is always tried."""
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Those that are taken, too, where clips of a single frame are wanted."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,23 @@ class Record:
     rejected: list[dict[str, Any]]
 
 
-def find_sources(footage: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
+def find_sources(
+    footage: Sequence[Path], out: Path, *, pictures: bool = False
+) -> tuple[list[Path], list[Path]]:
     """The video files that the arguments name, in order, each once; and the folders that have none.
+
+    pictures: Take the pictures of folders, too.
 
     Raises:
         CastmixError: A path that does not exist.
     """
+    suffixes = SUFFIXES | PICTURES if pictures else SUFFIXES
     found: dict[Path, Path] = {}
     barren = []
     for given in map(Path, footage):
         if not given.exists():
             raise CastmixError(f"{given} does not exist: give video files, or folders of them")
-        files = _walk(given, out.resolve()) if given.is_dir() else [given]
+        files = _walk(given, out.resolve(), suffixes) if given.is_dir() else [given]
         if not files:
             barren.append(given)
         for file in files:
@@ -132,8 +139,8 @@ def path_text(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _walk(folder: Path, out: Path) -> list[Path]:
-    """The video files below a folder, sorted; neither hidden ones nor clips that were written there."""
+def _walk(folder: Path, out: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of these kinds below a folder, sorted; neither hidden ones nor clips that were written there."""
     files = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
@@ -142,7 +149,7 @@ def _walk(folder: Path, out: Path) -> list[Path]:
             n for n in sorted(folders) if n[0] != "." and n not in ours and (here / n).resolve() != out
         ]
         paths = [here / name for name in sorted(names) if not name.startswith(".")]
-        files += [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+        files += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
     return sorted(files)
 
 

@@ -1,10 +1,11 @@
 """`castmix sandbox pretrain-sam2`: the sandbox's SAM 2 from nothing, on one core in some hours.
 
-Cases are drawn (`sam2_examples`), then the model learns in six phases: what a prompt means, while the image
+Cases are drawn (`sam2_examples`), then the model learns in seven phases: what a prompt means, while the image
 encoder is left alone (both at once get in each other's way); single pictures; a picture shown twice, where
 memory has nothing to do but to tell where the object was; pairs of frames, where memory follows and shapes
 the encoder; with the encoder left alone again, six frames in a row, as it will be used; and last, at a lower
-rate, eight frames of cases in which creatures cross slowly. Every part goes on where it stopped.
+rate, eight frames of cases in which creatures cross slowly, twice, since it keeps on helping. Every part
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ def pretrain_sam2(
     *,
     cases: int = 1500,
     prompts: int = 150,
-    pictures: int = 500,
+    pictures: int = 1200,
     copies: int = 120,
-    pairs: int = 450,
+    pairs: int = 600,
     rows: int = 700,
     crossings: int = 1200,
-    slow: int = 2000,
+    refine: int = 1500,
+    slow: int = 3000,
     measure: int = 16,
     seed: int = 0,
 ) -> Path:
@@ -56,6 +58,7 @@ def pretrain_sam2(
         pairs: Steps on pairs of frames, 8 each.
         rows: Steps on six frames in a row, 4 each; the image encoder learns no more.
         crossings: Steps on eight frames in a row of the slow cases, 3 each.
+        refine: Steps of the same again, from a lower rate.
         slow: How many of those to draw, of twice as many frames, mostly of creatures that cross.
         measure: In the end, how many clips of every kind to follow named characters through; 0 for none.
         seed: Of every random draw.
@@ -69,7 +72,7 @@ def pretrain_sam2(
     from toolkit.sandbox.sam2_training import new_learner, phases
 
     steps = {"prompts": prompts, "pictures": pictures, "copies": copies, "pairs": pairs, "rows": rows}
-    steps |= {"crossings": crossings}
+    steps |= {"crossings": crossings, "refine": refine}
     if min(cases, slow, *steps.values()) < 1:
         raise CastmixError(f"cases and steps are 1 or more, got {cases} and {slow} cases and {steps}")
     arguments = {"out": out, "cases": cases, "slow": slow, **steps, "measure": measure, "seed": seed}

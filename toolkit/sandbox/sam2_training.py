@@ -1,4 +1,4 @@
-"""How the sandbox's SAM 2 is trained: six phases, each of which goes on where it stopped."""
+"""How the sandbox's SAM 2 is trained: seven phases, each of which goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Phase:
 
 
 def phases(
-    prompts: int, pictures: int, copies: int, pairs: int, rows: int, crossings: int
+    prompts: int, pictures: int, copies: int, pairs: int, rows: int, crossings: int, refine: int
 ) -> tuple[Phase, ...]:
-    """The six phases, with this many steps each."""
+    """The seven phases, with this many steps each."""
     return (
         Phase("prompts", 1, 10, prompts, 5e-3, prompts=3, encoder=0),
         Phase("pictures", 1, 10, pictures, 5e-3, prompts=3),
@@ -52,6 +52,7 @@ def phases(
         Phase("rows", 6, 4, rows, 3e-3, encoder=0),
         # a rate as high as before would undo what the memory has learnt
         Phase("crossings", 8, 3, crossings, 1.2e-3, encoder=0.1, scout=False, slow=True),
+        Phase("refine", 8, 3, refine, 1e-3, encoder=0.1, scout=False, slow=True),
     )
 
 
