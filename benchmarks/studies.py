@@ -231,6 +231,29 @@ CCA_MASKS = Study(
     seeds=1,
 )
 
+PRESERVE = Study(
+    name="preserve",
+    question="What does a share of other clips in the batch keep, and what does it cost the characters?",
+    # A share s of the batch is VideoMage's lambda_1 = s / (1 - s).
+    arms={
+        "lambda 0": _IDENTITY.but(preserve_share=0.0),
+        "lambda 0.25": _IDENTITY.but(preserve_share=0.2),
+        "lambda 1": _IDENTITY.but(preserve_share=0.5),
+    },
+    run=run,
+    baseline="lambda 0",
+    contrast=("lambda 0.25", "lambda 0"),
+    metrics=(
+        "single identity",
+        "single motion",
+        "single binding",
+        "prose identity",
+        "prose motion",
+        "prose binding",
+    ),
+    seeds=1,
+)
+
 ALL_LAYERS = ("attn1", "attn2", "ffn")
 _MOTION = Imitation(targets=ALL_LAYERS, preserve_share=0.5, batch_size=8)
 
@@ -327,6 +350,6 @@ STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_EDGES, CCA_MASKS,
-        MOTION, FUSION, SCS,
+        PRESERVE, MOTION, FUSION, SCS,
     )
 }  # fmt: skip
