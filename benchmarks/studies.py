@@ -255,32 +255,32 @@ PRESERVE = Study(
 )
 
 ALL_LAYERS = ("attn1", "attn2", "ffn")
-_MOTION = Imitation(targets=ALL_LAYERS, preserve_share=0.5, batch_size=8)
+_MOTION = Imitation(targets=ALL_LAYERS, lr=4e-3)
 
 MOTION = Study(
     name="motion",
     question="What carries a motion from one clip to others, and what brings the clip's looks along?",
     arms={
         "base": replace(_MOTION, steps=0),
-        "plain LoRA": replace(_MOTION, omega=0.0, preserve_share=0.0),
-        "kept": replace(_MOTION, omega=0.0),
-        "kept, omega 0.1": replace(_MOTION, omega=0.1),
-        "kept, omega 0.5": _MOTION,
-        "kept, omega 1": replace(_MOTION, omega=1.0),
-        "kept, debiased": replace(_MOTION, omega=0.0, debiased=1.0),
-        "kept, omega 0.5, debiased": replace(_MOTION, debiased=1.0),
-        "kept, omega 0.5, adjacent": replace(_MOTION, adjacent=0.1),
-        "kept, omega 0.5, motion-qk": replace(_MOTION, targets=("motion-qk",)),
-        "kept, omega 0.5, motion-vo": replace(_MOTION, targets=("motion-vo",)),
-        "kept, omega 0.5, temporal heads": replace(_MOTION, targets=("attn1",), heads="temporal"),
+        "plain LoRA": replace(_MOTION, omega=0.0),
+        "omega 0.1": replace(_MOTION, omega=0.1),
+        "omega 0.5": _MOTION,
+        "omega 1": replace(_MOTION, omega=1.0),
+        "debiased": replace(_MOTION, omega=0.0, debiased=1.0),
+        "omega 0.5, debiased": replace(_MOTION, debiased=1.0),
+        "omega 0.5, adjacent": replace(_MOTION, adjacent=0.1),
+        "omega 0.5, motion-qk": replace(_MOTION, targets=("motion-qk",)),
+        "omega 0.5, motion-vo": replace(_MOTION, targets=("motion-vo",)),
+        "omega 0.5, temporal heads": replace(_MOTION, targets=("attn1",), heads="temporal"),
+        "omega 0.5, kept": replace(_MOTION, preserve_share=0.25),
         "static video of": replace(_MOTION, appearance="A static video of {subjects}."),
         "video of": replace(_MOTION, appearance="A video of {subjects}."),
         "all said": replace(_MOTION, appearance="{look} stands still {place}"),
     },
     run=motion_cell.run,
-    baseline="kept",
-    contrast=("kept, omega 0.5", "kept"),
-    repeated=("plain LoRA",),
+    baseline="plain LoRA",
+    contrast=("omega 0.5", "plain LoRA"),
+    repeated=("debiased",),
     metrics=("motion", "carried", "identity", "leakage", "known motion"),
 )
 
