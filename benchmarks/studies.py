@@ -306,7 +306,7 @@ FUSION = Study(
     run=fusion_cell.run,
     baseline="weighted 1",
     contrast=("masked", "weighted 1"),
-    repeated=("alone", "trained jointly", "gradient"),
+    repeated=("alone", "gradient"),
     metrics=(
         "single identity",
         "same-show identity",
@@ -317,6 +317,25 @@ FUSION = Study(
         "cross-style blending",
         "cross-style style",
     ),
+)
+
+_THREE_LORAS = replace(_FUSION, teams=(("Mimi", "Bruno", "Otto"),), together=18)
+
+FUSION_THREE = Study(
+    name="fusion-three",
+    question="What is left of three characters whose LoRAs were fused?",
+    arms={
+        "trained jointly": replace(_THREE_LORAS, method="joint"),
+        "weighted 1": _THREE_LORAS,
+        "least-squares": replace(_THREE_LORAS, method="least-squares"),
+        "gradient": replace(_THREE_LORAS, method="gradient"),
+        "masked": replace(_THREE_LORAS, method="masked"),
+    },
+    run=fusion_cell.run,
+    baseline="weighted 1",
+    contrast=("masked", "weighted 1"),
+    metrics=("single identity", "three identity", "three style", "three binding", "three blending"),
+    seeds=1,
 )
 
 _SCS = Meeting(imitation=_MOTION)
@@ -350,6 +369,6 @@ STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_EDGES, CCA_MASKS,
-        PRESERVE, MOTION, FUSION, SCS,
+        PRESERVE, MOTION, FUSION, FUSION_THREE, SCS,
     )
 }  # fmt: skip
