@@ -22,15 +22,16 @@ def draw_gallery(study: Study, place: Workplace, path: Path) -> bool:
 
     Returns False, and writes nothing, where a cell or its videos are missing.
     """
-    cells = [cell for cell in study.cells() if cell.seed == 0]
+    wanted = study.pictured or tuple(study.arms)
+    cells = [cell for cell in study.cells() if cell.seed == 0 and cell.arm in wanted]
     folders = {cell.arm: place.folder(study, cell) for cell in cells if place.is_done(study, cell)}
-    if not study.shown or len(folders) < len(study.arms):
+    if not study.shown or len(folders) < len(wanted):
         return False
     columns: dict[str, list[Path | None]] = {}
     texts: dict[str, str] = {}
     for arm, folder in folders.items():
         prompts = json.loads((folder / SCORES).read_text())["prompts"]
-        videos = dict(zip(prompts, sorted((folder / "videos").glob("*.mp4")), strict=False))
+        videos = dict(zip(prompts, sorted((folder / "videos").rglob("*.mp4")), strict=False))
         columns[arm] = [videos.get(prompt) for prompt in study.shown]
         texts |= prompts
     if any(video is None for column in columns.values() for video in column):

@@ -282,6 +282,12 @@ MOTION = Study(
     contrast=("omega 0.5", "plain LoRA"),
     repeated=("debiased",),
     metrics=("motion", "carried", "identity", "leakage", "known motion"),
+    shown=tuple(
+        f"{motion}-asked-{k:02d}"
+        for motion in ("leans-back", "drops-from-above", "trembles-and-jumps")
+        for k in (1, 2)
+    ),
+    pictured=("base", "plain LoRA", "omega 0.5", "debiased", "omega 0.5, motion-qk", "omega 0.5, kept"),
 )
 
 _FUSION = Fusing()
@@ -317,6 +323,8 @@ FUSION = Study(
         "cross-style blending",
         "cross-style style",
     ),
+    shown=tuple(f"mimi-{other}-{k:02d}" for other in ("bruno", "otto") for k in (1, 2, 3)),
+    pictured=("trained jointly", "weighted 1", "least-squares", "gradient", "masked"),
 )
 
 _THREE_LORAS = replace(_FUSION, teams=(("Mimi", "Bruno", "Otto"),), together=18)
@@ -363,6 +371,12 @@ SCS = Study(
     baseline="summed",
     contrast=("scs", "summed"),
     metrics=("one identity", "one motion", "one binding", "one carried", "one leakage"),
+    shown=tuple(
+        f"{motion}-{who}-01"
+        for motion in ("leans-back", "drops-from-above", "trembles-and-jumps")
+        for who in ("mimi", "otto")
+    ),
+    pictured=("subject alone", "motion alone", "summed", "averaged", "scs", "scs-lite"),
 )
 
 STUDIES: dict[str, Study] = {

@@ -71,6 +71,7 @@ class Study:
         repeated: Further arms that have all seeds.
         quick: Arms of the quick variant, at seed 0; the contrast's if left out.
         shown: Prompts by id of which a picture is made, arm beside arm.
+        pictured: The arms in it; all if left out.
     """
 
     name: str
@@ -83,10 +84,17 @@ class Study:
     seeds: int = 3
     quick: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+    pictured: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = {self.baseline, *self.contrast, *self.quick, *self.repeated} - self.arms.keys()
+        unknown = {
+            self.baseline,
+            *self.contrast,
+            *self.quick,
+            *self.repeated,
+            *self.pictured,
+        } - self.arms.keys()
         if unknown or len(self.cells()) > MAX_CELLS or len({slug(arm) for arm in self.arms}) < len(self.arms):
             raise ValueError(
                 f"study {self.name}: unknown arms {unknown}, equal ones, or over {MAX_CELLS} cells"

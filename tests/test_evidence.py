@@ -283,6 +283,10 @@ def test_a_gallery_needs_all_arms_and_shows_the_same_prompts(place: Workplace, t
             found = pixels[top + place_in_rows * row, column * width + 40]
             assert abs(found - 20 * number - 10 * (column + 1)) < 8
     assert not draw_gallery(TOSS, place, tmp_path / "none.png")
+    two = replace(shown, pictured=(cells[0].arm, cells[2].arm))
+    assert draw_gallery(two, place, picture)
+    with Image.open(picture) as narrow:
+        assert narrow.width == 2 * width - GAP
 
 
 # The studies themselves
