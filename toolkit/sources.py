@@ -140,7 +140,7 @@ def path_text(path: Path) -> str:
 
 
 def _walk(folder: Path, out: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of these kinds below a folder, sorted; neither hidden ones nor clips that were written there."""
+    """The files of these kinds below a folder, sorted; neither hidden ones nor clips written there."""
     files = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
