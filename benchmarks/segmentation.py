@@ -3,6 +3,9 @@
 FOOTAGE/masks/NAME has the pictures of a DAVIS sequence (frames/, or one video) and their masks (masks/).
 Each backend gets the true box of the first frame and nothing else; J and F are means over all frames. The
 sandbox's SAM 2 was trained on drawn creatures only and is expected to be poor here.
+
+``python benchmarks/segmentation.py --drawn 16`` measures it on drawn clips instead, 16 of each kind:
+the table of docs/segment.md.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's
 
 from toolkit.cast import read_cast  # noqa: E402
 from toolkit.data import Clip  # noqa: E402
+from toolkit.sandbox.sam2_report import measure_reference, measure_sam2, table  # noqa: E402
 from toolkit.segment import SEGMENTERS  # noqa: E402
 from toolkit.segmentation.measure import agreement, box_of  # noqa: E402
 from toolkit.segmentation.prompt import Options, Prompt  # noqa: E402
@@ -35,11 +39,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("footage", type=Path)
+    parser.add_argument("footage", type=Path, nargs="?")
+    parser.add_argument("--drawn", type=int, metavar="CLIPS", help="drawn clips of each kind instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn clips")
     parser.add_argument("--backends", nargs="+", default=["carry", "sam2"], choices=sorted(SEGMENTERS))
     parser.add_argument("--checkpoint", default="sandbox", help="for sam2")
     parser.add_argument("--save", type=Path, help="write each backend's masks beside the truth, as pictures")
     args = parser.parse_args()
+    if args.drawn:
+        with tempfile.TemporaryDirectory() as name:
+            own = {"folder": Path(name), "clips": args.drawn, "seed": args.seed}
+            print(table(measure_sam2(args.checkpoint, **own), measure_reference(args.checkpoint, **own)))
+        return
+    if args.footage is None:
+        parser.error("give a folder of footage, or --drawn")
     for folder in sorted(path for path in (args.footage / "masks").iterdir() if path.is_dir()):
         frames, truth = _pictures(folder), _masks(folder / "masks")
         for backend in args.backends:

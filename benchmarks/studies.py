@@ -152,6 +152,7 @@ CCA_RATIO = Study(
         "inter-style style",
         "inter-style native",
         "inter-style foreign",
+        "inter-style delusion",
         "inter-style scene_style",
         "inter-style interaction",
         "inter-style binding",
