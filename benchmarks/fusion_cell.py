@@ -178,7 +178,7 @@ def pair_clips(team: Sequence[str], store: Store) -> Path:
         folders = [solo_clips(name, store) for name in team]
         for folder in folders:
             segment(folder, backend="truth")
-        composite(folders, path, kind="pairs", count=24, place=Place(overlap=0.3), seed=0)
+        composite(folders, path, kind="pairs", styles="any", count=24, place=Place(overlap=0.3), seed=0)
         cache(path)
 
     return store.make("pairs", {"team": list(team)}, fill)

@@ -71,6 +71,16 @@ def test_opposite_styles_on_nobody_both_come(kind: Kind) -> None:
         meetings(kind, "opposite", ["Pixo", "Mimi", "Luma"], "realistic")
 
 
+@pytest.mark.parametrize("kind", ["mix", "pairs"])
+def test_any_two_meet_those_of_one_show_too(kind: Kind) -> None:
+    made = drawn(meetings(kind, "any", ["Pixo", "Mimi"], "cartoon"))
+    assert made == {("Pixo", "Mimi"), ("Mimi", "Pixo")}
+    beside = drawn(meetings("mix", "any", ["Pixo", "Mimi"], "cartoon", ["Pixo"]), three=0)
+    assert beside == {("Mimi",)}
+    with pytest.raises(CastmixError, match="no background or partner for any of them"):
+        meetings(kind, "any", ["Pixo"], "cartoon")
+
+
 def test_who_joins_a_picture_of_both_styles_is_of_any() -> None:
     made = drawn(meetings("mix", "opposite", [*CAST], "realistic", ["Rufus"]))
     assert {who[0] for who in made} == {"Pixo", "Mimi", "Luma"}

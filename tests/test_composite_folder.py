@@ -94,7 +94,7 @@ def test_other_folders_are_another_set_and_a_smaller_count_keeps_all(
     ("settings", "message"),
     [
         ({"kind": "bogus"}, "kind must be mix or pairs or references, got 'bogus'"),
-        ({"styles": "bogus"}, "styles must be opposite or same, got 'bogus'"),
+        ({"styles": "bogus"}, "styles must be opposite or same or any, got 'bogus'"),
         ({"style": "bogus", "backgrounds": [Path("x")]}, "style must be cartoon or realistic, got 'bogus'"),
     ],
 )

@@ -66,7 +66,8 @@ def composite(
         count: How many are planned.
         kind: "mix" pastes into clips and keeps their characters, "pairs" two on a clean background, with
             their masks, for fusion, "references" one on clean backgrounds, as single pictures.
-        styles: Whether those who meet are of opposite styles, or of the same and of different shows.
+        styles: Whether those who meet are of opposite styles, of the same style and of different shows, or
+            any two: pairs for a fusion of characters of one show take any.
         backgrounds: Pictures, videos or folders of them that show nobody of the cast, instead of clips.
         style: The style of the backgrounds.
         cast: A folder of your own shows, on top of the built-in cast.

@@ -13,7 +13,7 @@ from toolkit.errors import CastmixError
 T = TypeVar("T")
 
 Kind = Literal["mix", "pairs", "references"]
-Styles = Literal["opposite", "same"]
+Styles = Literal["opposite", "same", "any"]
 TOTALS: dict[Kind, tuple[int, ...]] = {"mix": (2, 3), "pairs": (2,), "references": (1,)}
 """How many characters a composite of each kind has in all."""
 
@@ -26,7 +26,7 @@ class Meetings:
     mix: into scenes of the opposite style, or of the same style and another show. pairs: on any background
     without people. references: one, on such a background of a style as for mix. Where styles are opposite,
     both are in every picture with two or more; where they are the same, whoever is pasted is of another show
-    than everybody else.
+    than everybody else. Any styles: everybody meets everybody, those of one show, too.
     """
 
     def __init__(self, kind: Kind, styles: Styles, fronts: Sequence[Front], backs: Sequence[Back]) -> None:
@@ -37,7 +37,11 @@ class Meetings:
         self._fitting: dict[tuple[str, int], list[Back]] = {}
         self.names = [name for name in sorted(self.fronts) if self._can_meet(self.fronts[name][0])]
         if not self.names:
-            what = "of the opposite style" if styles == "opposite" else "of the same style and another show"
+            what = {
+                "opposite": "of the opposite style",
+                "same": "of the same style and another show",
+                "any": "for any of them",
+            }[styles]
             raise CastmixError(
                 f"{', '.join(sorted(self.fronts))} can be cut out, but there is no background or partner "
                 f"{what} among {len(backs)} backgrounds: give clips of another show, "
@@ -68,7 +72,7 @@ class Meetings:
         newcomers = total - len(back.names)
         if newcomers < 1 or front.name in back.names or not self._has_company(front, back, newcomers):
             return False
-        if self.kind == "pairs":
+        if self.kind == "pairs" or self.styles == "any":
             return True
         if self.styles == "opposite":
             return front.style != back.style
@@ -85,6 +89,8 @@ class Meetings:
         """Who may be pasted beside those on this background."""
         taken = {*back.names, *(one.name for one in fronts)}
         left = [ones[0] for name, ones in self.fronts.items() if name not in taken]
+        if self.styles == "any":
+            return [one.name for one in left]
         if self.styles == "same":
             shows = {*back.shows, *(one.show for one in fronts)}
             return [one.name for one in left if one.style == fronts[0].style and one.show not in shows]
