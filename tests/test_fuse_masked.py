@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from toolkit import adapters, models
 from toolkit.attention import MapLayers, read_maps
+from toolkit.drawing import confine
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler, sigma_schedule
 from toolkit.fusion.knobs import Masked
-from toolkit.fusion.masked import Named, confined, find_shares, read_prompt, shares
+from toolkit.fusion.layout import Plain, laid_out
+from toolkit.fusion.masked import Named, confined, find_shares, read_prompt, read_shares, shares
 from toolkit.lora import Lora
 from toolkit.tokens import Token
 
@@ -227,6 +230,32 @@ def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoise
                 assert torch.equal(found[adapter][row], wanted[adapter])
                 assert found[adapter].shape == (2, *GRID)
     assert 1 < step < 5
+
+
+def test_on_the_bases_layout_each_row_goes_its_own_way(denoiser: models.Denoiser) -> None:
+    weights, settings = {"a": 1.0, "b": 1.0}, Masked(layout="base", sigma=0.7)
+    plain = Plain(embeds(2).flip(0), (Named(((0, 1), (3,)), ("a", "b"), 5), Named(((2,),), ("a",), 6)))
+    follow = laid_out(
+        denoiser,
+        lambda prompts: velocity_of(denoiser, prompts),
+        embeds(2),
+        plain,
+        confine=functools.partial(confine, denoiser, weights, ("a", "b")),
+        others={},
+        adapters=("a", "b"),
+        settings=settings,
+    )
+    high, low = torch.tensor(0.9), torch.tensor(0.6)
+    early, late = follow(noise(2), high), follow(noise(2), low)
+    base = velocity_of(denoiser, plain.embeds)(noise(2), high)
+    torch.testing.assert_close(early[0], base[0])
+    for sigma, found in ((high, early), (low, late)):
+        with adapters.activate(denoiser.module, {"a": 1.0}):
+            alone = velocity_of(denoiser, embeds(2))(noise(2), sigma)
+        torch.testing.assert_close(found[1], alone[1])
+    found = read_shares(denoiser, noise(2), low, plain.named, plain.embeds, ("a", "b"), settings)
+    with confine(denoiser, weights, ("a", "b"), found):
+        assert torch.equal(velocity_of(denoiser, embeds(2))(noise(2), low), late)
 
 
 def test_a_prompt_names_by_words_and_by_tokens(tiny_wan: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -235,8 +236,6 @@ def test_generate_lets_them_collaborate(tiny_wan: Path, loras: dict[str, Path], 
 
 
 def test_the_motion_clips_noise(tiny_wan: Path, tmp_path: Path) -> None:
-    import numpy as np
-
     clip = tmp_path / "clip.mp4"
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3)).astype(np.uint8)
     write_video(clip, frames, 16)
@@ -289,6 +288,37 @@ def test_a_masked_fusion_in_both_samplers(tiny_wan: Path, loras: dict[str, Path]
     )
     with pytest.raises(CastmixError, match="a masked fusion is of subjects, give its file with --subject"):
         video("g", PROMPT, subject=summed, lora=[str(both)], **together)
+
+
+def test_a_masked_fusion_on_the_bases_layout(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> None:
+    """The base draws from plain words until masked.sigma; who is alone is the plain LoRA from the start."""
+    both = fuse(
+        [str(loras["pixo"]), str(loras["bruk"])],
+        tmp_path / "both.safetensors",
+        method="masked",
+        model=str(tiny_wan),
+        subjects=["Pixo", "Bruk"],
+    )
+    settings: dict[str, Any] = {"model": str(tiny_wan), **SMALL}
+
+    def videos(name: str, prompts: list[str], **more: Any) -> list[bytes]:
+        paths = generate(prompts, tmp_path / name, **settings, **more)
+        return [read_video(path)[0].tobytes() for path in paths]
+
+    own = {"lora": [str(both)], "words": WORDS}
+    alone = "[Character: Pixo], jumps."
+    base_layout = Masked(layout="base", sigma=0.7)
+    laid = videos("laid", [PROMPT, alone], masked=base_layout, batch_size=2, **own)
+    summed = videos("summed", [PROMPT, alone], masked=Masked(sigma=0.7), batch_size=2, **own)
+    pixels = [[np.frombuffer(one, np.uint8).astype(int) for one in two] for two in (laid, summed)]
+    apart, alike = (float(abs(one - other).mean()) for one, other in zip(*pixels, strict=True))
+    assert alike < 0.3 < apart / 3  # another batch rounds otherwise, and H.264 makes more of it
+    plain = videos("plain", [alone], lora=[str(loras["pixo"])])
+    assert videos("alone", [alone], masked=base_layout, **own) == plain
+    base = videos("base", ["cat jumps over the moon and dog walks"])
+    assert videos("to the end", [PROMPT], masked=Masked(layout="base", sigma=1e-6), **own) == base
+    with pytest.raises(CastmixError, match=r"--masked\.layout base needs a noun for Bruk: say --words Bruk="):
+        videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(both)], words=WORDS[:1])
 
 
 def test_subjects_in_both_prompts(tiny_wan: Path) -> None:

@@ -20,6 +20,7 @@ from toolkit.collaborate import Report, sample_collaborative
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler
 from toolkit.fusion.knobs import Masked
+from toolkit.fusion.layout import Plain, laid_out
 from toolkit.fusion.masked import Named, find_shares, read_prompt
 from toolkit.guides import GUIDES, Branch, Name
 from toolkit.lora import Lora
@@ -36,13 +37,15 @@ class Scripts:
     """What is drawn, encoded.
 
     prompts: (n, L, D). negative: (1, L, D). named: whom each prompt names, if some adapters act only where
-    somebody is. For two branches besides: what either reads of each prompt, the motion branch's prompts
-    in words, and the subjects that both name.
+    somebody is. plain: the prompts in plain words, if the base is to lay out where that is. For two branches
+    besides: what either reads of each prompt, the motion branch's prompts in words, and the subjects that
+    both name.
     """
 
     prompts: Tensor
     negative: Tensor
     named: tuple[Named, ...] = ()
+    plain: Plain | None = None
     branches: tuple[Mapping[Name, Prompted], ...] = ()
     motion_prompts: tuple[str, ...] = ()
     subjects: tuple[tuple[str, ...], ...] = ()
@@ -61,6 +64,36 @@ def write_script(
     tokens = read_tokens(loras)
     named = tuple(read_prompt(encoders, prompt, apart, tokens) for prompt in prompts if apart)
     return Scripts(embeds[:-1], embeds[-1:], named)
+
+
+def write_plain(
+    encoders: Encoders,
+    prompts: Sequence[str],
+    loras: Sequence[Lora],
+    members: Sequence[Member],
+    *,
+    words: Mapping[str, str],
+    cast: Cast,
+) -> Plain:
+    """The prompts for the base, which lays out a masked fusion, and where they name whom.
+
+    Raises:
+        CastmixError: a subject has no noun, or its noun is not in the plain prompt.
+    """
+    known = {**nouns(loras, cast), **words}
+    owner = {subject: one.name for one in members for subject in one.subjects}
+    texts = [plain(prompt, known) for prompt in prompts]
+    embeds = apply(encoders, texts, loras)
+    found: list[Named] = []
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        subjects = [subject for subject in subjects_of(prompt, known) if subject in owner]
+        if strange := [subject for subject in subjects if subject not in known]:
+            raise CastmixError(
+                f"--masked.layout base needs a noun for {', '.join(strange)}: say --words {strange[0]}=cat"
+            )
+        read = for_motion(encoders, text, embeds[i : i + 1], subjects, known)
+        found.append(Named(read.spans, tuple(owner[subject] for subject in subjects), read.real))
+    return Plain(embeds, tuple(found))
 
 
 def write_scripts(
@@ -138,6 +171,24 @@ def draw(
     noise, sigmas = noise.to(denoiser.device), sigmas.to(denoiser.device)
     if sampler == "euler":
         embeds = script.prompts[rows.start : rows.stop]
+        if script.plain is not None:
+            part = Plain(
+                script.plain.embeds[rows.start : rows.stop], script.plain.named[rows.start : rows.stop]
+            )
+            weights = {one.name: one.weight for one in members}
+            apart = [one.name for one in members if one.subjects]
+            follow = laid_out(
+                denoiser,
+                lambda prompts: guided_velocity(denoiser, prompts, script.negative, guidance_scale),
+                embeds,
+                part,
+                confine=functools.partial(confine, denoiser, weights, apart),
+                others={name: weight for name, weight in weights.items() if name not in apart},
+                adapters=apart,
+                settings=masked,
+            )
+            with torch.no_grad():
+                return sample_euler(follow, noise, sigmas, lambda i, latents: callback(i, None)).cpu()
         velocity = guided_velocity(denoiser, embeds, script.negative, guidance_scale)
         together = worn(denoiser, members, velocity, script, rows, noise, sigmas, masked)
         with torch.no_grad(), together():
@@ -191,16 +242,19 @@ def worn(
             sigmas=sigmas,
             settings=masked,
         )
+    return functools.partial(confine, denoiser, weights, apart, found)
+
+
+@contextlib.contextmanager
+def confine(
+    denoiser: Denoiser, weights: Mapping[str, float], apart: Sequence[str], found: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """The network with adapters at these weights, those to keep apart by their shares (B, f, h, w)."""
     # who is nowhere in the picture does not act at all
     shares = {name: share.flatten(1) for name, share in found.items() if share.any()}
-    weights = {name: weight for name, weight in weights.items() if name not in apart or name in shares}
-
-    @contextlib.contextmanager
-    def confined() -> Iterator[None]:
-        with activate(module, weights), gate(module, shares):
-            yield
-
-    return confined
+    active = {name: weight for name, weight in weights.items() if name not in apart or name in shares}
+    with activate(denoiser.module, active), gate(denoiser.module, shares):
+        yield
 
 
 def log_lines(reports: Sequence[Report], sample: int) -> list[dict[str, Any]]:

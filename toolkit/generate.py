@@ -64,7 +64,8 @@ def generate(
             plain words for special tokens and for characters that the cast describes.
         motion_clip: The clip that the motion was learnt from: its inverted noise is mixed into the initial
             noise (see collaboration.inversion) and kept in a folder beside it.
-        words: What the motion branch calls a subject, NAME=NOUN (Mimi=bear); NOUN alone if both call it so.
+        words: What the motion branch, or the base of masked.layout, calls a subject: NAME=NOUN (Mimi=bear);
+            NOUN alone if both call it so.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
         negative_prompt: What guidance leads away from.
         seed: Of the first prompt's noise; the others count on from it.
@@ -160,6 +161,12 @@ def _check(together: Together, given: Sequence[Given], settings: Settings) -> No
     check_collaboration(together.collaboration)
     if together.motion_clip is not None and not together.motion_clip.is_file():
         raise CastmixError(f"--motion-clip {together.motion_clip}: no such file")
+    if together.masked.layout not in ("sum", "base"):
+        raise CastmixError(f"masked.layout must be sum or base, got {together.masked.layout!r}")
+    if together.masked.layout == "base" and together.sampler != "euler":
+        raise CastmixError(
+            f"--masked.layout base goes with --sampler euler: {together.sampler} has a branch that lays out"
+        )
     if together.sampler == "euler":
         if together.motion_prompts:
             raise CastmixError(

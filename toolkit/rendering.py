@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +14,15 @@ from torch import Tensor
 from toolkit.cast import read_cast
 from toolkit.collaborate import Report
 from toolkit.data import safetensors_bytes, write_atomic
-from toolkit.drawing import Scripts, draw, kept_maps, log_lines, write_script, write_scripts
+from toolkit.drawing import (
+    Scripts,
+    draw,
+    kept_maps,
+    log_lines,
+    write_plain,
+    write_script,
+    write_scripts,
+)
 from toolkit.errors import CastmixError
 from toolkit.flow import sigma_schedule
 from toolkit.generated import save_generated
@@ -123,6 +132,9 @@ def _write(
         )
     else:
         script = write_script(encoders, prompts, settings.negative_prompt, loras, members)
+        if together.masked.layout == "base" and any(one.subjects for one in members):
+            own = write_plain(encoders, prompts, loras, members, words=together.words, cast=read_cast())
+            script = dataclasses.replace(script, plain=own)
     for prompt in [*prompts, settings.negative_prompt, *script.motion_prompts]:
         tokens = encoders.count_tokens(prompt)
         if tokens > spec.text_length:

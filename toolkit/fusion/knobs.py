@@ -74,14 +74,18 @@ class Masked:
     """How a masked fusion is sampled.
 
     Attributes:
-        sigma: Noise level down to which the plain sum is sampled first, to see from its attention who is
-            where.
+        layout: sum: the plain sum is sampled first, to see from its attention who is where, and then all
+            begins anew. base: the base alone samples first, from the prompt in plain words, and the LoRAs go
+            on from there; it needs a noun for each subject, and --sampler euler.
+        sigma: Noise level down to which that is sampled. base wants 0.7 or lower: above, nobody is anywhere
+            yet.
         layers: Blocks whose maps are read; none takes the model's own.
         threshold: Tokens where no subject reaches this share of its own largest value belong to nobody.
         nobody: Weight of every LoRA where nobody is; none shares it evenly.
         voting: Tokens to either side, in time and in space, that vote on whose a token is: 0 asks nobody.
     """
 
+    layout: Literal["sum", "base"] = "sum"
     sigma: float = 0.8
     layers: tuple[int, ...] = ()
     threshold: float = 0.3

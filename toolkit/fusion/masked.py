@@ -124,25 +124,38 @@ def find_shares(
         blank = latents.new_zeros((0, *grid))
         rows = [shares(blank, one.owners, adapters, settings) for one in named]
         return {adapter: torch.stack([row[adapter] for row in rows]) for adapter in adapters}
-    module: Any = denoiser.module
-    layers = map_layers(module.config.num_layers)
-    if settings.layers:
-        layers = MapLayers(settings.layers, layers.temporal)
     step = next(
         i for i, sigma in enumerate(sigmas.tolist()) if sigma <= settings.sigma or i == len(sigmas) - 2
     )
     seen = sample_euler(velocity, latents, sigmas[: step + 1])
+    return read_shares(denoiser, seen, sigmas[step], named, prompt_embeds, adapters, settings)
+
+
+@torch.no_grad()
+def read_shares(
+    denoiser: Denoiser,
+    latents: Tensor,
+    sigma: Tensor,
+    named: Sequence[Named],
+    prompt_embeds: Tensor,
+    adapters: Sequence[str],
+    settings: Masked,
+) -> dict[str, Tensor]:
+    """Where each adapter is to act by the maps of the network as it is here: see `find_shares`."""
+    module: Any = denoiser.module
+    layers = map_layers(module.config.num_layers)
+    if settings.layers:
+        layers = MapLayers(settings.layers, layers.temporal)
     rows = []
     for row, one in enumerate(named):
         part = slice(row, row + 1)
         # without a phrase there is nothing to look for, but the grid has to be known
-        spans = one.spans or ((0,),)
         maps = read_maps(
             denoiser,
-            seen[part],
-            sigmas[step],
+            latents[part],
+            sigma,
             prompt_embeds[part],
-            spans=spans,
+            spans=one.spans or ((0,),),
             real=one.real,
             layers=layers,
             kind="token",

@@ -1,0 +1,94 @@
+"""A masked fusion whose picture the base lays out (`masked.layout base`).
+
+LoRAs that were each trained on clips of one character draw one character: summed, they draw one in the
+middle that is half of each, and masks that are found there keep apart what is already one. The base has not
+forgotten how two stand beside each other. So while the noise is above `masked.sigma` it samples alone, from
+the prompt in plain words; its maps of the nouns there say who is where, and the LoRAs go on from the same
+latents, each in its own place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.adapters import activate
+from toolkit.attention import token_grid
+from toolkit.errors import CastmixError
+from toolkit.flow import Velocity
+from toolkit.fusion.knobs import Masked
+from toolkit.fusion.masked import Named, read_shares, shares
+from toolkit.models import Denoiser
+
+Confine = Callable[[Mapping[str, Tensor]], AbstractContextManager[None]]
+"""From shares (B, f, h, w) by adapter to a context in which each adapter acts by them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plain:
+    """Prompts in words that the base knows, (n, L, D), and where they name the subjects of which adapters."""
+
+    embeds: Tensor
+    named: tuple[Named, ...]
+
+
+def laid_out(
+    denoiser: Denoiser,
+    velocity: Callable[[Tensor], Velocity],
+    prompts: Tensor,
+    plain: Plain,
+    *,
+    confine: Confine,
+    others: Mapping[str, float],
+    adapters: Sequence[str],
+    settings: Masked,
+) -> Velocity:
+    """The velocity of one run of `sample_euler`: the base above `settings.sigma`, then each LoRA in place.
+
+    Rows that name the subjects of fewer than two adapters need no layout: theirs is the LoRA from the start.
+
+    Args:
+        denoiser: The network with the adapters in it, none of them active.
+        velocity: From prompts (B, L, D) to the network's velocity, guidance included.
+        prompts: (B, L, D), as the LoRAs know them.
+        plain: The same B prompts for the base.
+        confine: What makes adapters act by shares.
+        others: Weights of adapters that act everywhere, also while the base lays out the picture.
+        adapters: Those to keep apart.
+        settings: How masks are made.
+
+    Raises:
+        CastmixError: settings.sigma is out of range.
+    """
+    if not 0 < settings.sigma <= 1:
+        raise CastmixError(f"masked.sigma must be above 0 and up to 1, got {settings.sigma:g}")
+    several = torch.tensor([len(set(one.owners)) > 1 for one in plain.named])
+    found: dict[str, Tensor] = {}
+
+    def early(latents: Tensor, sigma: Tensor) -> Tensor:
+        predicted = torch.empty_like(latents)
+        with activate(denoiser.module, others):
+            predicted[several] = velocity(plain.embeds[several])(latents[several], sigma)
+        if not several.all():
+            blank = latents.new_zeros((0, *token_grid(denoiser, latents)))
+            lone = [one for one, row in zip(plain.named, several.tolist(), strict=True) if not row]
+            rows = [shares(blank, one.owners, adapters, settings) for one in lone]
+            with confine({name: torch.stack([row[name] for row in rows]) for name in adapters}):
+                predicted[~several] = velocity(prompts[~several])(latents[~several], sigma)
+        return predicted
+
+    def follow(latents: Tensor, sigma: Tensor) -> Tensor:
+        if float(sigma) > settings.sigma and several.any():
+            return early(latents, sigma)
+        if not found:
+            with activate(denoiser.module, others):
+                embeds = plain.embeds.to(latents.device)
+                found.update(read_shares(denoiser, latents, sigma, plain.named, embeds, adapters, settings))
+        with confine(found):
+            return velocity(prompts)(latents, sigma)
+
+    return follow
