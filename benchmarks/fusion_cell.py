@@ -22,7 +22,9 @@ from toolkit.prompts import Prompt
 SOLO = Training(steps=250)
 """A LoRA of one character sees a quarter of the clips of one of four."""
 
-Method = Literal["alone", "joint", "weighted", "svd", "ties", "dare", "least-squares", "gradient", "masked"]
+Method = Literal[
+    "alone", "joint", "prose", "weighted", "svd", "ties", "dare", "least-squares", "gradient", "masked"
+]
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,13 @@ class Fusing:
     Attributes:
         teams: Whose LoRAs are fused, each team into a file of its own; all metrics are named by team.
         method: One of castmix fuse; alone: nothing is fused, each character is asked for with its own LoRA;
-            joint: one LoRA learns from the clips of all.
+            joint: one LoRA learns from the clips of all; prose: no LoRA, the base is told their descriptions.
         weight: Of each LoRA.
         rank: Of the result; none is the method's own.
         attention: Of gradient: the weight of the maps' loss.
         steps: Of gradient.
         lr: Of gradient.
+        layout, sigma: Of masked: who lays out the picture (the base is told their bodies alone), and how far.
         single: Prompts for each character of a team alone.
         together: Prompts for all of a team.
         denoising: Steps of a video.
@@ -51,6 +54,8 @@ class Fusing:
     attention: float = 0.6
     steps: int = 300
     lr: float = 3e-4
+    layout: Literal["sum", "base"] = "sum"
+    sigma: float = 0.8
     single: int = 4
     together: int = 12
     denoising: int = 12
@@ -59,7 +64,9 @@ class Fusing:
 
 def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
     """Train what is not trained yet, fuse, generate, judge."""
+    from toolkit.fusion.knobs import Masked
     from toolkit.generate import generate
+    from toolkit.sandbox.shows import named_looks
 
     took = {"data": 0.0, "train": 0.0, "fuse": 0.0, "generate": 0.0, "judge": 0.0}
     scores: Scores = {}
@@ -72,9 +79,11 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
             if not (part / "run.yaml").exists():
                 with clocked(part / "seconds"):
                     generate(
-                        [prompt.prompt for prompt in prompts],
+                        [spoken(settings, prompt.prompt, team) for prompt in prompts],
                         part,
                         lora=loras,
+                        words=[f"{name}=a {named_looks()[name].body}" for name in team],
+                        masked=Masked(layout=settings.layout, sigma=settings.sigma),
                         steps=settings.denoising,
                         guidance_scale=settings.guidance,
                         seed=1000 * seed,
@@ -87,6 +96,16 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
             took["judge"] += time.monotonic() - start
             texts |= {prompt.id: prompt.prompt for prompt in prompts}
     return Outcome(scores, texts, {name: round(value, 1) for name, value in took.items()})
+
+
+def spoken(settings: Fusing, prompt: str, team: Sequence[str]) -> str:
+    """The prompt as it is sampled."""
+    if settings.method != "prose":
+        return prompt
+    from toolkit.tokens import plain
+
+    cast = read_cast()
+    return plain(prompt, {name: cast.find(name)[1].description for name in team})
 
 
 def questions(team: Sequence[str], single: int, together: int) -> list[Prompt]:
@@ -188,6 +207,8 @@ def _sides(
     settings: Fusing, team: Sequence[str], asked: Sequence[Prompt], seed: int, store: Store, took: Any
 ) -> list[tuple[list[str], list[Prompt]]]:
     """LoRAs, and the prompts that they are asked."""
+    if settings.method == "prose":
+        return [([], list(asked))]
     if settings.method == "joint":
         training = replace(SOLO, steps=SOLO.steps * len(team))
         joint = _trained(team, training, seed, store)
@@ -208,7 +229,7 @@ def _sides(
     return [([str(fused / "lora.safetensors")], list(asked))]
 
 
-ASKING = ("teams", "single", "together", "denoising", "guidance")
+ASKING = ("teams", "layout", "sigma", "single", "together", "denoising", "guidance")
 """Settings that a fused file does not depend on."""
 
 

@@ -309,11 +309,13 @@ FUSION = Study(
         "gradient, lambda 0.1": replace(_FUSION, method="gradient", attention=0.1),
         "gradient, lambda 1": replace(_FUSION, method="gradient", attention=1.0),
         "masked": replace(_FUSION, method="masked"),
+        "masked, base layout": replace(_FUSION, method="masked", layout="base", sigma=0.7),
+        "prose, no LoRA": replace(_FUSION, method="prose"),
     },
     run=fusion_cell.run,
     baseline="weighted 1",
-    contrast=("masked", "weighted 1"),
-    repeated=("alone", "gradient"),
+    contrast=("masked, base layout", "weighted 1"),
+    repeated=("alone",),
     metrics=(
         "single identity",
         "same-show identity",
@@ -325,7 +327,7 @@ FUSION = Study(
         "cross-style style",
     ),
     shown=tuple(f"mimi-{other}-{k:02d}" for other in ("bruno", "otto") for k in (1, 2, 3)),
-    pictured=("trained jointly", "weighted 1", "least-squares", "gradient", "masked"),
+    pictured=("trained jointly", "weighted 1", "least-squares", "gradient", "masked", "masked, base layout"),
 )
 
 _THREE_LORAS = replace(_FUSION, teams=(("Mimi", "Bruno", "Otto"),), together=18)
@@ -338,11 +340,11 @@ FUSION_THREE = Study(
         "weighted 1": _THREE_LORAS,
         "least-squares": replace(_THREE_LORAS, method="least-squares"),
         "gradient": replace(_THREE_LORAS, method="gradient"),
-        "masked": replace(_THREE_LORAS, method="masked"),
+        "masked, base layout": replace(_THREE_LORAS, method="masked", layout="base", sigma=0.7),
     },
     run=fusion_cell.run,
     baseline="weighted 1",
-    contrast=("masked", "weighted 1"),
+    contrast=("masked, base layout", "weighted 1"),
     metrics=("single identity", "three identity", "three style", "three binding", "three blending"),
     seeds=1,
 )
