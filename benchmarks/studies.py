@@ -171,7 +171,7 @@ CCA_SAME_STYLE = Study(
     name="cca-same-style",
     question="What do composites over styles do to two characters of one style from different shows?",
     # Otto and Rufus are of one style; nothing shows them together, and no composite does.
-    arms={f"{percent} %": _THREE.but(ratio=percent / 100) for percent in (0, 10, 40)},
+    arms={f"{percent} %": _THREE.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40)},
     run=run,
     baseline="0 %",
     contrast=("40 %", "0 %"),
