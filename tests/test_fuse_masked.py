@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ from torch import Tensor
 
 from toolkit import adapters, models
 from toolkit.attention import MapLayers, read_maps
-from toolkit.drawing import confine
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler, sigma_schedule
 from toolkit.fusion.knobs import Masked
 from toolkit.fusion.layout import Plain, laid_out
-from toolkit.fusion.masked import Named, confined, find_shares, read_prompt, read_shares, shares
+from toolkit.fusion.masked import Named, confine, find_shares, read_prompt, read_shares, shares
 from toolkit.lora import Lora
 from toolkit.tokens import Token
 
@@ -62,6 +60,17 @@ def velocity_of(denoiser: models.Denoiser, prompt_embeds: Tensor) -> Velocity:
             return denoiser(latents, sigma, prompt_embeds)
 
     return velocity
+
+
+def confined(denoiser: models.Denoiser, velocity: Velocity, shares: dict[str, Tensor]) -> Velocity:
+    """The velocity with each active adapter's change of a token multiplied by the token's share."""
+    by_token = {adapter: share.flatten(1) for adapter, share in shares.items()}
+
+    def follow(latents: Tensor, sigma: Tensor) -> Tensor:
+        with adapters.gate(denoiser.module, by_token):
+            return velocity(latents, sigma)
+
+    return follow
 
 
 def test_shares_of_one_are_the_plain_sum_and_of_nought_the_base(denoiser: models.Denoiser) -> None:
@@ -240,8 +249,7 @@ def test_on_the_bases_layout_each_row_goes_its_own_way(denoiser: models.Denoiser
         lambda prompts: velocity_of(denoiser, prompts),
         embeds(2),
         plain,
-        confine=functools.partial(confine, denoiser, weights, ("a", "b")),
-        others={},
+        weights=weights,
         adapters=("a", "b"),
         settings=settings,
     )

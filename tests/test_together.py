@@ -319,6 +319,8 @@ def test_a_masked_fusion_on_the_bases_layout(tiny_wan: Path, loras: dict[str, Pa
     assert videos("to the end", [PROMPT], masked=Masked(layout="base", sigma=1e-6), **own) == base
     with pytest.raises(CastmixError, match=r"--masked\.layout base needs a noun for Bruk: say --words Bruk="):
         videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(both)], words=WORDS[:1])
+    with pytest.raises(CastmixError, match="lays out a masked fusion, and no --lora or --subject is one"):
+        videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(loras["pixo"])], words=WORDS)
 
 
 def test_subjects_in_both_prompts(tiny_wan: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.adapters import activate, gate
+from toolkit.adapters import activate
 from toolkit.branches import Prompted, for_motion, for_subjects, new_branch, subjects_of
 from toolkit.captions import TAG
 from toolkit.cast import Cast
@@ -21,7 +20,7 @@ from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler
 from toolkit.fusion.knobs import Masked
 from toolkit.fusion.layout import Plain, laid_out
-from toolkit.fusion.masked import Named, find_shares, read_prompt
+from toolkit.fusion.masked import Named, confine, find_shares, read_prompt
 from toolkit.guides import GUIDES, Branch, Name
 from toolkit.lora import Lora
 from toolkit.models import Denoiser, Encoders
@@ -182,8 +181,7 @@ def draw(
                 lambda prompts: guided_velocity(denoiser, prompts, script.negative, guidance_scale),
                 embeds,
                 part,
-                confine=functools.partial(confine, denoiser, weights, apart),
-                others={name: weight for name, weight in weights.items() if name not in apart},
+                weights=weights,
                 adapters=apart,
                 settings=masked,
             )
@@ -243,18 +241,6 @@ def worn(
             settings=masked,
         )
     return functools.partial(confine, denoiser, weights, apart, found)
-
-
-@contextlib.contextmanager
-def confine(
-    denoiser: Denoiser, weights: Mapping[str, float], apart: Sequence[str], found: Mapping[str, Tensor]
-) -> Iterator[None]:
-    """The network with adapters at these weights, those to keep apart by their shares (B, f, h, w)."""
-    # who is nowhere in the picture does not act at all
-    shares = {name: share.flatten(1) for name, share in found.items() if share.any()}
-    active = {name: weight for name, weight in weights.items() if name not in apart or name in shares}
-    with activate(denoiser.module, active), gate(denoiser.module, shares):
-        yield
 
 
 def log_lines(reports: Sequence[Report], sample: int) -> list[dict[str, Any]]:

@@ -132,7 +132,12 @@ def _write(
         )
     else:
         script = write_script(encoders, prompts, settings.negative_prompt, loras, members)
-        if together.masked.layout == "base" and any(one.subjects for one in members):
+        if together.masked.layout == "base":
+            if not any(one.subjects for one in members):
+                raise CastmixError(
+                    "--masked.layout base lays out a masked fusion, and no --lora or --subject is one: see "
+                    "castmix fuse --method masked"
+                )
             own = write_plain(encoders, prompts, loras, members, words=together.words, cast=read_cast())
             script = dataclasses.replace(script, plain=own)
     for prompt in [*prompts, settings.negative_prompt, *script.motion_prompts]:

@@ -77,8 +77,8 @@ class Masked:
         layout: sum: the plain sum is sampled first, to see from its attention who is where, and then all
             begins anew. base: the base alone samples first, from the prompt in plain words, and the LoRAs go
             on from there; it needs a noun for each subject, and --sampler euler.
-        sigma: Noise level down to which that is sampled. base wants 0.7 or lower: above, nobody is anywhere
-            yet.
+        sigma: Noise level down to which that is sampled; left out, 0.8 for sum, and 0.7 for base, above which
+            nobody is anywhere yet.
         layers: Blocks whose maps are read; none takes the model's own.
         threshold: Tokens where no subject reaches this share of its own largest value belong to nobody.
         nobody: Weight of every LoRA where nobody is; none shares it evenly.
@@ -86,8 +86,13 @@ class Masked:
     """
 
     layout: Literal["sum", "base"] = "sum"
-    sigma: float = 0.8
+    sigma: float | None = None
     layers: tuple[int, ...] = ()
     threshold: float = 0.3
     nobody: float | None = None
     voting: int = 1
+
+    @property
+    def level(self) -> float:
+        """`sigma`, or what it is where it is left out."""
+        return {"sum": 0.8, "base": 0.7}[self.layout] if self.sigma is None else self.sigma

@@ -10,7 +10,6 @@ latents, each in its own place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,14 +17,10 @@ from torch import Tensor
 
 from toolkit.adapters import activate
 from toolkit.attention import token_grid
-from toolkit.errors import CastmixError
 from toolkit.flow import Velocity
 from toolkit.fusion.knobs import Masked
-from toolkit.fusion.masked import Named, read_shares, shares
+from toolkit.fusion.masked import Named, check_level, confine, read_shares, shares
 from toolkit.models import Denoiser
-
-Confine = Callable[[Mapping[str, Tensor]], AbstractContextManager[None]]
-"""From shares (B, f, h, w) by adapter to a context in which each adapter acts by them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +37,11 @@ def laid_out(
     prompts: Tensor,
     plain: Plain,
     *,
-    confine: Confine,
-    others: Mapping[str, float],
+    weights: Mapping[str, float],
     adapters: Sequence[str],
     settings: Masked,
 ) -> Velocity:
-    """The velocity of one run of `sample_euler`: the base above `settings.sigma`, then each LoRA in place.
+    """The velocity of one run of `sample_euler`: the base above `masked.sigma`, then each LoRA in place.
 
     Rows that name the subjects of fewer than two adapters need no layout: theirs is the LoRA from the start.
 
@@ -56,16 +50,15 @@ def laid_out(
         velocity: From prompts (B, L, D) to the network's velocity, guidance included.
         prompts: (B, L, D), as the LoRAs know them.
         plain: The same B prompts for the base.
-        confine: What makes adapters act by shares.
-        others: Weights of adapters that act everywhere, also while the base lays out the picture.
+        weights: Of all adapters. Those that are not kept apart act while the base lays out the picture, too.
         adapters: Those to keep apart.
         settings: How masks are made.
 
     Raises:
         CastmixError: settings.sigma is out of range.
     """
-    if not 0 < settings.sigma <= 1:
-        raise CastmixError(f"masked.sigma must be above 0 and up to 1, got {settings.sigma:g}")
+    check_level(settings)
+    others = {name: weight for name, weight in weights.items() if name not in adapters}
     several = torch.tensor([len(set(one.owners)) > 1 for one in plain.named])
     found: dict[str, Tensor] = {}
 
@@ -77,18 +70,19 @@ def laid_out(
             blank = latents.new_zeros((0, *token_grid(denoiser, latents)))
             lone = [one for one, row in zip(plain.named, several.tolist(), strict=True) if not row]
             rows = [shares(blank, one.owners, adapters, settings) for one in lone]
-            with confine({name: torch.stack([row[name] for row in rows]) for name in adapters}):
+            here = {name: torch.stack([row[name] for row in rows]) for name in adapters}
+            with confine(denoiser, weights, adapters, here):
                 predicted[~several] = velocity(prompts[~several])(latents[~several], sigma)
         return predicted
 
     def follow(latents: Tensor, sigma: Tensor) -> Tensor:
-        if float(sigma) > settings.sigma and several.any():
+        if float(sigma) > settings.level and several.any():
             return early(latents, sigma)
         if not found:
             with activate(denoiser.module, others):
                 embeds = plain.embeds.to(latents.device)
                 found.update(read_shares(denoiser, latents, sigma, plain.named, embeds, adapters, settings))
-        with confine(found):
+        with confine(denoiser, weights, adapters, found):
             return velocity(prompts)(latents, sigma)
 
     return follow

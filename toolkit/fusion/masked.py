@@ -10,7 +10,8 @@ and every token takes its share of each (`adapters.gate`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, one_hot, pad
 
-from toolkit.adapters import gate
+from toolkit.adapters import activate, gate
 from toolkit.attention import MapLayers, map_layers, read_maps, token_grid
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity, sample_euler
@@ -70,18 +71,16 @@ def named(text: str, phrases: Sequence[str]) -> set[str]:
     return {phrase for phrase, places in find_phrases(text, phrases).items() if places}
 
 
-def confined(denoiser: Denoiser, velocity: Velocity, shares: Mapping[str, Tensor]) -> Velocity:
-    """The velocity with each adapter's change of a token multiplied by the token's share, (B, f, h, w).
-
-    To be used inside `adapters.activate` of all adapters; `find_shares` says who acts where.
-    """
-    by_token = {adapter: share.flatten(1) for adapter, share in shares.items()}
-
-    def follow(latents: Tensor, sigma: Tensor) -> Tensor:
-        with gate(denoiser.module, by_token):
-            return velocity(latents, sigma)
-
-    return follow
+@contextlib.contextmanager
+def confine(
+    denoiser: Denoiser, weights: Mapping[str, float], apart: Sequence[str], found: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """The network with adapters at these weights, those to keep apart by their shares (B, f, h, w)."""
+    # who is nowhere in the picture does not act at all
+    shares = {name: share.flatten(1) for name, share in found.items() if share.any()}
+    active = {name: weight for name, weight in weights.items() if name not in apart or name in shares}
+    with activate(denoiser.module, active), gate(denoiser.module, shares):
+        yield
 
 
 @torch.no_grad()
@@ -115,8 +114,7 @@ def find_shares(
     Raises:
         CastmixError: settings out of range, or not one `Named` a row.
     """
-    if not 0 < settings.sigma <= 1:
-        raise CastmixError(f"masked.sigma must be above 0 and up to 1, got {settings.sigma:g}")
+    check_level(settings)
     if len(named) != len(latents):
         raise CastmixError(f"{len(latents)} rows of latents and {len(named)} prompts: one is needed for each")
     grid = token_grid(denoiser, latents)
@@ -125,7 +123,7 @@ def find_shares(
         rows = [shares(blank, one.owners, adapters, settings) for one in named]
         return {adapter: torch.stack([row[adapter] for row in rows]) for adapter in adapters}
     step = next(
-        i for i, sigma in enumerate(sigmas.tolist()) if sigma <= settings.sigma or i == len(sigmas) - 2
+        i for i, sigma in enumerate(sigmas.tolist()) if sigma <= settings.level or i == len(sigmas) - 2
     )
     seen = sample_euler(velocity, latents, sigmas[: step + 1])
     return read_shares(denoiser, seen, sigmas[step], named, prompt_embeds, adapters, settings)
@@ -162,6 +160,12 @@ def read_shares(
         )[0]
         rows.append(shares(maps, one.owners, adapters, settings))
     return {adapter: torch.stack([row[adapter] for row in rows]) for adapter in adapters}
+
+
+def check_level(settings: Masked) -> None:
+    """Raise a CastmixError where `masked.sigma` is out of range."""
+    if not 0 < settings.level <= 1:
+        raise CastmixError(f"masked.sigma must be above 0 and up to 1, got {settings.level:g}")
 
 
 def shares(
