@@ -170,19 +170,22 @@ def test_a_row_makes_the_same_frames_again_and_a_seed_the_same_plan(
 def test_of_several_draws_the_one_that_costs_least_is_taken(
     shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place_one, tried = plan._row, []
+    place_one, tried = plan._place, []
 
     def watched(*args: Any) -> Any:
         tried.append(place_one(*args))
         return tried[-1]
 
-    monkeypatch.setattr(plan, "_row", watched)
+    monkeypatch.setattr(plan, "_place", watched)
     composite(shows, tmp_path / "one", count=1)
     found = [one for one in tried if one is not None]
     assert len(found) == plan.CHOICES
-    assert len({cost for cost, _ in found}) > 1
-    _, best = min(found, key=lambda one: one[0])
-    assert rows_of(tmp_path / "one")[0]["pasted"] == best["pasted"]
+    assert len({one.cost for one in found}) > 1
+    best = min(found, key=lambda one: one.cost)
+    there = rows_of(tmp_path / "one")[0]["pasted"]
+    assert [(one["scale"], one["dx"], one["dy"]) for one in there] == [
+        (stand.scale, stand.dx, stand.dy) for stand in best.stands
+    ]
 
 
 def test_going_on_striking_out_and_adding(mixed: Path, shows: list[Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from toolkit.errors import CastmixError
 
 if TYPE_CHECKING:
     import av
+    from av.video.reformatter import VideoReformatter
 
 Frames = NDArray[np.uint8]
 """Pictures, uint8, RGB: (F, H, W, 3), or one of them, (H, W, 3)."""
@@ -34,6 +35,7 @@ class Frame:
         lost_before: Packets (or pictures) between the frame before and this one that could not be decoded.
         image: The stored picture, neither upright nor with square pixels.
         pixel_aspect: Width over height of a stored pixel.
+        convert: What the frames of one pass share, as setting it up costs as much as converting a frame.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Frame:
     lost_before: int
     image: av.VideoFrame
     pixel_aspect: float
+    convert: VideoReformatter
 
     def rgb(
         self,
@@ -60,9 +63,8 @@ class Frame:
             CastmixError: The crop leaves nothing.
         """
         image, aspect = _upright(self.image, self.pixel_aspect, crop)
-        return resize_to_cover(
-            image, aspect, height or image.height, width or max(1, round(image.width * aspect))
-        )
+        size = height or image.height, width or max(1, round(image.width * aspect))
+        return resize_to_cover(image, aspect, *size, convert=self.convert)
 
 
 class VideoReader:
@@ -110,13 +112,16 @@ class VideoReader:
         self.container.close()
 
     def __iter__(self) -> Iterator[Frame]:
+        from av.video.reformatter import VideoReformatter
+
+        convert = VideoReformatter()
         index, known_lost, last = 0, 0, -1 / self.fps
         for image in self._images():
             if self.lost > known_lost and not image.key_frame:
                 continue
             time = image.time if image.time is not None else last + 1 / self.fps
             duration = float((image.duration or 0) * (image.time_base or 0)) or 1 / self.fps
-            yield Frame(index, time, duration, self.lost - known_lost, image, self.pixel_aspect)
+            yield Frame(index, time, duration, self.lost - known_lost, image, self.pixel_aspect, convert)
             index, known_lost, last = index + 1, self.lost, time
 
     def missing_after(self, end: float) -> float:
@@ -215,7 +220,9 @@ def _orientation(image: av.VideoFrame) -> tuple[bool, bool, bool]:
     return False, bool(a < 0), bool(d < 0)
 
 
-def resize_to_cover(image: av.VideoFrame, pixel_aspect: float, height: int, width: int) -> Frames:
+def resize_to_cover(
+    image: av.VideoFrame, pixel_aspect: float, height: int, width: int, *, convert: VideoReformatter
+) -> Frames:
     """Resize a picture to cover (height, width), pixel aspect undone, and cut at its centre: (H, W, 3)."""
     from av.video.reformatter import Interpolation
 
@@ -227,6 +234,8 @@ def resize_to_cover(image: av.VideoFrame, pixel_aspect: float, height: int, widt
     kernel = Interpolation.AREA if smaller else Interpolation.BICUBIC  # neither aliases in swscale
     # swscale's quick default darkens a picture by more than one level and blocks its colour
     flags = kernel | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    pixels = image.reformat(scaled_width, scaled_height, "rgb24", interpolation=flags).to_ndarray()
+    # swscale's planar path gives the same levels as the packed one (rgb24) in a third of the time
+    planar = convert.reformat(image, scaled_width, scaled_height, "gbrp", interpolation=flags)
+    pixels = planar.to_ndarray()
     top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
     return np.ascontiguousarray(pixels[top : top + height, left : left + width], dtype=np.uint8)

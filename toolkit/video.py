@@ -87,7 +87,7 @@ def write_video(
         CastmixError: No frames, or frames of an odd or changing size.
     """
     import av
-    from av.video.reformatter import Interpolation
+    from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,12 @@ def write_video(
     # cores, and a first timestamp of 0 for readers that know no edit lists. x264's macroblock tree decides
     # differently over equal frames now and then (1 of 100 clips here; none of 480 without it).
     muxer = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
-    encoder = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0", "mbtree": "0"}
+    # Clips are read more often than written: tuned so, they are read twice as fast and are a tenth larger.
+    encoder = {
+        "crf": str(crf), "preset": "veryfast", "tune": "fastdecode", "threads": "1", "bf": "0", "mbtree": "0"
+    }  # fmt: skip
     exact = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+    convert = VideoReformatter()
     rate = Fraction(fps).limit_denominator(1001)
     try:
         with av.open(f"file:{partial}", "w", format="mp4", options=muxer) as container:
@@ -113,9 +117,10 @@ def write_video(
                         f"expected uint8 ({stream.height}, {stream.width}, 3)"
                     )
                 image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-                image = image.reformat(
+                image = convert.reformat(
+                    image,
                     format="yuv420p",
-                    dst_colorspace="SMPTE170M",
+                    dst_colorspace=Colorspace.SMPTE170M,
                     dst_color_range="MPEG",
                     interpolation=exact,
                 )
@@ -132,9 +137,11 @@ def write_video(
 def cover(frames: Frames, height: int, width: int) -> Frames:
     """Resize frames (F, H, W, 3) to cover (height, width) without stretching, and cut around the centre."""
     import av
+    from av.video.reformatter import VideoReformatter
 
+    convert = VideoReformatter()
     images = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24") for frame in frames)
-    return np.stack([resize_to_cover(image, 1.0, height, width) for image in images])
+    return np.stack([resize_to_cover(image, 1.0, height, width, convert=convert) for image in images])
 
 
 def contact_sheet(videos: Sequence[Frames], path: Path, columns: int = 8) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from toolkit.compositing.camera import Floats
 from toolkit.compositing.draw import TOTALS, Meetings
 from toolkit.compositing.paste import Edge
-from toolkit.compositing.people import Standing, standing
+from toolkit.compositing.people import Standing
 from toolkit.compositing.place import Newcomer, Place, Stand, find_place, visible
 from toolkit.compositing.sources import Back, Front
 from toolkit.compositing.words import compose
@@ -47,19 +47,18 @@ def make_rows(
     for number in numbers:
         rng = np.random.default_rng([seed, number])
         for name in map(str, rng.permutation(meetings.names)):
-            found: list[tuple[float, Line]] = []
+            found: list[Placing] = []
             for _ in range(TRIES):
                 fronts, back = meetings.draw(name, rng, three)
                 drawn.update(front.clip.id for front in fronts)
-                if placing := _row(meetings.kind, fronts, back, place, rng):
+                if placing := _place(meetings.kind, fronts, back, place, rng):
                     placed.update(front.clip.id for front in fronts)
                     found.append(placing)
                 if len(found) == (CHOICES if meetings.kind == "mix" else 1):
                     break
             if found:
-                _, row = min(found, key=lambda one: one[0])
                 about = {"kind": meetings.kind, "seed": seed, "index": number}
-                row = about | row | {"edge": asdict(edge)}
+                row = about | _row(min(found, key=lambda one: one.cost)) | {"edge": asdict(edge)}
                 rows.append({"id": f"{meetings.kind}-{number:05d}-{_digest(row)}"} | row)
                 break
         else:
@@ -72,12 +71,40 @@ def make_rows(
     return rows, reasons
 
 
-def _row(
-    kind: str, fronts: Sequence[Front], back: Back, place: Place, rng: np.random.Generator
-) -> tuple[float, Line] | None:
-    """What its places cost, and a row but for its id; None where it cannot be: no room, too short, too few
-    characters.
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """Clips of a row, and where their characters stand, in pixels of the background's first frame.
+
+    Attributes:
+        fronts: Who is pasted.
+        back: On what.
+        fps, height, width: Of the composite.
+        times: Seconds of its frames.
+        starts: Seconds into its clip at which each of `fronts` begins.
+        stands: Where each of `fronts` stands.
+        there: Those of the background whose masks are known.
     """
+
+    fronts: Sequence[Front]
+    back: Back
+    fps: float
+    height: int
+    width: int
+    times: Floats
+    starts: Sequence[float]
+    stands: Sequence[Stand]
+    there: Mapping[str, Standing]
+
+    @property
+    def cost(self) -> float:
+        """How far its worst place is from a good one."""
+        return max((stand.cost for stand in self.stands), default=0.0)
+
+
+def _place(
+    kind: str, fronts: Sequence[Front], back: Back, place: Place, rng: np.random.Generator
+) -> Placing | None:
+    """Where everybody stands; None where it cannot be: no room, too short, too few characters."""
     names = [one.name for one in fronts] + [*back.names]
     if len(names) < min(TOTALS[kind]):  # type: ignore[index]
         return None
@@ -86,40 +113,53 @@ def _row(
     if not still and count < SHORTEST:
         return None
     times = np.zeros(1) if still else np.arange(count) / fps
-    camera = None if back.camera is None or back.facts is None else back.camera[back.facts.at(times)]
-    there = _people(back, times)
-    stands: dict[str, Stand] = {}
-    pasted: list[Line] = []
+    views = visible(_camera(back, times), len(times), height, width)
+    there = {name: body.at(back.facts.at(times)) for name, body in back.people.items() if back.facts}
+    stands: list[Stand] = []
+    starts: list[float] = []
     for front in fronts:
         start = float(front.facts.times[rng.integers(len(front.body.boxes))]) if still else 0.0
-        at = front.facts.at(times + start)
         facts = front.facts
-        who = Newcomer(front.body.at(at), facts.width, facts.height, front.cut, front.over)
-        overlap = float(rng.uniform(0, place.overlap)) if kind == "pairs" and pasted else 0.0
-        others = [*there.values(), *(stand.there for stand in stands.values())]
-        stand = find_place(who, others, visible(camera, len(times), height, width), place, overlap, rng)
+        body = front.body.at(facts.at(times + start))
+        who = Newcomer(body, facts.width, facts.height, front.cut, front.over)
+        overlap = float(rng.uniform(0, place.overlap)) if kind == "pairs" and stands else 0.0
+        others = [*there.values(), *(stand.there for stand in stands)]
+        stand = find_place(who, others, views, place, overlap, rng)
         if stand is None:
             return None
-        stands[front.name] = stand
-        moved = None if front.camera is None else _numbers(front.camera[at])
-        pasted.append(_pasted(front, stand, start, moved))
-    everybody = there | {name: stand.there for name, stand in stands.items()}
+        stands.append(stand)
+        starts.append(start)
+    return Placing(fronts, back, fps, height, width, times, starts, stands, there)
+
+
+def _row(placing: Placing) -> Line:
+    """All that is said of a composite, but for its id."""
+    fronts, back, times = placing.fronts, placing.back, placing.times
+    stands = {front.name: stand for front, stand in zip(fronts, placing.stands, strict=True)}
+    everybody = {**placing.there, **{name: stand.there for name, stand in stands.items()}}
     cut = {front.name for front in fronts if front.cut}
     depth = {name: np.inf if name in cut else one.foot for name, one in everybody.items()}
     order = sorted(everybody, key=lambda name: (depth[name], name in stands))
     actions = {one.name: one.action for one in fronts}
-    cost = max((stand.cost for stand in stands.values()), default=0.0)
-    return cost, {
-        "text": compose(back.style, back.caption, actions, _left_to_right(back, everybody, width)),
+    return {
+        "text": compose(back.style, back.caption, actions, _left_to_right(back, everybody, placing.width)),
         "style": back.style,
-        "fps": fps,
+        "fps": placing.fps,
         "num_frames": len(times),
-        "height": height,
-        "width": width,
-        "background": _background(back, order, stands, None if camera is None else _numbers(camera)),
-        "pasted": pasted,
+        "height": placing.height,
+        "width": placing.width,
+        "background": _background(back, order, stands, _numbers(_camera(back, times))),
+        "pasted": [
+            _pasted(front, stands[front.name], start, times)
+            for front, start in zip(fronts, placing.starts, strict=True)
+        ],
         "order": order,
     }
+
+
+def _camera(back: Back, times: Floats) -> Floats | None:
+    """How the background's camera moves, (F, 4), where that is to be followed."""
+    return None if back.camera is None or back.facts is None else back.camera[back.facts.at(times)]
 
 
 def _shape(fronts: Sequence[Front], back: Back) -> tuple[float, int, int, int]:
@@ -134,17 +174,8 @@ def _shape(fronts: Sequence[Front], back: Back) -> tuple[float, int, int, int]:
     return fps, (count - 1) // 4 * 4 + 1, shape.height, shape.width
 
 
-def _people(back: Back, times: Floats) -> dict[str, Standing]:
-    """Those in the background whose masks are known."""
-    if back.form != "video" or back.facts is None:
-        return {}
-    at = back.facts.at(times)
-    return {
-        name: standing(figure, back.facts, back.camera).at(at) for name, figure in back.facts.figures.items()
-    }
-
-
-def _pasted(front: Front, stand: Stand, start: float, camera: list[list[float]] | None) -> Line:
+def _pasted(front: Front, stand: Stand, start: float, times: Floats) -> Line:
+    camera = None if front.camera is None else front.camera[front.facts.at(times + start)]
     return {
         "name": front.name,
         "show": front.show,
@@ -160,7 +191,7 @@ def _pasted(front: Front, stand: Stand, start: float, camera: list[list[float]] 
         "dy": stand.dy,
         "flip": stand.flip,
         "foot": round(front.body.foot, 2),
-        "camera": camera,
+        "camera": _numbers(camera),
     }
 
 
@@ -204,8 +235,8 @@ def _left_to_right(back: Back, everybody: dict[str, Standing], width: int) -> li
     return [*left, *there, *(name for name in new if name not in left)]
 
 
-def _numbers(path: Floats) -> list[list[float]]:
-    return [[float(value) for value in row] for row in path]
+def _numbers(path: Floats | None) -> list[list[float]] | None:
+    return None if path is None else [[float(value) for value in row] for row in path]
 
 
 def _digest(row: Line) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +84,14 @@ class Back:
     shows: frozenset[str]
     facts: Facts | None
     camera: Floats | None
+
+    @cached_property
+    def people(self) -> dict[str, Standing]:
+        """Those in a video whose masks are known, in all its frames."""
+        if self.form != "video" or self.facts is None:
+            return {}
+        figures = self.facts.figures.items()
+        return {name: standing(figure, self.facts, self.camera) for name, figure in figures}
 
 
 Reasons = list[dict[str, str]]
