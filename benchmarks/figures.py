@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 from pathlib import Path
 
 from benchmarks.results import Result, arms, by_prompt, scores
 from toolkit.data import write_atomic
 from toolkit.intervals import mean_interval
+
+ACROSS = 7
+"""Panels beside each other: more would be too small to read on a page."""
 
 
 def draw_figure(result: Result, path: Path) -> None:
@@ -17,9 +21,14 @@ def draw_figure(result: Result, path: Path) -> None:
 
     names, metrics = arms(result), result["metrics"]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": result["study"], "font.size": 8}):
-        figure = Figure(figsize=(1.2 + 1.35 * len(metrics), 0.7 + 0.24 * len(names)), layout="constrained")
-        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for metric, panel in zip(metrics, axes, strict=True):
+        rows = math.ceil(len(metrics) / ACROSS)
+        columns = math.ceil(len(metrics) / rows)
+        size = 1.2 + 1.35 * columns, rows * (0.7 + 0.24 * len(names))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        for panel in axes[len(metrics) :]:
+            panel.remove()
+        for metric, panel in zip(metrics, axes, strict=False):
             for place, arm in enumerate(names):
                 values = by_prompt(scores(result, arm, metric))
                 if values:
