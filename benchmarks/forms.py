@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 
 from toolkit.captions import TAG, Caption, format
 
@@ -33,8 +33,33 @@ def none(caption: Caption) -> str:
 
 def prose(caption: Caption) -> str:
     """All that the tags say, in the base's words: "Mimi jumps and Otto walks in the snow, cartoon style"."""
+    return _prose(caption, {})
+
+
+def noun(caption: Caption, named: Container[str]) -> str:
+    """Prose with nouns: "a Mimi bear jumps and a spotted blue box with glasses walks in the snow, ...".
+
+    So VideoMage names a subject: a word of its own and a noun that the base knows. Who is not `named` is
+    described.
+    """
+    from toolkit.sandbox.population import describe
+    from toolkit.sandbox.shows import named_looks
+
+    looks = named_looks().items()
+    return _prose(
+        caption, {name: f"a {name} {look.body}" if name in named else describe(look) for name, look in looks}
+    )
+
+
+def _prose(caption: Caption, words: Mapping[str, str]) -> str:
+    def said(text: str) -> str:
+        return TAG.sub(lambda found: words.get(found[1], found[1]), text)
+
     places = [found[0] for clause in caption.clauses if (found := PLACE.search(clause.action))]
-    doings = [f"{clause.name} {PLACE.sub('', _bare(clause.action))}" for clause in caption.clauses]
+    doings = [
+        f"{words.get(clause.name, clause.name)} {PLACE.sub('', said(clause.action))}"
+        for clause in caption.clauses
+    ]
     return f"{' and '.join(doings)}{''.join(places[:1])}, {caption.style} style"
 
 

@@ -11,20 +11,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.footage import Data, copy_clips, make_clips, make_strangers
+from benchmarks.forms import noun
 from benchmarks.lora_cell import Training, judge, train_lora
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.captions import Caption, Clause, format, parse
 from toolkit.cast import read_cast
-from toolkit.data import read_clips, write_index
+from toolkit.data import read_clips, write_clip, write_index
 from toolkit.prompts import Prompt
 
-SOLO = Training(steps=250)
-"""A LoRA of one character sees a quarter of the clips of one of four."""
+SOLO = Training(steps=150, lr=4e-3)
+"""Of a LoRA of one character: it sees a quarter of the clips of one of four."""
 
 Method = Literal[
-    "alone", "joint", "prose", "weighted", "svd", "ties", "dare", "least-squares", "gradient", "masked"
+    "alone",
+    "company",
+    "joint",
+    "prose",
+    "weighted",
+    "svd",
+    "ties",
+    "dare",
+    "least-squares",
+    "gradient",
+    "masked",
 ]
+
+
+Captions = Literal["grammar", "noun"]
+
+MATES = {"Mimi": "Pixo", "Bruno": "Pixo", "Otto": "Greta"}
+"""Who keeps a character company in its clips: of its own show, and of no team."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,10 @@ class Fusing:
     Attributes:
         teams: Whose LoRAs are fused, each team into a file of its own; all metrics are named by team.
         method: One of castmix fuse; alone: nothing is fused, each character is asked for with its own LoRA;
+            company: likewise, beside those of its team, whom the base is told in prose;
             joint: one LoRA learns from the clips of all; prose: no LoRA, the base is told their descriptions.
+        captions: Of clips and prompts: the grammar, or prose with nouns.
+        company: The clips of a character show it beside others, too, and not alone only.
         weight: Of each LoRA.
         rank: Of the result; none is the method's own.
         attention: Of gradient: the weight of the maps' loss.
@@ -49,10 +69,12 @@ class Fusing:
 
     teams: tuple[tuple[str, ...], ...] = (("Mimi", "Bruno"), ("Mimi", "Otto"))
     method: Method = "weighted"
+    captions: Captions = "noun"
+    company: bool = True
     weight: float = 1.0
     rank: int | None = None
     attention: float = 0.6
-    steps: int = 300
+    steps: int = 250
     lr: float = 3e-4
     layout: Literal["sum", "base"] = "sum"
     sigma: float = 0.8
@@ -72,14 +94,14 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
     scores: Scores = {}
     texts: dict[str, str] = {}
     for team in settings.teams:
-        asked = questions(team, settings.single, 0 if settings.method == "alone" else settings.together)
+        asked = questions(team, settings.single, settings.together)
         folder = out / "videos" / "-".join(team).lower()
-        for number, (loras, prompts) in enumerate(_sides(settings, team, asked, seed, store, took)):
+        for number, (loras, named, prompts) in enumerate(_sides(settings, team, asked, seed, store, took)):
             part = folder / f"{number}"
             if not (part / "run.yaml").exists():
                 with clocked(part / "seconds"):
                     generate(
-                        [spoken(settings, prompt.prompt, team) for prompt in prompts],
+                        [spoken(settings, prompt.prompt, named) for prompt in prompts],
                         part,
                         lora=loras,
                         words=[f"{name}=a {named_looks()[name].body}" for name in team],
@@ -98,14 +120,14 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
     return Outcome(scores, texts, {name: round(value, 1) for name, value in took.items()})
 
 
-def spoken(settings: Fusing, prompt: str, team: Sequence[str]) -> str:
-    """The prompt as it is sampled."""
-    if settings.method != "prose":
-        return prompt
-    from toolkit.tokens import plain
+def spoken(settings: Fusing, prompt: str, named: Sequence[str]) -> str:
+    """The prompt as it is sampled; in prose those who are not named are described."""
+    caption = parse(prompt, read_cast())
+    return _written(caption, settings.captions if named else "noun", named)
 
-    cast = read_cast()
-    return plain(prompt, {name: cast.find(name)[1].description for name in team})
+
+def _written(caption: Caption, captions: Captions, named: Sequence[str]) -> str:
+    return noun(caption, named) if captions == "noun" else format(caption)
 
 
 def questions(team: Sequence[str], single: int, together: int) -> list[Prompt]:
@@ -151,74 +173,101 @@ def kind(team: Sequence[str]) -> str:
     return "same-style" if all(a.style == b.style for a, b in pairwise(shows)) else "cross-style"
 
 
-def subject_lora(name: str, seed: int, store: Store) -> Path:
+def subject_lora(name: str, captions: Captions, company: bool, seed: int, store: Store) -> Path:
     """The LoRA of one character."""
-    return _trained((name,), SOLO, seed, store)
+    return _trained((name,), SOLO, captions, company, seed, store)
 
 
-def _trained(names: Sequence[str], training: Training, seed: int, store: Store) -> Path:
+def _trained(
+    names: Sequence[str], training: Training, captions: Captions, company: bool, seed: int, store: Store
+) -> Path:
     strangers = make_strangers(Data(), store)
-    folders = [solo_clips(name, store) for name in names]
-    settings = {"solo": list(names), "training": asdict(training), "seed": seed}
+    folders = [own_clips(name, captions, company, store) for name in names]
+    settings = {
+        "solo": list(names),
+        "captions": captions,
+        "company": company,
+        "training": asdict(training),
+        "seed": seed,
+    }
     made = store.make("lora", settings, partial(train_lora, folders, strangers, training, seed))
     return made / "lora.safetensors"
 
 
-def solo_clips(name: str, store: Store) -> Path:
-    """The clips that show one character of the studies and nobody else, with their cache."""
-    data = Data(composites=0)
+def own_clips(name: str, captions: Captions, company: bool, store: Store) -> Path:
+    """The clips that show one character, alone or beside its mate, with their cache.
+
+    In prose the mate is described: nobody is named but the character whose LoRA learns from them.
+    """
+    data = Data(characters=(name, MATES[name]), pairs=8, composites=0)
     folders, _ = make_clips(data, store)
 
     def fill(path: Path) -> None:
         cast = read_cast()
-        alone = [
+        wanted = [{name}, {name, MATES[name]}] if company else [{name}]
+        chosen = [
             clip
             for clip in read_clips(folders[0])
-            if {clause.name for clause in parse(clip.text, cast).clauses} == {name}
+            if {clause.name for clause in parse(clip.text, cast).clauses} in wanted
         ]
-        copy_clips(alone, folders[0], path)
-        write_index(path)
-        from toolkit.cache import cache
+        copy_clips(chosen, folders[0], path)
+        _write_captions(path, captions, [name])
 
-        cache(path)
-
-    return store.make("solo", {"data": asdict(data), "name": name}, fill)
+    settings = {"data": asdict(data), "name": name, "captions": captions, "company": company}
+    return store.make("own", settings, fill)
 
 
-def pair_clips(team: Sequence[str], store: Store) -> Path:
+def pair_clips(team: Sequence[str], captions: Captions, store: Store) -> Path:
     """Composites of a team with their masks, cached: what gradient learns maps from."""
 
     def fill(path: Path) -> None:
-        from toolkit.cache import cache
         from toolkit.composite import composite
         from toolkit.compositing.place import Place
         from toolkit.segment import segment
 
-        folders = [solo_clips(name, store) for name in team]
+        folders = [own_clips(name, "grammar", False, store) for name in team]
         for folder in folders:
             segment(folder, backend="truth")
         composite(folders, path, kind="pairs", styles="any", count=24, place=Place(overlap=0.3), seed=0)
-        cache(path)
+        _write_captions(path, captions, team)
 
-    return store.make("pairs", {"team": list(team)}, fill)
+    return store.make("pairs", {"team": list(team), "captions": captions}, fill)
+
+
+def _write_captions(folder: Path, captions: Captions, named: Sequence[str]) -> None:
+    """Captions as the study wants them, and their cache."""
+    from toolkit.cache import cache
+
+    cast = read_cast()
+    for clip in read_clips(folder):
+        write_clip(folder, replace(clip, text=_written(parse(clip.text, cast), captions, named)))
+    write_index(folder)
+    cache(folder)
 
 
 def _sides(
     settings: Fusing, team: Sequence[str], asked: Sequence[Prompt], seed: int, store: Store, took: Any
-) -> list[tuple[list[str], list[Prompt]]]:
-    """LoRAs, and the prompts that they are asked."""
+) -> list[tuple[list[str], Sequence[str], list[Prompt]]]:
+    """LoRAs, whom they know by name, and the prompts that they are asked."""
     if settings.method == "prose":
-        return [([], list(asked))]
+        return [([], (), list(asked))]
     if settings.method == "joint":
         training = replace(SOLO, steps=SOLO.steps * len(team))
-        joint = _trained(team, training, seed, store)
+        joint = _trained(team, training, settings.captions, settings.company, seed, store)
         took["train"] += seconds(joint.parent)
-        return [([str(joint)], list(asked))]
-    loras = {name: subject_lora(name, seed, store) for name in team}
+        return [([str(joint)], team, list(asked))]
+    loras = {name: subject_lora(name, settings.captions, settings.company, seed, store) for name in team}
     took["train"] += sum(seconds(path.parent) for path in loras.values())
     if settings.method == "alone":
-        own = {name: [p for p in asked if f"[Character: {name}]" in p.prompt] for name in team}
-        return [([str(loras[name])], own[name]) for name in team]
+        alone = [p for p in asked if p.kind == "single"]
+        own = {name: [p for p in alone if f"[Character: {name}]" in p.prompt] for name in team}
+        return [([str(loras[name])], (name,), own[name]) for name in team]
+    if settings.method == "company":
+        met = [p for p in asked if p.kind != "single"]
+        return [
+            ([str(loras[name])], (name,), [replace(p, id=f"{p.id}-{name.lower()}") for p in met])
+            for name in team
+        ]
     fused = store.make(
         "fused",
         {name: value for name, value in asdict(settings).items() if name not in ASKING}
@@ -226,7 +275,7 @@ def _sides(
         partial(_fuse, settings, team, list(loras.values()), seed, store),
     )
     took["fuse"] += seconds(fused)
-    return [([str(fused / "lora.safetensors")], list(asked))]
+    return [([str(fused / "lora.safetensors")], team, list(asked))]
 
 
 ASKING = ("teams", "layout", "sigma", "single", "together", "denoising", "guidance")
@@ -241,14 +290,15 @@ def _fuse(
     from toolkit.settings import Optim
 
     method: Any = settings.method
+    form, company = settings.captions, settings.company
     learns = method in ("least-squares", "gradient")
     fuse(
         [f"{lora}:{settings.weight:g}" for lora in loras],
         path,
         method=method,
         rank=settings.rank,
-        clips=[solo_clips(name, store) for name in team] if learns else (),
-        pairs=pair_clips(team, store) if method == "gradient" else None,
+        clips=[own_clips(name, form, company, store) for name in team] if learns else (),
+        pairs=pair_clips(team, form, store) if method == "gradient" else None,
         subjects=list(team),
         seed=seed,
         distil=Distil(steps=settings.steps, attention=settings.attention),

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.forms import noun
 from benchmarks.fusion_cell import subject_lora
 from benchmarks.motion_cell import TRAITS, Imitation, Performance, motion_lora, perform
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
-from toolkit.captions import Caption, Clause, format
+from toolkit.captions import Caption, Clause, format, parse
 from toolkit.cast import read_cast
 from toolkit.prompts import Prompt
 
@@ -61,13 +62,15 @@ def run(settings: Meeting, seed: int, out: Path, store: Store) -> Outcome:
         took["train"] += seconds(learnt)
         shown = perform(motion)
         for cast in settings.casts:
-            loras = [subject_lora(name, seed, store) for name in cast]
+            loras = [subject_lora(name, "noun", True, seed, store) for name in cast]
             took["train"] += sum(seconds(lora.parent) for lora in loras)
             prompts = questions(motion, cast, shown.scene, settings.prompts)
             folder = out / "videos" / f"{number}-{'-'.join(cast).lower()}"
             if not (folder / "run.yaml").exists():
                 with clocked(folder / "seconds"):
-                    _generate(settings, prompts, folder, loras, learnt, clips, 1000 * seed + 100 * number)
+                    _generate(
+                        settings, prompts, cast, folder, loras, learnt, clips, 1000 * seed + 100 * number
+                    )
             start = time.monotonic()
             for metric, found in judge(sorted(folder.glob("*.mp4")), prompts, shown).items():
                 scores.setdefault(metric, {}).update(found)
@@ -136,6 +139,7 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
 def _generate(
     settings: Meeting,
     prompts: Sequence[Prompt],
+    cast: Sequence[str],
     folder: Path,
     subjects: Sequence[Path],
     learnt: Path,
@@ -143,17 +147,22 @@ def _generate(
     seed: int,
 ) -> None:
     from toolkit.generate import generate
+    from toolkit.sandbox.shows import named_looks
     from toolkit.settings import Collaboration
 
     together = settings.sampler in ("scs", "scs-lite")
     alone = {"subject alone": "subject", "motion alone": "motion"}.get(settings.sampler)
     sampler: Any = settings.sampler if together else "euler"
+    # the motion branch is asked for class nouns: "a Mimi bear jumps" without the name (VideoMage, Alg. 1)
+    texts = [noun(parse(prompt.prompt, read_cast()), cast) for prompt in prompts]
     generate(
-        [prompt.prompt for prompt in prompts],
+        texts,
         folder,
         subject=[str(lora) for lora in subjects] if alone != "motion" else [],
         motion=str(learnt / "lora.safetensors") if alone != "subject" else None,
         sampler=sampler,
+        words=[f"{name}={named_looks()[name].body}" for name in cast] if together else (),
+        motion_prompt=[_nameless(text, cast) for text in texts] if together else (),
         motion_clip=clips / "clips" / "clip.mp4" if settings.inversion else None,
         steps=settings.denoising,
         guidance_scale=settings.guidance,
@@ -171,3 +180,9 @@ def _generate(
             inversion=settings.inversion or 0.3,
         ),
     )
+
+
+def _nameless(text: str, cast: Sequence[str]) -> str:
+    for name in cast:
+        text = text.replace(f" {name} ", " ")
+    return text

@@ -298,6 +298,8 @@ FUSION = Study(
     question="How can LoRAs of one character each be made one, so that both are there and neither blends?",
     arms={
         "alone": replace(_FUSION, method="alone"),
+        # The ceiling: what a LoRA knows of its character beside somebody else, with nothing fused.
+        "alone, in company": replace(_FUSION, method="company"),
         "trained jointly": replace(_FUSION, method="joint"),
         "weighted 1": _FUSION,
         "weighted 0.7": replace(_FUSION, weight=0.7),
@@ -311,10 +313,13 @@ FUSION = Study(
         "masked": replace(_FUSION, method="masked"),
         "masked, base layout": replace(_FUSION, method="masked", layout="base", sigma=0.7),
         "prose, no LoRA": replace(_FUSION, method="prose"),
+        # What the LoRAs must have seen, to be fused at all.
+        "weighted 1, never in company": replace(_FUSION, company=False),
+        "weighted 1, tags": replace(_FUSION, captions="grammar"),
     },
     run=fusion_cell.run,
     baseline="weighted 1",
-    contrast=("masked, base layout", "weighted 1"),
+    contrast=("masked", "weighted 1"),
     repeated=("alone",),
     metrics=(
         "single identity",
@@ -340,16 +345,17 @@ FUSION_THREE = Study(
         "weighted 1": _THREE_LORAS,
         "least-squares": replace(_THREE_LORAS, method="least-squares"),
         "gradient": replace(_THREE_LORAS, method="gradient"),
-        "masked, base layout": replace(_THREE_LORAS, method="masked", layout="base", sigma=0.7),
+        "masked": replace(_THREE_LORAS, method="masked"),
     },
     run=fusion_cell.run,
     baseline="weighted 1",
-    contrast=("masked, base layout", "weighted 1"),
+    contrast=("masked", "weighted 1"),
     metrics=("single identity", "three identity", "three style", "three binding", "three blending"),
     seeds=1,
 )
 
-_SCS = Meeting(imitation=_MOTION)
+# The motion LoRA that the study of motions found best: its layers know least of looks.
+_SCS = Meeting(imitation=replace(_MOTION, targets=("attn1",), heads="temporal"))
 
 SCS = Study(
     name="scs",

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import evidence, footage, lora_cell
 from benchmarks.figures import draw_figure
 from benchmarks.footage import Data, choose
-from benchmarks.forms import FORMS
+from benchmarks.forms import FORMS, noun
 from benchmarks.gallery import GAP, LINE, draw_gallery
 from benchmarks.lora_cell import Recipe, prose_prompts, questions, spoken
 from benchmarks.place import Workplace
@@ -334,6 +334,10 @@ def test_forms_of_a_caption() -> None:
         CAST,
     )
     assert FORMS["prose"](second) == "Otto lunges and Mimi jumps in the snow by the fence, cartoon style"
+    assert noun(caption, {"Mimi"}) == (
+        "a Mimi bear chases a plain red ball with glasses and a plain red ball with glasses runs away in the "
+        "snow, cartoon style"
+    )
 
 
 def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
