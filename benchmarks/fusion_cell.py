@@ -93,6 +93,7 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
     took = {"data": 0.0, "train": 0.0, "fuse": 0.0, "generate": 0.0, "judge": 0.0}
     scores: Scores = {}
     texts: dict[str, str] = {}
+    article = "" if settings.captions == "noun" else "a "  # a noun stands after the name, or instead
     for team in settings.teams:
         asked = questions(team, settings.single, settings.together)
         folder = out / "videos" / "-".join(team).lower()
@@ -104,7 +105,7 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
                         [spoken(settings, prompt.prompt, named) for prompt in prompts],
                         part,
                         lora=loras,
-                        words=[f"{name}=a {named_looks()[name].body}" for name in team],
+                        words=[f"{name}={article}{named_looks()[name].body}" for name in team],
                         masked=Masked(layout=settings.layout, sigma=settings.sigma),
                         steps=settings.denoising,
                         guidance_scale=settings.guidance,
