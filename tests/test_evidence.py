@@ -335,8 +335,8 @@ def test_forms_of_a_caption() -> None:
     )
     assert FORMS["prose"](second) == "Otto lunges and Mimi jumps in the snow by the fence, cartoon style"
     assert noun(caption, {"Mimi"}) == (
-        "a Mimi bear chases a plain red ball with glasses and a plain red ball with glasses runs away in the "
-        "snow, cartoon style"
+        "a Mimi bear chases a red ball with glasses and a red ball with glasses runs away in the snow, "
+        "cartoon style"
     )
 
 
