@@ -66,6 +66,20 @@ def test_every_method_has_its_name() -> None:
     assert set(METHODS) == set(get_args(MethodName))
 
 
+def test_loras_that_name_one_character_each_are_told(
+    files: tuple[Path, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = tmp_path / "several.safetensors"
+    save_lora(some_lora(4, 2, cast=["Mimi", "Bruno"]), several)
+    fuse([str(files[0]), str(several)], tmp_path / "fused.safetensors")
+    said = capsys.readouterr()
+    assert "the captions of a name one character each" in said.out + said.err
+    for alone in ([str(files[0])], [str(several), str(files[2])]):
+        fuse(alone, tmp_path / "fused.safetensors")
+        said = capsys.readouterr()
+        assert "one character each" not in said.out + said.err
+
+
 def test_weighted_is_the_exact_sum_whatever_the_ranks(files: tuple[Path, ...], tmp_path: Path) -> None:
     words = [f"{files[0]}:0.8", str(files[1].parent), f"{files[2]}:-0.5", f"{files[0]}:0"]
     made = load_lora(fuse(words, tmp_path / "fused.safetensors"))

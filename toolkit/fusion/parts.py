@@ -96,6 +96,18 @@ def check_fit(parts: Sequence[Part]) -> None:
         say(f"warning: these LoRAs were trained on different weights of one shape: {told}")
 
 
+def note_solos(parts: Sequence[Part]) -> None:
+    """Say which LoRAs may only have seen their character alone: no fusion makes two of two such."""
+    casts = {part.name: json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts}
+    solos = [name for name, cast in casts.items() if len(cast) == 1]
+    if len(parts) > 1 and solos:
+        say(
+            f"note: the captions of {', '.join(solos)} name one character each. A LoRA whose clips show its "
+            "character alone draws one figure, however it is fused: let some clips show it beside others, "
+            "and caption them too (docs/fusion.md)"
+        )
+
+
 def fused(parts: Sequence[Part], tensors: Tensors, method: str, facts: Mapping[str, Any]) -> Lora:
     """The LoRA that stands for all parts: special tokens, cast and trigger words of them all.
 
