@@ -174,7 +174,7 @@ CCA_SAME_STYLE = Study(
     arms={f"{percent} %": _THREE.but(ratio=percent / 100) for percent in (0, 5, 10, 20, 40)},
     run=run,
     baseline="0 %",
-    contrast=("40 %", "0 %"),
+    contrast=("10 %", "0 %"),
     metrics=(
         "intra-style identity",
         "intra-style style",
@@ -186,7 +186,6 @@ CCA_SAME_STYLE = Study(
         "inter-style style",
         "inter-style blending",
     ),
-    seeds=1,
 )
 
 _EDGES = _PASTED.but(ratio=0.4)

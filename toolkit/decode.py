@@ -35,7 +35,8 @@ class Frame:
         lost_before: Packets (or pictures) between the frame before and this one that could not be decoded.
         image: The stored picture, neither upright nor with square pixels.
         pixel_aspect: Width over height of a stored pixel.
-        convert: What the frames of one pass share, as setting it up costs as much as converting a frame.
+        convert: Shared by the frames of one pass, as setting it up costs as much as converting a frame; so
+            they are for one thread at a time.
     """
 
     index: int

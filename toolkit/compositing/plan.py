@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,9 +181,9 @@ def _pasted(front: Front, stand: Stand, start: float, times: Floats) -> Line:
         "name": front.name,
         "show": front.show,
         "clip": front.clip.id,
-        "path": path_text(front.clip.path),
+        "path": _whole(front.clip.path),
         "fingerprint": front.facts.fingerprint,
-        "mask": {"path": path_text(front.figure.path), "fingerprint": front.figure.fingerprint},
+        "mask": {"path": _whole(front.figure.path), "fingerprint": front.figure.fingerprint},
         "height": front.facts.height,
         "width": front.facts.width,
         "start": start,
@@ -205,14 +206,14 @@ def _background(
     return {
         "form": back.form,
         "clip": back.clip.id if back.clip else None,
-        "path": path_text(back.path),
+        "path": _whole(back.path),
         "fingerprint": back.fingerprint,
         "names": list(back.names),
         "source": back.clip.source if back.clip else path_text(back.path),
         "start": back.clip.start if back.clip else 0.0,
         "shot": back.clip.shot if back.clip else 0,
         "masks": {
-            name: {"path": path_text(figures[name].path), "fingerprint": figures[name].fingerprint}
+            name: {"path": _whole(figures[name].path), "fingerprint": figures[name].fingerprint}
             for name in needed
         },
         "camera": camera,
@@ -237,6 +238,11 @@ def _left_to_right(back: Back, everybody: dict[str, Standing], width: int) -> li
 
 def _numbers(path: Floats | None) -> list[list[float]] | None:
     return None if path is None else [[float(value) for value in row] for row in path]
+
+
+def _whole(path: Path) -> str:
+    """A path as it is from wherever the plan is gone on with."""
+    return path_text(path.absolute())
 
 
 def _digest(row: Line) -> str:
