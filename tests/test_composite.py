@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,6 +187,23 @@ def test_of_several_draws_the_one_that_costs_least_is_taken(
     assert [(one["scale"], one["dx"], one["dy"]) for one in there] == [
         (stand.scale, stand.dx, stand.dy) for stand in best.stands
     ]
+
+
+def test_a_plan_is_gone_on_with_from_another_place(
+    shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = shows[0].parent, tmp_path / "elsewhere"
+    there.mkdir()
+    out = tmp_path / "out"
+    monkeypatch.chdir(here)
+    composite([Path(folder.name) for folder in shows], Path(os.path.relpath(out, here)), count=2)
+    first = rows_of(out)[0]["id"]
+    (out / "clips" / f"{first}.mp4").unlink()
+    (out / "clips" / f"{first}.json").unlink()
+    monkeypatch.chdir(there)
+    composite([Path(os.path.relpath(folder, there)) for folder in shows], Path("../out"), count=2)
+    assert [row["as"] for row in read_rows(out / "rejected.jsonl") if row["as"] == "making"] == []
+    assert (out / "clips" / f"{first}.mp4").exists()
 
 
 def test_going_on_striking_out_and_adding(mixed: Path, shows: list[Path], tmp_path: Path) -> None:
