@@ -188,6 +188,28 @@ CCA_SAME_STYLE = Study(
     ),
 )
 
+_FOUR = RECIPE.but(clips=16, composites=128, kinds=("multi",), repeats=2)
+
+CCA_FOUR = Study(
+    name="cca-four",
+    question="The same in a harder world: four characters, two of which look alike over the styles?",
+    arms={f"{percent} %": _FOUR.but(ratio=percent / 100) for percent in (0, 5, 10, 40)},
+    run=run,
+    baseline="0 %",
+    contrast=("40 %", "0 %"),
+    metrics=(
+        "inter-style identity",
+        "inter-style native",
+        "inter-style foreign",
+        "inter-style delusion",
+        "inter-style style",
+        "inter-style blending",
+        "intra-style identity",
+        "intra-style blending",
+    ),
+    seeds=1,
+)
+
 _EDGES = _PASTED.but(ratio=0.4)
 
 CCA_EDGES = Study(
@@ -390,7 +412,7 @@ SCS = Study(
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_EDGES, CCA_MASKS,
+        IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_FOUR, CCA_EDGES, CCA_MASKS,
         PRESERVE, MOTION, FUSION, FUSION_THREE, SCS,
     )
 }  # fmt: skip
