@@ -375,7 +375,7 @@ FUSION_THREE = Study(
     seeds=1,
 )
 
-# The motion LoRA that the study of motions found best: its layers know least of looks.
+# Of the study of motions the LoRA with which who is asked for was seen to make the motion most often.
 _SCS = Meeting(imitation=replace(_MOTION, targets=("attn1",), heads="temporal"))
 
 SCS = Study(
