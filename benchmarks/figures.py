@@ -28,7 +28,7 @@ def draw_figure(result: Result, path: Path) -> None:
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for panel in axes[len(metrics) :]:
             panel.remove()
-        for metric, panel in zip(metrics, axes, strict=False):
+        for metric, panel in zip(metrics, axes[: len(metrics)], strict=True):
             for place, arm in enumerate(names):
                 values = by_prompt(scores(result, arm, metric))
                 if values:

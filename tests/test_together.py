@@ -258,15 +258,22 @@ def test_the_motion_clips_noise(tiny_wan: Path, tmp_path: Path) -> None:
         generate("a cat", tmp_path / "x.mp4", **{**settings, "num_frames": 5})
 
 
-def test_a_masked_fusion_in_both_samplers(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> None:
-    """Its parts act where their subjects are; where a prompt names one of them alone, that is everywhere."""
-    both = fuse(
+@pytest.fixture
+def both(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
+    """A masked fusion of two subjects."""
+    return fuse(
         [str(loras["pixo"]), str(loras["bruk"])],
         tmp_path / "both.safetensors",
         method="masked",
         model=str(tiny_wan),
         subjects=["Pixo", "Bruk"],
     )
+
+
+def test_a_masked_fusion_in_both_samplers(
+    tiny_wan: Path, loras: dict[str, Path], both: Path, tmp_path: Path
+) -> None:
+    """Its parts act where their subjects are; where a prompt names one of them alone, that is everywhere."""
     settings: dict[str, Any] = {"model": str(tiny_wan), **SMALL}
 
     def video(name: str, prompt: str, **more: Any) -> bytes:
@@ -290,15 +297,10 @@ def test_a_masked_fusion_in_both_samplers(tiny_wan: Path, loras: dict[str, Path]
         video("g", PROMPT, subject=summed, lora=[str(both)], **together)
 
 
-def test_a_masked_fusion_on_the_bases_layout(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> None:
+def test_a_masked_fusion_on_the_bases_layout(
+    tiny_wan: Path, loras: dict[str, Path], both: Path, tmp_path: Path
+) -> None:
     """The base draws from plain words until masked.sigma; who is alone is the plain LoRA from the start."""
-    both = fuse(
-        [str(loras["pixo"]), str(loras["bruk"])],
-        tmp_path / "both.safetensors",
-        method="masked",
-        model=str(tiny_wan),
-        subjects=["Pixo", "Bruk"],
-    )
     settings: dict[str, Any] = {"model": str(tiny_wan), **SMALL}
 
     def videos(name: str, prompts: list[str], **more: Any) -> list[bytes]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation, VideoReformatter
 from films import film, orient, picture, sound, write
 
-from toolkit.decode import VideoReader
+from toolkit.decode import VideoReader, resize_to_cover
 from toolkit.errors import CastmixError
 from toolkit.video import contact_sheet, cover, probe, read_video, write_video
 
@@ -95,6 +96,19 @@ def test_cover_neither_stretches_nor_pads() -> None:
 
 def test_cover_at_its_own_size_is_the_identity() -> None:
     assert np.array_equal(cover(smooth(), 48, 64), smooth())
+
+
+def test_the_planar_way_gives_the_levels_of_the_packed_one_and_a_converter_serves_any_frame() -> None:
+    rng = np.random.default_rng(0)
+    noise = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), np.uint8), "rgb24")
+    exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    shared = VideoReformatter()
+    for pixel_format, space in (("yuv420p", "SMPTE170M"), ("yuv420p", "ITU709"), ("yuv444p", "ITU709")):
+        frame = noise.reformat(format=pixel_format, dst_colorspace=space)
+        for height, width in ((48, 64), (24, 32), (96, 128)):
+            kernel = Interpolation.AREA if height < 48 else Interpolation.BICUBIC
+            packed = frame.reformat(width, height, "rgb24", interpolation=kernel | exact).to_ndarray()
+            assert np.array_equal(resize_to_cover(frame, 1.0, height, width, convert=shared), packed)
 
 
 def test_cover_averages_what_it_cannot_show() -> None:
