@@ -40,6 +40,8 @@ Method = Literal[
 
 Captions = Literal["grammar", "noun"]
 
+Company = bool | Literal["more alone"]
+
 MATES = {"Mimi": "Pixo", "Bruno": "Pixo", "Otto": "Greta"}
 """Who keeps a character company in its clips: of its own show, and of no team."""
 
@@ -54,7 +56,8 @@ class Fusing:
             company: likewise, beside those of its team, whom the base is told in prose;
             joint: one LoRA learns from the clips of all; prose: no LoRA, the base is told their descriptions.
         captions: Of clips and prompts: the grammar, or prose with nouns.
-        company: The clips of a character show it beside others, too, and not alone only.
+        company: Half of a character's 16 clips show it beside another. If not, the 8 that show it alone are
+            left; more alone: 16 of those.
         weight: Of each LoRA.
         rank: Of the result; none is the method's own.
         attention: Of gradient: the weight of the maps' loss.
@@ -70,7 +73,7 @@ class Fusing:
     teams: tuple[tuple[str, ...], ...] = (("Mimi", "Bruno"), ("Mimi", "Otto"))
     method: Method = "weighted"
     captions: Captions = "noun"
-    company: bool = True
+    company: Company = True
     weight: float = 1.0
     rank: int | None = None
     attention: float = 0.6
@@ -174,13 +177,13 @@ def kind(team: Sequence[str]) -> str:
     return "same-style" if all(a.style == b.style for a, b in pairwise(shows)) else "cross-style"
 
 
-def subject_lora(name: str, captions: Captions, company: bool, seed: int, store: Store) -> Path:
+def subject_lora(name: str, captions: Captions, company: Company, seed: int, store: Store) -> Path:
     """The LoRA of one character."""
     return _trained((name,), SOLO, captions, company, seed, store)
 
 
 def _trained(
-    names: Sequence[str], training: Training, captions: Captions, company: bool, seed: int, store: Store
+    names: Sequence[str], training: Training, captions: Captions, company: Company, seed: int, store: Store
 ) -> Path:
     strangers = make_strangers(Data(), store)
     folders = [own_clips(name, captions, company, store) for name in names]
@@ -195,17 +198,18 @@ def _trained(
     return made / "lora.safetensors"
 
 
-def own_clips(name: str, captions: Captions, company: bool, store: Store) -> Path:
+def own_clips(name: str, captions: Captions, company: Company, store: Store) -> Path:
     """The clips that show one character, alone or beside its mate, with their cache.
 
     In prose the mate is described: nobody is named but the character whose LoRA learns from them.
     """
-    data = Data(characters=(name, MATES[name]), pairs=8, composites=0)
+    more = company == "more alone"
+    data = Data(characters=(name, MATES[name]), clips=16 if more else 8, pairs=8, composites=0)
     folders, _ = make_clips(data, store)
 
     def fill(path: Path) -> None:
         cast = read_cast()
-        wanted = [{name}, {name, MATES[name]}] if company else [{name}]
+        wanted = [{name}, {name, MATES[name]}] if company is True else [{name}]
         chosen = [
             clip
             for clip in read_clips(folders[0])

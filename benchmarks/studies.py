@@ -336,6 +336,7 @@ FUSION = Study(
         "prose, no LoRA": replace(_FUSION, method="prose"),
         # What the LoRAs must have seen, to be fused at all.
         "weighted 1, never in company": replace(_FUSION, company=False),
+        "weighted 1, 16 clips alone": replace(_FUSION, company="more alone"),
         "weighted 1, tags": replace(_FUSION, captions="grammar"),
     },
     run=fusion_cell.run,
