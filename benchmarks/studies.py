@@ -329,20 +329,17 @@ FUSION = Study(
         "dare": replace(_FUSION, method="dare"),
         "least-squares": replace(_FUSION, method="least-squares"),
         "gradient": replace(_FUSION, method="gradient"),
+        "gradient, lambda 0": replace(_FUSION, method="gradient", attention=0.0),
         "gradient, lambda 0.1": replace(_FUSION, method="gradient", attention=0.1),
         "gradient, lambda 1": replace(_FUSION, method="gradient", attention=1.0),
         "masked": replace(_FUSION, method="masked"),
         "masked, base layout": replace(_FUSION, method="masked", layout="base", sigma=0.7),
         "prose, no LoRA": replace(_FUSION, method="prose"),
-        # What the LoRAs must have seen, to be fused at all.
-        "weighted 1, never in company": replace(_FUSION, company=False),
-        "weighted 1, 16 clips alone": replace(_FUSION, company="more alone"),
-        "weighted 1, tags": replace(_FUSION, captions="grammar"),
     },
     run=fusion_cell.run,
     baseline="weighted 1",
     contrast=("masked", "weighted 1"),
-    repeated=("alone",),
+    repeated=("alone", "gradient, lambda 0.1"),
     metrics=(
         "single identity",
         "same-show identity",
@@ -355,6 +352,22 @@ FUSION = Study(
     ),
     shown=tuple(f"mimi-{other}-{k:02d}" for other in ("bruno", "otto") for k in (1, 2, 3)),
     pictured=("trained jointly", "weighted 1", "least-squares", "gradient", "masked", "masked, base layout"),
+)
+
+FUSION_SEEN = Study(
+    name="fusion-seen",
+    question="What must LoRAs of one character each have seen, for their sum to know a pair?",
+    arms={
+        "weighted 1": _FUSION,
+        "weighted 1, never in company": replace(_FUSION, company=False),
+        "weighted 1, 16 clips alone": replace(_FUSION, company="more alone"),
+        "weighted 1, tags": replace(_FUSION, captions="grammar"),
+    },
+    run=fusion_cell.run,
+    baseline="weighted 1",
+    contrast=("weighted 1, 16 clips alone", "weighted 1"),
+    metrics=FUSION.metrics,
+    seeds=1,
 )
 
 _THREE_LORAS = replace(_FUSION, teams=(("Mimi", "Bruno", "Otto"),), together=18)
@@ -414,6 +427,6 @@ STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_FOUR, CCA_EDGES, CCA_MASKS,
-        PRESERVE, MOTION, FUSION, FUSION_THREE, SCS,
+        PRESERVE, MOTION, FUSION, FUSION_SEEN, FUSION_THREE, SCS,
     )
 }  # fmt: skip
