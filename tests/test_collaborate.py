@@ -22,7 +22,7 @@ from toolkit.collaborate import (
 )
 from toolkit.errors import CastmixError
 from toolkit.flow import sample_euler, sigma_schedule
-from toolkit.guides import GUIDES, Branch, Kind, Name, Pull, Pulls, attention_guide, difference_guide
+from toolkit.guides import GUIDES, Branch, Kind, Maps, Name, Pull, Pulls, attention_guide, difference_guide
 from toolkit.roles import check_collaboration
 from toolkit.settings import Collaboration
 
@@ -52,10 +52,10 @@ class Toy:
             return mixed[:, :2].flatten(2).softmax(2).reshape(mixed[:, :2].shape)
         return torch.einsum("bcfhw,bcghw->bhwfg", mixed, mixed).softmax(-1)
 
-    def read(self, latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> dict[Kind, Tensor]:
+    def read(self, latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
         assert self.depth == 1
         self.asked.append(("+".join(kinds), latents.requires_grad))
-        return {kind: self.maps(latents, sigma, kind) for kind in kinds}
+        return {kind: (self.maps(latents, sigma, kind),) for kind in kinds}
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -226,7 +226,7 @@ def test_what_is_read_and_when(toys: dict[Name, Toy]) -> None:
     def noted(name: Name) -> Branch:
         toy = toys[name].branch()
 
-        def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> dict[Kind, Tensor]:
+        def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
             asked.append((name, "+".join(kinds), latents.requires_grad))
             return toy.read(latents, sigma, kinds)
 
@@ -388,8 +388,9 @@ def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> Non
 def test_branches_that_see_other_numbers_of_subjects(toys: dict[Name, Toy]) -> None:
     pair = branches(toys)
 
-    def fewer(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> dict[Kind, Tensor]:
-        return {kind: maps[:, :1] for kind, maps in toys["motion"].read(latents, sigma, kinds).items()}
+    def fewer(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
+        found = toys["motion"].read(latents, sigma, kinds)
+        return {kind: (maps[:, :1],) for kind, (maps,) in found.items()}
 
     pair["motion"] = replace(pair["motion"], read=fewer)
     with pytest.raises(CastmixError, match="both prompts must name the same number of subjects"):

@@ -110,7 +110,7 @@ def test_pulls_through_the_network(doubled: tuple[models.Denoiser, list[Member]]
         one = prompts[name]
         with branches[name].active():
             if temporal:
-                return branches[name].read(at, sigma, ["temporal"])["temporal"]
+                return torch.stack(branches[name].read(at, sigma, ["temporal"])["temporal"])
             kind: Any = {"kind": "token", "layers": layers, "spans": one.spans, "real": one.real}
             return read_maps(denoiser, at, sigma, one.embeds, **kind)
 
@@ -325,6 +325,10 @@ def test_a_masked_fusion_on_the_bases_layout(
         videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(loras["pixo"])], words=WORDS)
 
 
+def spans_and_length(encoders: models.Encoders, prompt: str, words: list[str]) -> tuple[object, int]:
+    return tuple(encoders.spans(prompt, words)), encoders.prompt_length(prompt)
+
+
 def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     encoders = models.load_encoders(str(tiny_wan))
     words = parse_words(WORDS)
@@ -336,6 +340,10 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     assert here.real == encoders.prompt_length(PROMPT)
     there = for_motion(encoders, MOTION_PROMPT, embeds, subjects, words)
     assert there.spans == tuple(encoders.spans(MOTION_PROMPT, ["cat", "dog"]))
+    # what the motion branch calls a token moves nothing in the subject branch: its noun is the file's
+    token = {"<r>": "cat"}
+    of_file = for_subjects(encoders, "<r> jumps over a dog", embeds, ["<r>", "dog"], token)
+    assert (of_file.spans, of_file.real) == spans_and_length(encoders, "cat jumps over a dog", ["cat", "dog"])
     near = {"Pixo": "cat", "Bruk": "big cat"}
     one, other = for_motion(encoders, "a cat jumps over a big cat", embeds, subjects, near).spans
     assert not {*one} & {*other}

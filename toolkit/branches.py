@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.attention import map_layers, normalised, reader, token_grid
+from toolkit.attention import every_second, map_layers, normalised, reader, token_grid
 from toolkit.captions import TAG
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity
-from toolkit.guides import Branch, Kind, Read
+from toolkit.guides import Branch, Kind, Maps, Read
 from toolkit.models import Denoiser, Encoders
 from toolkit.settings import Collaboration
-from toolkit.tokens import TOKEN, spans
+from toolkit.tokens import spans
 
 Span = tuple[int, ...]
 """Positions of tokens."""
@@ -62,28 +62,33 @@ def new_branch(
 
 
 def map_reader(denoiser: Denoiser, prompted: Prompted, window: int, checkpointing: bool) -> Read:
-    """A branch's maps: spatial (B, subjects, f, h, w), normalised; temporal (B, layers, heads, S, f, …)."""
+    """A branch's maps: spatial (B, subjects, f, h, w), normalised; temporal (B, heads, S, f, …) by layer.
+
+    With a window every second place of every second row is looked at: maps grow by the window's square.
+    """
     module: Any = denoiser.module
     layers, embeds = map_layers(module.config.num_layers), prompted.embeds.to(denoiser.device)
 
-    def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> dict[Kind, Tensor]:
+    def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
         cross = layers.cross if "spatial" in kinds else ()
         temporal = layers.temporal if "temporal" in kinds else ()
         if cross and not prompted.spans:
             raise CastmixError("no subject is named in the prompt, so there are no spatial maps of any")
         grid = token_grid(denoiser, latents)
-        look = reader(grid, spans=prompted.spans, real=prompted.real, window=window)
+        sites = every_second(grid) if window else None
+        look = reader(grid, spans=prompted.spans, real=prompted.real, sites=sites, window=window)
         last = max(*cross, *temporal)
         with (
             checkpointed(module, checkpointing),
             denoiser.tap(cross=cross, temporal=temporal, stop_after=last, read=look) as taps,
         ):
             denoiser(latents, sigma, embeds.expand(len(latents), -1, -1))
-        maps: dict[Kind, Tensor] = {}
+        maps: Maps = {}
         if cross:
-            maps["spatial"] = normalised(torch.stack([taps.maps["cross", layer] for layer in cross]).mean(0))
+            mean = torch.stack([taps.maps["cross", layer] for layer in cross]).mean(0)
+            maps["spatial"] = (normalised(mean),)
         if temporal:
-            maps["temporal"] = torch.stack([taps.maps["temporal", layer] for layer in temporal], 1)
+            maps["temporal"] = tuple(taps.maps["temporal", layer] for layer in temporal)
         return maps
 
     return read
@@ -109,11 +114,11 @@ def subjects_of(prompt: str, words: Mapping[str, str]) -> list[str]:
 
 
 def for_subjects(
-    encoders: Encoders, prompt: str, embeds: Tensor, subjects: Sequence[str], words: Mapping[str, str]
+    encoders: Encoders, prompt: str, embeds: Tensor, subjects: Sequence[str], tokens: Mapping[str, str]
 ) -> Prompted:
-    """The subject branch's prompt and its subjects; a special token is where its class noun was encoded."""
-    nouns = {token: noun for token, noun in words.items() if TOKEN.fullmatch(token)}
-    found, real = spans(encoders, prompt, subjects, nouns)
+    """The subject branch's prompt and its subjects. A special token is where its class noun was encoded:
+    `tokens` are the nouns of the LoRA files, whatever the motion branch calls it."""
+    found, real = spans(encoders, prompt, subjects, tokens)
     return Prompted(embeds, tuple(found), real)
 
 

@@ -10,7 +10,8 @@ step each gets its own copy of x, and each copy follows what the other branch se
 Then both predict at their own copies, and the step leaves from the mean of the copies, with shares that sum
 to 1: x' = Σ beta_b (x_b + (sigma' - sigma) v_b). Algorithm 1 does not say from where to step; this is the
 one rule that does not depend on what the network predicts (velocity, noise or clean latents), and the mean of
-the two branches' own Euler steps. Stepping from x would take the pull back, divided by 1 - sigma in noise.
+the two branches' own Euler steps. Stepping from x along averaged noise would turn the pull round: its share
+in the next latents would be -(1 - sigma') / (1 - sigma).
 """
 
 from __future__ import annotations

@@ -126,6 +126,7 @@ def write_scripts(
             )
     script = write_script(encoders, prompts, negative_prompt, loras, members)
     embeds = apply(encoders, motion_prompts, loras)
+    tokens = {token: one.noun for token, one in read_tokens(loras).items()}
     branches: list[Mapping[Name, Prompted]] = []
     named: list[tuple[str, ...]] = []
     for i, (prompt, other) in enumerate(zip(prompts, motion_prompts, strict=True)):
@@ -137,7 +138,7 @@ def write_scripts(
             )
         branches.append(
             {
-                "subject": for_subjects(encoders, prompt, script.prompts[i : i + 1], subjects, known),
+                "subject": for_subjects(encoders, prompt, script.prompts[i : i + 1], subjects, tokens),
                 "motion": for_motion(encoders, other, embeds[i : i + 1], subjects, known),
             }
         )

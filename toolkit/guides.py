@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from toolkit.errors import CastmixError
 from toolkit.flow import Velocity
@@ -17,8 +18,11 @@ from toolkit.flow import Velocity
 Kind = Literal["spatial", "temporal"]
 Name = Literal["subject", "motion"]
 
-Read = Callable[[Tensor, Tensor, Collection[Kind]], dict[Kind, Tensor]]
-"""(latents, sigma, kinds) to maps (B, ...) by kind, differentiable with respect to the latents."""
+Maps = dict[Kind, tuple[Tensor, ...]]
+"""Maps (B, ...) by kind: of one kind several layers', or their mean alone."""
+
+Read = Callable[[Tensor, Tensor, Collection[Kind]], Maps]
+"""(latents, sigma, kinds) to maps, differentiable with respect to the latents."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def attention_guide(
 
     Each copy is differentiated alone, the other branch's maps are constants. Three short forward passes and
     two backward passes: the subject branch's one forward gives the map that is pulled and the map that the
-    motion branch follows. No more than one graph is alive at a time.
+    motion branch follows. No more than one graph is alive at a time, and of maps no more than one set with
+    its target: temporal ones are large (six layers of Wan 2.1 1.3B at 81x480x832: 198 MB a set).
     """
     subject, motion = branches["subject"], branches["motion"]
     pulls: dict[Name, Pull] = {}
@@ -83,13 +88,13 @@ def attention_guide(
     if "temporal" in kinds:
         when = _constants(motion, latents, sigma, "temporal")
         also: list[Kind] = ["spatial"] if "spatial" in kinds else []
-        pulls["subject"], seen = _pull(subject, latents, sigma, "temporal", when, also)
-        where = seen.get("spatial")
+        pulls["subject"], where = _pull(subject, latents, sigma, "temporal", when, also)
+        del when
     else:
         where = _constants(subject, latents, sigma, "spatial")
-    if where is not None:
+    if where:
         pulls["motion"], seen = _pull(motion, latents, sigma, "spatial", where)
-        maps = {"subject": where, "motion": seen["spatial"]}
+        maps = {"subject": where[0], "motion": seen[0]}
     return Pulls(pulls, maps=maps)
 
 
@@ -129,7 +134,7 @@ def difference_guide(
 GUIDES: dict[str, Guide] = {"scs": attention_guide, "scs-lite": difference_guide}
 
 
-def _constants(branch: Branch, latents: Tensor, sigma: Tensor, kind: Kind) -> Tensor:
+def _constants(branch: Branch, latents: Tensor, sigma: Tensor, kind: Kind) -> tuple[Tensor, ...]:
     with torch.no_grad(), branch.active():
         return branch.read(latents.detach(), sigma, [kind])[kind]
 
@@ -139,18 +144,24 @@ def _pull(
     latents: Tensor,
     sigma: Tensor,
     kind: Kind,
-    target: Tensor,
+    target: Sequence[Tensor],
     also: Collection[Kind] = (),
-) -> tuple[Pull, dict[Kind, Tensor]]:
-    """The pull of a branch's maps of one kind towards constants; all maps that were read, detached."""
+) -> tuple[Pull, tuple[Tensor, ...]]:
+    """The pull of a branch's maps of one kind towards constants; the spatial maps that were read, detached.
+
+    The loss is the mean over layers of each layer's mean: no copy of all layers together is made.
+    """
     with torch.enable_grad(), branch.active():
         copy = latents.detach().clone().requires_grad_()
         maps = branch.read(copy, sigma, [kind, *also])
-        if maps[kind].shape != target.shape:
-            raise CastmixError(
-                f"the {kind} maps of the two branches differ in shape, {tuple(maps[kind].shape)} and "
-                f"{tuple(target.shape)}: both prompts must name the same number of subjects"
-            )
-        loss = (maps[kind] - target).square().flatten(1).mean(1)
+        losses = []
+        for own, other in zip(maps[kind], target, strict=True):
+            if own.shape != other.shape:
+                raise CastmixError(
+                    f"the {kind} maps of the two branches differ in shape, {tuple(own.shape)} and "
+                    f"{tuple(other.shape)}: both prompts must name the same number of subjects"
+                )
+            losses.append(mse_loss(own, other, reduction="none").flatten(1).mean(1))
+        loss = torch.stack(losses).mean(0)
         (gradient,) = torch.autograd.grad(loss.sum(), copy)  # each sample's own: samples do not mix
-    return Pull(gradient, loss.detach()), {name: one.detach() for name, one in maps.items()}
+    return Pull(gradient, loss.detach()), tuple(one.detach() for one in maps.get("spatial", ()))

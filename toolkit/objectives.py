@@ -52,8 +52,8 @@ def motion(denoiser: Denoiser, batch: Batch, aim: Aim) -> Tensor:
     noise levels differs from the paper's: an eps-loss would weigh them by (1 - sigma)^2, and suppress just
     those at which motion is decided. Rows of the base's world keep their true target.
 
-    `aim.motion` may add, to each row: `debiased` times the same error relative to an anchor frame,
-    phi(y) = sqrt(2) y - y_anchor (MotionDirector, Zhao et al. 2023, with beta 1); and `adjacent` times
+    `aim.motion` may add, to each row of the clip: `debiased` times the same error relative to an anchor
+    frame, phi(y) = sqrt(2) y - y_anchor (MotionDirector, Zhao et al. 2023, with beta 1); and `adjacent` times
     1 - cos between what changes from frame to frame in prediction and target (Follow-Your-Motion, 2025).
     """
     x = interpolate(batch.latents, batch.noise, batch.sigma)

@@ -40,6 +40,7 @@ from toolkit.models import (
 from toolkit.progress import say, track
 from toolkit.roles import Given, Member, Settings, Together, attach_members, hint, new_members
 from toolkit.sampling import initial_noise
+from toolkit.tokens import nouns, plain
 
 
 def render(
@@ -62,7 +63,7 @@ def render(
     if any(one.subjects for one in members):
         facts = {**facts, "masked": asdict(together.masked)}
     script = _write(spec, encoders, prompts, loras, members, settings, together)
-    caption = _caption(encoders, together)
+    caption = _caption(encoders, together, loras)
     encoders.release_text()
     denoiser = load_denoiser(spec, device)
     attach_members(denoiser, members, facts["model_fingerprint"])
@@ -148,11 +149,12 @@ def _write(
     return script
 
 
-def _caption(encoders: Encoders, together: Together) -> Tensor | None:
-    """The motion clip's caption, encoded; None if no clip is to be inverted."""
+def _caption(encoders: Encoders, together: Together, loras: Sequence[Lora]) -> Tensor | None:
+    """The motion clip's caption in words that the base knows, encoded; None if no clip is to be inverted."""
     if together.motion_clip is None or together.collaboration.inversion == 0:
         return None
-    return encoders.encode_text([clip_caption(together.motion_clip)])
+    words = {**nouns(loras, read_cast()), **together.words}
+    return encoders.encode_text([plain(clip_caption(together.motion_clip), words)])
 
 
 def _invert(

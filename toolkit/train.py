@@ -98,6 +98,11 @@ def train(
     learned, held = ([item for part in split for item in part[side]] for side in (0, 1))
     kept = load_items(Path(preserve), spec) if preserve is not None else []
     carried = _carried(tokens)
+    if _stills(kept) and not _stills(learned):
+        say(
+            f"warning: {preserve} has single frames only. They keep looks: how the base moves is kept by "
+            "clips that move"
+        )
     settings = {
         "model": fingerprint(spec),
         "data": _identity([*learned, *held]),
@@ -200,6 +205,10 @@ def train(
         say(f"stopped after step {done} of {steps}; the same command goes on from there")
         raise KeyboardInterrupt
     return out / LORA
+
+
+def _stills(items: Sequence[Item]) -> bool:
+    return bool(items) and all(item.shape[1] == 1 for item in items)
 
 
 def _carried(tokens: Path | None) -> Lora | None:
