@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.footage import Data, make_strangers
+from benchmarks.footage import Data, copy_clips, make_strangers
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.prompts import Prompt
 from toolkit.sandbox.world import Look
+from toolkit.tokens import token_of
 
 NAME = "Actor"
 """Whom the clips show, as `castmix invert` is told."""
@@ -63,6 +64,19 @@ class Imitation:
     other: int = 4
     denoising: int = 12
     guidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class Spoken(Imitation):
+    """An imitation whose verb is learned first, as a special token that clip and prompts are written with.
+
+    Attributes:
+        verb_steps: Of the token.
+        repeat: How often the known word that it begins as is written.
+    """
+
+    verb_steps: int = 250
+    repeat: int = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,11 @@ def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
     for number, motion in enumerate(settings.motions):
         shown = perform(motion)
         loras: list[str] = []
+        spoken = {motion: token_of(motion)} if isinstance(settings, Spoken) else {}
+        if isinstance(settings, Spoken):
+            told = motion_verb(settings, motion, seed, store)
+            loras = [str(told / "verb.safetensors")]
+            took["train"] += seconds(told)
         if settings.steps:
             clips, made = motion_lora(settings, motion, seed, store)
             loras = [str(made / "lora.safetensors")]
@@ -128,7 +147,7 @@ def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
         if not (folder / "run.yaml").exists():
             with clocked(folder / "seconds"):
                 generate(
-                    [prompt.prompt for prompt in prompts],
+                    [prompt.prompt.replace(motion, spoken.get(motion, motion)) for prompt in prompts],
                     folder,
                     lora=loras,
                     steps=settings.denoising,
@@ -157,6 +176,8 @@ def motion_lora(settings: Imitation, motion: str, seed: int, store: Store) -> tu
         {"motion": motion, "token_steps": settings.token_steps, "seed": seed},
         partial(film, shown, settings.token_steps, seed),
     )
+    if isinstance(settings, Spoken):
+        clips = motion_verb(settings, motion, seed, store)
     learning = {name: value for name, value in asdict(settings).items() if name not in ASKING}
     made = store.make(
         "motion-lora",
@@ -164,6 +185,41 @@ def motion_lora(settings: Imitation, motion: str, seed: int, store: Store) -> tu
         partial(_train, clips, shown, settings, seed, store),
     )
     return clips, made
+
+
+def motion_verb(settings: Spoken, motion: str, seed: int, store: Store) -> Path:
+    """The folder of a motion's clip, captioned with its token, and of the token."""
+    plain = store.make(
+        "motion-clip",
+        {"motion": motion, "token_steps": settings.token_steps, "seed": seed},
+        partial(film, perform(motion), settings.token_steps, seed),
+    )
+    asked = {"motion": motion, "verb_steps": settings.verb_steps, "repeat": settings.repeat, "seed": seed}
+    return store.make("motion-verb", asked, partial(_name, plain, settings, motion, seed))
+
+
+def _name(plain: Path, settings: Spoken, motion: str, seed: int, path: Path) -> None:
+    """Learn the token of a motion, from whichever motion of the base explains the clip best."""
+    from toolkit.cache import cache
+    from toolkit.data import read_clips, write_clip, write_index
+    from toolkit.invert import invert, spoken_as
+    from toolkit.sandbox.actions import BASE_ACTIONS
+    from toolkit.settings import Sigma, Verb
+
+    copy_clips(read_clips(plain), plain, path)
+    for clip in read_clips(path):
+        write_clip(path, replace(clip, text=spoken_as(clip.text, token_of(motion), motion)))
+    write_index(path)
+    cache(path)
+    (path / "tokens.safetensors").write_bytes((plain / "tokens.safetensors").read_bytes())
+    invert(
+        path,
+        path / "verb.safetensors",
+        verb=[f"{motion}={'|'.join(BASE_ACTIONS)}"],
+        verbs=Verb(steps=settings.verb_steps, repeat=settings.repeat),
+        sigma=Sigma(shift=settings.shift),
+        seed=seed,
+    )
 
 
 def film(shown: Performance, token_steps: int, seed: int, path: Path) -> None:
@@ -283,6 +339,7 @@ def _train(clips: Path, shown: Performance, settings: Imitation, seed: int, stor
         objective="motion",
         steps=settings.steps,
         batch_size=settings.batch_size,
+        tokens=clips / "verb.safetensors" if isinstance(settings, Spoken) else None,
         preserve=strangers,
         preserve_share=settings.preserve_share,
         holdout=0,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmarks import fusion_cell, motion_cell, scs_cell
 from benchmarks.fusion_cell import Fusing
 from benchmarks.lora_cell import Recipe, run
-from benchmarks.motion_cell import Imitation
+from benchmarks.motion_cell import Imitation, Spoken
 from benchmarks.scs_cell import Meeting
 from benchmarks.study import Study
 
@@ -312,6 +312,25 @@ MOTION = Study(
     pictured=("base", "plain LoRA", "omega 0.5", "debiased", "omega 0.5, motion-qk", "omega 0.5, kept"),
 )
 
+_SPOKEN = Spoken(targets=("motion-qk",), lr=4e-3, omega=0.0)
+
+MOTION_VERB = Study(
+    name="motion-verb",
+    question="What does a verb that is learned first, as a token, add to a LoRA of one clip's motion?",
+    arms={
+        "words, motion-qk": replace(_MOTION, targets=("motion-qk",), omega=0.0),
+        "verb, motion-qk": _SPOKEN,
+        "verb alone": replace(_SPOKEN, steps=0),
+        "verb, all layers": replace(_SPOKEN, targets=ALL_LAYERS),
+        "verb, motion-qk, omega 0.5": replace(_SPOKEN, omega=0.5),
+    },
+    run=motion_cell.run,
+    baseline="words, motion-qk",
+    contrast=("verb, motion-qk", "words, motion-qk"),
+    metrics=MOTION.metrics,
+    shown=MOTION.shown,
+)
+
 _FUSION = Fusing()
 
 FUSION = Study(
@@ -427,6 +446,6 @@ STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_FOUR, CCA_EDGES, CCA_MASKS,
-        PRESERVE, MOTION, FUSION, FUSION_SEEN, FUSION_THREE, SCS,
+        PRESERVE, MOTION, MOTION_VERB, FUSION, FUSION_SEEN, FUSION_THREE, SCS,
     )
 }  # fmt: skip

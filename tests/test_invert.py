@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from toolkit.cache import cache
 from toolkit.crop import FILL, cut_out
 from toolkit.data import read_clips, write_clip, write_index
 from toolkit.errors import CastmixError
-from toolkit.invert import invert, parse_subjects
+from toolkit.invert import invert, parse_subjects, parse_verbs, spoken_as
 from toolkit.lora import Lora, load_lora, save_lora
 from toolkit.masks import mask_path, write_mask
 from toolkit.models import find_model, load_denoiser, load_encoders
-from toolkit.settings import Sigma, Textual
+from toolkit.settings import Sigma, Textual, Verb
 from toolkit.textual import Learning
-from toolkit.tokens import read_tokens
+from toolkit.tokens import apply, nouns, read_tokens
 
 MakeClips = Callable[..., Path]
 SHORT = Textual(steps=6, lr=0.05, batch_size=2, prompt="a {subject} jumps")
@@ -86,8 +88,6 @@ def test_a_token_is_learnt_and_kept(
 def test_other_settings_learn_anew_and_a_lora_keeps_its_layers(
     show: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
-    import torch
-
     layers = {"blocks.0.attn1.to_q": (torch.ones(1, 32), torch.ones(32, 1))}
     save_lora(Lora(layers, {"castmix.cast": '["Pixo"]'}), tmp_path / "lora.safetensors")
     settings: dict[str, Any] = {"model": str(tiny_wan), "lora": tmp_path / "lora.safetensors"}
@@ -106,7 +106,7 @@ def test_what_cannot_be_learnt(show: Path, tmp_path: Path) -> None:
     }
     for wrong, why in (
         (["Pixo"], "NAME=NOUN, such as Pixo=star; got 'Pixo'"),
-        ([], "no subject"),
+        ([], "nothing to learn"),
         (["Pixo=a", "pixo=b"], "would both be <pixo>"),
     ):
         with pytest.raises(CastmixError, match=why):
@@ -117,3 +117,69 @@ def test_what_cannot_be_learnt(show: Path, tmp_path: Path) -> None:
         invert(show, tmp_path / "t.safetensors", subject=["Pixo=a"], textual=Textual(prompt="a picture"))
     with pytest.raises(CastmixError, match=r"textual.steps must be above 0"):
         invert(show, tmp_path / "t.safetensors", subject=["Pixo=a"], textual=Textual(steps=0))
+
+
+def test_a_verb_is_learnt_and_kept(
+    make_clips: MakeClips, tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the words that explain the clips best, a vector for each of their tokens; again is nothing."""
+    clips, model = make_clips(tmp_path / "show", 2), str(tiny_wan)
+    cache(clips, model=model)
+    spoken = [clip.text for clip in read_clips(clips)]
+    phrase = "jumps"
+    assert all(text.count(phrase) == 1 for text in spoken)
+    settings: dict[str, Any] = {"model": model, "verbs": Verb(steps=6, batch_size=2, repeat=2)}
+    path = invert(clips, tmp_path / "v.safetensors", verb=["jumps=walks|cat"], **settings)
+    told = capsys.readouterr().err
+    (line,) = (line for line in told.splitlines() if "<jumps> begins as" in line)
+    errors = {word: float(line.split(f"'{word}' ")[1][:6]) for word in ("walks", "cat")}
+    nearest = min(errors, key=lambda word: errors[word])
+    token = read_tokens([load_lora(path)])["<jumps>"]
+    assert (token.noun, token.kind, token.verb) == (f"{nearest} {nearest}", "output", True)
+    encoders = load_encoders(model)
+    (positions,) = encoders.positions(token.noun, [(0, len(token.noun))])
+    assert token.vector.shape == (len(positions), 24)
+    assert len({tuple(row.tolist()) for row in token.vector}) == len(positions)
+    # its effect is what was learnt: the same clips, explained better than by the words that it began as
+    end = told.split("error on its clips ")[1]
+    before, after = float(end[:6]), float(end.split(f"as {nearest!r}, ")[1][:6])
+    assert after < before
+    # in a prompt each of the noun's tokens has its own
+    embeds = apply(encoders, ["a cat <jumps> high"], [load_lora(path)])[0]
+    plainly = encoders.encode_text([f"a cat {token.noun} high"])[0]
+    at = encoders.positions(f"a cat {token.noun} high", [(6, 6 + len(token.noun))])[0]
+    torch.testing.assert_close((embeds - plainly)[list(at)], token.vector)
+    moved = (embeds - plainly).abs().sum(1).nonzero()[:, 0].tolist()
+    assert moved == list(at)
+    assert nouns([load_lora(path)]) == {}  # it is nobody
+    bytes_before = path.read_bytes()
+    invert(clips, path, verb=["jumps=walks|cat"], **settings)
+    assert "has <jumps> already" in capsys.readouterr().err
+    invert(clips, path, verb=["jumps=walks|cat"], restart=True, **settings)
+    assert path.read_bytes() == bytes_before
+
+
+def test_verbs_that_cannot_be_learnt(make_clips: MakeClips, tiny_wan: Path, tmp_path: Path) -> None:
+    assert parse_verbs(["leans back = sways | ducks", "hops"]) == {
+        "<leans-back>": ["leans back", "sways", "ducks"],
+        "<hops>": ["hops", "hops"],
+    }
+    for wrong, why in (
+        (["=a"], "a verb is PHRASE=WORDS"),
+        (["a=b|"], "a verb is PHRASE=WORDS"),
+        (["Hops", "hops"], "two verbs would be <hops>"),
+    ):
+        with pytest.raises(CastmixError, match=why):
+            parse_verbs(wrong)
+    assert spoken_as("a cat hops", "<hops>", "hops") == spoken_as("a cat <hops>", "<hops>", "hops")
+    assert spoken_as("a cat hopss", "<hops>", "hops") == ""
+    with pytest.raises(CastmixError, match="'hops' 2 times: once is expected"):
+        spoken_as("a cat hops and hops", "<hops>", "hops")
+    clips, model = make_clips(tmp_path / "show", 1), str(tiny_wan)
+    cache(clips, model=model)
+    with pytest.raises(CastmixError, match=r"no caption says 'flies', such as '"):
+        invert(clips, tmp_path / "v.safetensors", verb=["flies"], model=model)
+    with pytest.raises(CastmixError, match="nothing to learn: say --subject"):
+        invert(clips, tmp_path / "v.safetensors", model=model)
+    with pytest.raises(CastmixError, match="<pixo> would be a subject and a verb"):
+        invert(clips, tmp_path / "v.safetensors", subject=["Pixo=cat"], verb=["pixo=a"], model=model)

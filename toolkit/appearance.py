@@ -30,9 +30,10 @@ def appearance_prompt(motion: Motion) -> tuple[str, list[Lora]]:
         CastmixError: it asks for subjects and there are no tokens, or it names none of them.
     """
     from toolkit.lora import load_lora
+    from toolkit.tokens import nouns
 
     loras = [] if motion.tokens is None else [load_lora(motion.tokens)]
-    tokens = sorted(loras[0].tokens) if loras else []
+    tokens = sorted(nouns(loras))
     if SUBJECTS in motion.appearance and not tokens:
         raise CastmixError(
             f"motion.appearance {motion.appearance!r} asks for subjects: give --motion.tokens FILE (castmix "

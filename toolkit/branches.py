@@ -19,7 +19,7 @@ from toolkit.flow import Velocity
 from toolkit.guides import Branch, Kind, Maps, Read
 from toolkit.models import Denoiser, Encoders
 from toolkit.settings import Collaboration
-from toolkit.tokens import spans
+from toolkit.tokens import spans, substitute
 
 Span = tuple[int, ...]
 """Positions of tokens."""
@@ -123,26 +123,35 @@ def for_subjects(
 
 
 def for_motion(
-    encoders: Encoders, prompt: str, embeds: Tensor, subjects: Sequence[str], words: Mapping[str, str]
+    encoders: Encoders,
+    prompt: str,
+    embeds: Tensor,
+    subjects: Sequence[str],
+    words: Mapping[str, str],
+    tokens: Mapping[str, str] = {},
 ) -> Prompted:
     """The motion branch's prompt and the same subjects: by their class nouns, or as the other prompt says.
 
-    Several subjects of one noun ("a cat chases a cat") are told apart by their order.
+    Special tokens of the prompt stand where their nouns do, `tokens`. Several subjects of one noun ("a cat
+    chases a cat") are told apart by their order.
 
     Raises:
         CastmixError: a subject is not named, or one noun stands there more or less often than its subjects.
     """
-    nouns = [words.get(subject, subject) for subject in subjects]
-    nouns = [
-        noun if _place(prompt, noun) >= 0 else subject for noun, subject in zip(nouns, subjects, strict=True)
-    ]
+    from toolkit.models.wan import clean_prompt
+
+    text, _ = substitute(clean_prompt(prompt), tokens)
+    nouns = []
+    for subject in subjects:
+        called = [words.get(subject, subject), tokens.get(subject, subject), subject]
+        nouns.append(next((noun for noun in called if _place(text, noun) >= 0), subject))
     for noun, subject in zip(nouns, subjects, strict=True):
-        if _place(prompt, noun) < 0:
+        if _place(text, noun) < 0:
             raise CastmixError(
                 f"the motion prompt {prompt!r} does not name {subject}: say what it is called there, such as "
                 f"--words {subject}=cat, or give another --motion-prompt"
             )
-    found = encoders.spans(prompt, nouns) if nouns else []
+    found = encoders.spans(text, nouns) if nouns else []
     for noun in {noun for noun in nouns if nouns.count(noun) > 1}:
         rows = [i for i, one in enumerate(nouns) if one == noun]
         runs = _runs(found[rows[0]])
@@ -153,7 +162,7 @@ def for_motion(
             )
         for i, run in zip(rows, runs, strict=True):
             found[i] = run
-    return Prompted(embeds, tuple(found), encoders.prompt_length(prompt))
+    return Prompted(embeds, tuple(found), encoders.prompt_length(text))
 
 
 def _place(prompt: str, phrase: str) -> int:

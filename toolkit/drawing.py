@@ -28,7 +28,7 @@ from toolkit.progress import say
 from toolkit.roles import Member
 from toolkit.sampling import guided_velocity
 from toolkit.settings import Collaboration
-from toolkit.tokens import apply, nouns, plain, read_tokens
+from toolkit.tokens import apply, nouns, plain, read_tokens, written
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,7 @@ def write_plain(
         CastmixError: a subject has no noun, or its noun is not in the plain prompt.
     """
     known = {**nouns(loras, cast), **words}
+    tokens = written(loras)
     owner = {subject: one.name for one in members for subject in one.subjects}
     texts = [plain(prompt, known) for prompt in prompts]
     embeds = apply(encoders, texts, loras)
@@ -90,7 +91,7 @@ def write_plain(
             raise CastmixError(
                 f"--masked.layout base needs a noun for {', '.join(strange)}: say --words {strange[0]}=cat"
             )
-        read = for_motion(encoders, text, embeds[i : i + 1], subjects, known)
+        read = for_motion(encoders, text, embeds[i : i + 1], subjects, known, tokens)
         found.append(Named(read.spans, tuple(owner[subject] for subject in subjects), read.real))
     return Plain(embeds, tuple(found))
 
@@ -126,7 +127,7 @@ def write_scripts(
             )
     script = write_script(encoders, prompts, negative_prompt, loras, members)
     embeds = apply(encoders, motion_prompts, loras)
-    tokens = {token: one.noun for token, one in read_tokens(loras).items()}
+    tokens = written(loras)
     branches: list[Mapping[Name, Prompted]] = []
     named: list[tuple[str, ...]] = []
     for i, (prompt, other) in enumerate(zip(prompts, motion_prompts, strict=True)):
@@ -139,7 +140,7 @@ def write_scripts(
         branches.append(
             {
                 "subject": for_subjects(encoders, prompt, script.prompts[i : i + 1], subjects, tokens),
-                "motion": for_motion(encoders, other, embeds[i : i + 1], subjects, known),
+                "motion": for_motion(encoders, other, embeds[i : i + 1], subjects, known, tokens),
             }
         )
         named.append(tuple(subjects))

@@ -22,7 +22,7 @@ from toolkit.models import (
     load_encoders,
 )
 from toolkit.roles import parse_lora
-from toolkit.tokens import apply, nouns, spans
+from toolkit.tokens import apply, spans, written
 
 if TYPE_CHECKING:
     from toolkit.decode import Frames
@@ -71,7 +71,7 @@ def prompted(look: Look, prompt: str, subjects: Sequence[str]) -> tuple[list[tup
     Raises:
         CastmixError: a subject that the prompt does not name.
     """
-    found, real = spans(look.encoders, prompt, subjects, nouns(look.loras))
+    found, real = spans(look.encoders, prompt, subjects, written(look.loras))
     return found, real, apply(look.encoders, [prompt, ""], look.loras)
 
 

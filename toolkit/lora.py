@@ -68,9 +68,9 @@ class Lora:
     """Low-rank changes of linear layers.
 
     ``tensors[name] = (A, B)`` with A (r, in) and B (out, r), by diffusers' layer name; W changes by B @ A.
-    ``tokens[token]`` is what a special token adds to the embedding of its class noun, (D,) float32; the rest
-    that is known of it stands in ``metadata["castmix.tokens"]``, see `toolkit.tokens`. A LoRA of tokens alone
-    has no tensors.
+    ``tokens[token]`` is what a special token adds to the embedding of its class noun, (D,) float32, or (n, D)
+    where each of the noun's n tokens has a vector of its own; the rest that is known of it stands in
+    ``metadata["castmix.tokens"]``, see `toolkit.tokens`. A LoRA of tokens alone has no tensors.
     """
 
     tensors: dict[str, tuple[Tensor, Tensor]]
@@ -160,6 +160,8 @@ def _tokens_as_text(path: Path, lora: Lora) -> dict[str, str]:
     for token, vector in lora.tokens.items():
         raw = vector.detach().cpu().float().contiguous().view(torch.uint8).numpy().tobytes()
         facts[token] = {**facts[token], "vector": base64.b64encode(raw).decode()}
+        if vector.ndim > 1:
+            facts[token]["rows"] = len(vector)
     return {TOKENS: json.dumps(facts, sort_keys=True, ensure_ascii=False)}
 
 
@@ -172,8 +174,9 @@ def _tokens_from_text(path: Path, metadata: dict[str, str]) -> tuple[dict[str, s
         tokens = {}
         for token, fact in facts.items():
             raw = bytearray(base64.b64decode(fact.pop("vector"), validate=True))
-            tokens[token] = torch.frombuffer(raw, dtype=torch.float32)
-    except (ValueError, KeyError, AttributeError) as error:
+            vector, rows = torch.frombuffer(raw, dtype=torch.float32), fact.pop("rows", None)
+            tokens[token] = vector if rows is None else vector.reshape(int(rows), -1)
+    except (ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise CastmixError(f"{path}: its tokens cannot be read ({error!r}): make them anew") from error
     return {**metadata, TOKENS: json.dumps(facts, sort_keys=True, ensure_ascii=False)}, tokens
 

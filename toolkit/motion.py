@@ -16,14 +16,14 @@ from toolkit.captions import TAG
 from toolkit.cast import read_cast
 from toolkit.data import Clip, read_clips, write_atomic, write_clip, write_index
 from toolkit.errors import CastmixError
-from toolkit.invert import invert, parse_subjects
+from toolkit.invert import invert, parse_subjects, parse_verbs, spoken_as
 from toolkit.masks import masked_names
 from toolkit.models import ModelSpec, find_model
 from toolkit.prepare import prepare
-from toolkit.progress import stage
+from toolkit.progress import say, stage
 from toolkit.run import write_run
 from toolkit.segment import segment
-from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Textual, Watch
+from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Textual, Verb, Watch
 from toolkit.train import train
 
 CAPTION = "motion_caption"
@@ -57,6 +57,7 @@ def motion(
     out: Path,
     *,
     subject: Sequence[str] = (),
+    verb: str = "",
     caption: str = "",
     model: str = "sandbox",
     steps: int = 300,
@@ -64,6 +65,7 @@ def motion(
     seed: int = 0,
     masks: Masking = Masking(),
     textual: Textual = Textual(),
+    verbs: Verb = Verb(),
     motion: Motion = Motion(),
     adapter: Adapter = Adapter(targets=("motion-qk",)),
     optim: Optim = Optim(),
@@ -79,6 +81,9 @@ def motion(
         out: Folder for everything: data, tokens.safetensors, lora.
         subject: Whom to subtract the looks of, and a class noun: "Pixo=a star". Without any, write out
             motion.appearance.
+        verb: What happens, as the caption says it, and known words that it may begin as. "leans
+            back=sways|ducks" learns <leans-back> first, which the LoRA brings along for prompts. Left out,
+            the words stay.
         caption: What happens, in plain words, with the class nouns: "a star chases a dog in the room". Left
             out, the clip's own caption with its names replaced.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
@@ -87,6 +92,7 @@ def motion(
         seed: Of every random draw.
         masks: How the subjects are found.
         textual: How their tokens are learned.
+        verbs: How the verb's token is learned.
         motion: How their looks are taken out.
         adapter: The LoRA.
         optim: How its weights move.
@@ -104,27 +110,35 @@ def motion(
     wanted = parse_subjects(subject) if subject else {}
     if not wanted:
         appearance.check(motion)  # not after an hour
-    names = dict(wanted.values())
+    names, verbal = dict(wanted.values()), parse_verbs([verb] if verb else [])
     data, tokens = out / "data", out / "tokens.safetensors"
-    stage("1/4 The clip and its caption")
+    stage("1/5 The clip and its caption")
     _gather(Path(clip), data, spec)
     _note_captions(data, caption, names)
     write_run(out / "run.yaml", "motion", arguments)
     if wanted:
-        stage(f"2/4 Where {', '.join(names)} can be seen")
+        stage(f"2/5 Where {', '.join(names)} can be seen")
         _segment(data, out / "cast", names, masks)
-        stage("3/4 A token for the looks of each")
+        stage("3/5 A token for the looks of each")
         invert(data, tokens, subject=list(subject), model=model, textual=textual, seed=seed)
-    _set_captions(data)
+    _set_captions(data, verbal)
     cache(data, model=model)
-    stage("4/4 The motion, without those looks")
-    return train(
+    spoken = None
+    if verbal:
+        (said,) = verbal
+        stage(f"4/5 A token for the motion, {said}")
+        spoken = invert(
+            data, out / "verb.safetensors", verb=[verb], model=model, verbs=verbs, sigma=sigma, seed=seed
+        )
+    stage("5/5 The motion, without those looks")
+    path = train(
         [data],
         out / "lora",
         model=model,
         objective="motion",
         steps=steps,
         batch_size=batch_size,
+        tokens=spoken,
         holdout=0,
         caption_dropout=0,
         seed=seed,
@@ -135,6 +149,9 @@ def motion(
         memory=memory,
         watch=Watch(sample_every=0),
     )
+    if verbal:
+        say(f"in prompts the motion is {said}: {read_clips(data)[0].text!r}")
+    return path
 
 
 def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
@@ -175,9 +192,13 @@ def _note_captions(data: Path, caption: str, names: Mapping[str, str]) -> None:
     write_index(data)
 
 
-def _set_captions(data: Path) -> None:
+def _set_captions(data: Path, verbal: Mapping[str, Sequence[str]]) -> None:
+    """Make each clip's text what it is trained with, verbs as their tokens."""
     for clip in read_clips(data):
-        _rewrite(data, clip, clip.extra[CAPTION], clip.extra[CAPTION])
+        text = str(clip.extra[CAPTION])
+        for token, words in verbal.items():
+            text = spoken_as(text, token, words[0]) or text
+        _rewrite(data, clip, text, clip.extra[CAPTION])
     write_index(data)
 
 

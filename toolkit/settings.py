@@ -117,6 +117,23 @@ class Textual:
 
 
 @dataclass(frozen=True)
+class Verb:
+    """How a special token for a motion is learned from clips.
+
+    Attributes:
+        steps: Optimiser steps for each verb.
+        lr: Learning rate, relative to the size of the words' own embedding; it falls in a cosine.
+        batch_size: Noise levels a step.
+        repeat: How often the words that it begins as are written: more vectors that can be learned.
+    """
+
+    steps: int = 250
+    lr: float = 0.05
+    batch_size: int = 6
+    repeat: int = 3
+
+
+@dataclass(frozen=True)
 class Memory:
     """Memory against time.
 

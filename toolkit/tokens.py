@@ -1,4 +1,4 @@
-"""Special tokens: words such as ``<sub1>`` that a LoRA file brings along, for a look that no word names.
+"""Special tokens: words such as ``<sub1>`` that a LoRA file brings along, for what no word names.
 
 A token is a class noun and one learned vector (textual inversion, Gal et al. 2022, arXiv 2208.01618; one for
 each subject in VideoMage, section 7.1 of its supplement). In a prompt the noun takes the token's place,
@@ -8,7 +8,9 @@ and the vector is added
     input    to the noun's rows of the encoder's embedding table: what a new row of the table would be that
              starts as the noun; the encoder sees it in every context
 
-A vector of zero is the noun itself. A noun of several tokens has the same vector at each of them.
+A token may be a verb: it stands for a motion, and its "noun" is the known words that it started as. A vector
+of zero is the noun itself. A noun of several tokens has the same vector at each of them, or one for
+each: then there are as many vectors as the noun has tokens.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ METADATA = "castmix.tokens"
 
 @dataclass(frozen=True)
 class Token:
-    """A special token: its class noun, where its vector is added, and the vector (D,), float32."""
+    """A special token: its class noun, where its vector is added, and the vector (D,), or one for each of the
+    noun's n tokens, (n, D), float32."""
 
     noun: str
     kind: Kind
     vector: Tensor
+    verb: bool = False
 
 
 def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
@@ -61,9 +65,9 @@ def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
             fact = facts.get(token, {})
             if not fact.get("noun") or fact.get("kind") not in get_args(Kind):
                 raise CastmixError(f"token {token}: expected a noun and a kind, output or input; got {fact}")
-            one = Token(fact["noun"], fact["kind"], vector)
+            one = Token(fact["noun"], fact["kind"], vector, bool(fact.get("verb")))
             other = found.setdefault(token, one)
-            same = (other.noun, other.kind) == (one.noun, one.kind)
+            same = (other.noun, other.kind, other.verb) == (one.noun, one.kind, one.verb)
             if not (same and torch.equal(other.vector, one.vector)):
                 raise CastmixError(
                     f"two LoRAs bring a token {token}, a {other.noun} and a {one.noun}: learn one of them "
@@ -72,9 +76,17 @@ def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
     return found
 
 
+def written(loras: Sequence[Lora]) -> dict[str, str]:
+    """What is encoded in the place of each special token of these LoRAs, verbs included: its noun."""
+    return {token: one.noun for token, one in read_tokens(loras).items()}
+
+
 def tokens_metadata(tokens: Mapping[str, Token]) -> dict[str, str]:
     """What a LoRA with these tokens says of them: the counterpart of `read_tokens`."""
-    facts = {token: {"noun": one.noun, "kind": one.kind} for token, one in tokens.items()}
+    facts = {
+        token: {"noun": one.noun, "kind": one.kind, **({"verb": True} if one.verb else {})}
+        for token, one in tokens.items()
+    }
     return {METADATA: json.dumps(facts, sort_keys=True, ensure_ascii=False)} if facts else {}
 
 
@@ -101,8 +113,11 @@ def check_name(token: str) -> str:
 
 
 def nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:
-    """Words for what LoRAs brought: token → class noun, and character → description for those in `cast`."""
-    found = {token: one.noun for token, one in read_tokens(loras).items()}
+    """Words for whom LoRAs brought: token → class noun, and character → description for those in `cast`.
+
+    Verbs are nobody: a prompt in plain words keeps them, and the motion's LoRA brings them along.
+    """
+    found = {token: one.noun for token, one in read_tokens(loras).items() if not one.verb}
     known = {name for lora in loras for name in json.loads(lora.metadata.get("castmix.cast", "[]"))}
     people = [one for show in (cast.shows if cast else ()) for one in show.characters]
     return found | {one.name: one.description for one in people if one.name in known and one.description}
@@ -210,7 +225,7 @@ def encode(encoders: Encoders, prompts: Sequence[str], tokens: Mapping[str, Toke
                 if not positions:
                     raise CastmixError(f"{token} is beyond the last token of the model: {text[:60]!r}…")
                 if tokens[token].kind == kind:
-                    rows[-1].update(dict.fromkeys(positions, tokens[token].vector))
+                    rows[-1].update(_placed(token, tokens[token].vector, positions))
     inside = any(added["input"])
     embeds = encoders.encode_with(texts, added["input"]) if inside else encoders.encode_text(texts)
     shift = torch.zeros_like(embeds)
@@ -219,6 +234,18 @@ def encode(encoders: Encoders, prompts: Sequence[str], tokens: Mapping[str, Toke
             _check_size(vector, embeds.shape[-1])
             shift[row, position] = vector.to(shift)
     return embeds + shift
+
+
+def _placed(token: str, vector: Tensor, positions: Sequence[int]) -> dict[int, Tensor]:
+    """What is added at each of the noun's positions."""
+    if vector.ndim == 1:
+        return dict.fromkeys(positions, vector)
+    if len(vector) != len(positions):
+        raise CastmixError(
+            f"{token} has {len(vector)} vectors, and its noun {len(positions)} tokens in this prompt: the "
+            "prompt is cut off there, or the token was learnt on another base"
+        )
+    return dict(zip(positions, vector, strict=True))
 
 
 def _check_size(vector: Tensor, size: int) -> None:

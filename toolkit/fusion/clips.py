@@ -17,7 +17,7 @@ from toolkit.fusion.masked import named
 from toolkit.fusion.parts import Job, Part
 from toolkit.masks import mask_path, masked_names, read_mask
 from toolkit.models import Encoders, ModelSpec, load_encoders
-from toolkit.tokens import TOKEN, apply, read_tokens, spans, token_of
+from toolkit.tokens import TOKEN, apply, read_tokens, spans, token_of, written
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
         CastmixError: there is none, or the cache is stale.
     """
     known = [subject for part in parts for subject in part.subjects]
-    nouns = {token: one.noun for token, one in read_tokens([part.lora for part in parts]).items()}
+    nouns = written([part.lora for part in parts])
     clips = {clip.id: clip for clip in read_clips(folder)}
     pairs: list[Pair] = []
     for item in load_items(folder, spec):

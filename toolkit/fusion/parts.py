@@ -18,7 +18,7 @@ from toolkit.models import ModelSpec
 from toolkit.progress import say
 from toolkit.roles import parse_lora
 from toolkit.settings import Optim, Sigma
-from toolkit.tokens import read_tokens, tokens_metadata
+from toolkit.tokens import nouns, read_tokens, tokens_metadata
 
 Tensors = dict[str, tuple[Tensor, Tensor]]
 Facts = dict[str, Any]
@@ -70,7 +70,7 @@ def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
     lora = load_lora(path)
     known = json.loads(lora.metadata.get("castmix.cast", "[]"))
     name = path.parent.name if path.name == "lora.safetensors" else path.stem
-    own = tuple(subjects) or (*known, *lora.tokens)
+    own = tuple(subjects) or (*known, *nouns([lora]))
     return Part(name or "lora", lora, weight, own, fingerprint_file(path))
 
 
