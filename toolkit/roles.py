@@ -19,6 +19,7 @@ from toolkit.fusion.knobs import Masked
 from toolkit.models import Denoiser
 from toolkit.progress import say
 from toolkit.settings import Collaboration
+from toolkit.tokens import METADATA, TOKEN
 
 if TYPE_CHECKING:
     from toolkit.lora import Lora
@@ -213,6 +214,10 @@ def hint(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) -> None:
     if broken := sorted({word for text in rest for word in text.split() if "[" in word}):
         tags = "[Character: <name>] and [scene-style:<style>]"
         say(f"note: {broken[0]!r} begins no tag: there are {tags}")
+    brought = {token for one in metadata for token in json.loads(one.get(METADATA, "{}"))}
+    if lost := sorted({token for prompt in prompts for token in TOKEN.findall(prompt)} - brought):
+        there = f"they bring {', '.join(sorted(brought))}" if brought else "they bring none"
+        say(f"note: {lost[0]} is a special token of none of the LoRAs ({there}): it is read as it is spelt")
     known = {name for one in metadata for name in json.loads(one.get("castmix.cast", "[]"))}
     if not known:
         return
