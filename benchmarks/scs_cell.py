@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from benchmarks.forms import noun
 from benchmarks.fusion_cell import subject_lora
-from benchmarks.motion_cell import TRAITS, Imitation, Performance, motion_lora, perform
+from benchmarks.motion_cell import TRAITS, Imitation, Performance, Spoken, motion_lora, perform
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.captions import Caption, Clause, format, parse
 from toolkit.cast import read_cast
 from toolkit.prompts import Prompt
+from toolkit.tokens import token_of
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,9 @@ def _generate(
     sampler: Any = settings.sampler if together else "euler"
     # the motion branch is asked for class nouns: "a Mimi bear jumps" without the name (VideoMage, Alg. 1)
     texts = [noun(parse(prompt.prompt, read_cast()), cast) for prompt in prompts]
+    if isinstance(settings.imitation, Spoken):
+        for motion in settings.imitation.motions:
+            texts = [text.replace(motion, token_of(motion)) for text in texts]
     generate(
         texts,
         folder,

@@ -446,10 +446,30 @@ SCS = Study(
     pictured=("subject alone", "motion alone", "summed", "averaged", "scs", "scs-lite"),
 )
 
+_VERB = Meeting(imitation=_SPOKEN)
+
+SCS_VERB = Study(
+    name="scs-verb",
+    question="Do characters come together with a motion that has a verb of its own?",
+    arms={
+        "motion alone": replace(_VERB, sampler="motion alone"),
+        "summed": replace(_VERB, sampler="euler"),
+        "averaged": replace(_VERB, eta=0.0),
+        "scs": _VERB,
+        "scs-lite": replace(_VERB, sampler="scs-lite"),
+    },
+    run=scs_cell.run,
+    baseline="summed",
+    contrast=("scs", "summed"),
+    repeated=("scs-lite",),
+    metrics=SCS.metrics,
+    shown=SCS.shown,
+)
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         IDENTITY, CAPTION_TAGS, ADAPTERS, MIXING, CCA_RATIO, CCA_SAME_STYLE, CCA_FOUR, CCA_EDGES, CCA_MASKS,
-        PRESERVE, MOTION, MOTION_VERB, FUSION, FUSION_SEEN, FUSION_THREE, SCS,
+        PRESERVE, MOTION, MOTION_VERB, FUSION, FUSION_SEEN, FUSION_THREE, SCS, SCS_VERB,
     )
 }  # fmt: skip
