@@ -177,7 +177,7 @@ def copy_clips(chosen: Sequence[Clip], clips: Path, out: Path) -> None:
     spec = find_model("sandbox")
     samples, target = cache_folder(clips, spec), cache_folder(out, spec)
     for folder in (out / "clips", target):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     for clip in chosen:
         shutil.copyfile(clip.path, out / "clips" / clip.path.name)
         shutil.copyfile(samples / f"{clip.id}.safetensors", target / f"{clip.id}.safetensors")
