@@ -353,6 +353,8 @@ FUSION = Study(
         "gradient, lambda 0": replace(_FUSION, method="gradient", attention=0.0),
         "gradient, lambda 0.1": replace(_FUSION, method="gradient", attention=0.1),
         "gradient, lambda 1": replace(_FUSION, method="gradient", attention=1.0),
+        # At 3e-4 a larger lambda is no stronger teaching of maps, but a less stable one.
+        "gradient, lr 1e-4": replace(_FUSION, method="gradient", lr=1e-4),
         "masked": replace(_FUSION, method="masked"),
         "masked, base layout": replace(_FUSION, method="masked", layout="base", sigma=0.7),
         "prose, no LoRA": replace(_FUSION, method="prose"),
