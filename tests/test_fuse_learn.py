@@ -216,6 +216,35 @@ def test_losses_fall(alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: P
         assert rows[-1][2] < 0.7 * rows[0][2]
 
 
+def test_maps_that_became_worse_are_told(
+    alone: list[Path],
+    pairs: Path,
+    tmp_path: Path,
+    tiny_wan: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fused LoRA's against the base's, the same on every look."""
+    lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
+    learnt, base = gradient.tell_maps(lesson)
+    assert learnt != base
+    assert gradient.tell_maps(lesson) == (learnt, base)
+    (found,) = lesson.denoiser.module.get_submodule("blocks.0.attn1.to_q").active_adapters
+    assert found == gradient.STUDENT  # as it was
+    capsys.readouterr()
+    real = gradient.map_loss
+    for sign in (1, -1):
+
+        def loss(denoiser: models.Denoiser, *rest: Any, sign: int = sign) -> torch.Tensor:
+            active: Any = denoiser.module.get_submodule("blocks.0.attn1.to_q")
+            return real(denoiser, *rest) + sign * bool(active.active_adapters)
+
+        monkeypatch.setattr(gradient, "map_loss", loss)
+        gradient.tell_maps(lesson)
+        told = capsys.readouterr().err.replace("\n", " ")
+        assert ("warning: the maps are worse than the base's" in told) is (sign > 0)
+
+
 def test_only_the_student_gets_gradients(
     alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
 ) -> None:
