@@ -98,6 +98,10 @@ def _run_named(study: str, cell: Cell, place: Workplace) -> None:
     run_cell(STUDIES[study], cell, place)
 
 
+_NONE = object()
+"""Of a setting that the baseline's kind does not have."""
+
+
 def collect(study: Study, place: Workplace, command: str) -> Result:
     """What all finished cells of a study found."""
     rows: list[dict[str, Any]] = []
@@ -108,7 +112,9 @@ def collect(study: Study, place: Workplace, command: str) -> Result:
             continue
         found = json.loads((place.folder(study, cell) / SCORES).read_text())
         prompts |= found["prompts"]
-        own = {name: value for name, value in _flat(cell.settings).items() if value != common[name]}
+        own = {
+            name: value for name, value in _flat(cell.settings).items() if value != common.get(name, _NONE)
+        }
         facts = {name: found[name] for name in ("commit", "cores", "seconds", "scores")}
         rows.append({"arm": cell.arm, "seed": cell.seed, "settings": own, **facts})
     return {
