@@ -40,13 +40,10 @@ Method = Literal[
 
 Captions = Literal["grammar", "noun"]
 
-Company = bool | Literal["more alone", "over styles"]
+Company = bool | Literal["more alone"]
 
 MATES = {"Mimi": "Pixo", "Bruno": "Pixo", "Otto": "Greta"}
 """Who keeps a character company in its clips: of its own show, and of no team."""
-
-FAR = {"Mimi": "Rufus", "Bruno": "Rufus", "Otto": "Luma"}
-"""With whom a character is pasted together: of the other style, and of no team."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Fusing:
             joint: one LoRA learns from the clips of all; prose: no LoRA, the base is told their descriptions.
         captions: Of clips and prompts: the grammar, or prose with nouns.
         company: Half of a character's 16 clips show it beside another. If not, the 8 that show it alone are
-            left; more alone: 16 of those. Over styles: composites with one of the other style besides.
+            left; more alone: 16 of those.
         weight: Of each LoRA.
         rank: Of the result; none is the method's own.
         attention: Of gradient: the weight of the maps' loss.
@@ -206,22 +203,19 @@ def own_clips(name: str, captions: Captions, company: Company, store: Store) -> 
 
     In prose the mate is described: nobody is named but the character whose LoRA learns from them.
     """
-    more, far = company == "more alone", company == "over styles"
-    shown = (name, MATES[name], FAR[name]) if far else (name, MATES[name])
-    data = Data(characters=shown, clips=16 if more else 8, pairs=8, composites=32 if far else 0)
+    more = company == "more alone"
+    data = Data(characters=(name, MATES[name]), clips=16 if more else 8, pairs=8, composites=0)
     folders, _ = make_clips(data, store)
 
     def fill(path: Path) -> None:
         cast = read_cast()
-        wanted = [{name}, {name, MATES[name]}] if company is True or far else [{name}]
-        for folder in folders:
-            chosen = [
-                clip
-                for clip in read_clips(folder)
-                if {clause.name for clause in parse(clip.text, cast).clauses}
-                in (wanted if folder == folders[0] else [{name, FAR[name]}])
-            ]
-            copy_clips(chosen, folder, path)
+        wanted = [{name}, {name, MATES[name]}] if company is True else [{name}]
+        chosen = [
+            clip
+            for clip in read_clips(folders[0])
+            if {clause.name for clause in parse(clip.text, cast).clauses} in wanted
+        ]
+        copy_clips(chosen, folders[0], path)
         _write_captions(path, captions, [name])
 
     settings = {"data": asdict(data), "name": name, "captions": captions, "company": company}

@@ -385,8 +385,6 @@ FUSION_SEEN = Study(
         "weighted 1, never in company": replace(_FUSION, company=False),
         "weighted 1, 16 clips alone": replace(_FUSION, company="more alone"),
         "weighted 1, tags": replace(_FUSION, captions="grammar"),
-        "weighted 1, over styles": replace(_FUSION, company="over styles"),
-        "masked, over styles": replace(_FUSION, method="masked", company="over styles"),
     },
     run=fusion_cell.run,
     baseline="weighted 1",
