@@ -179,6 +179,8 @@ def test_verbs_that_cannot_be_learnt(make_clips: MakeClips, tiny_wan: Path, tmp_
     cache(clips, model=model)
     with pytest.raises(CastmixError, match=r"no caption says 'flies', such as '"):
         invert(clips, tmp_path / "v.safetensors", verb=["flies"], model=model)
+    with pytest.raises(CastmixError, match=r"verbs\.repeat must be above 0, got 0"):
+        invert(clips, tmp_path / "v.safetensors", verb=["jumps"], model=model, verbs=Verb(repeat=0))
     with pytest.raises(CastmixError, match="nothing to learn: say --subject"):
         invert(clips, tmp_path / "v.safetensors", model=model)
     with pytest.raises(CastmixError, match="<pixo> would be a subject and a verb"):

@@ -75,7 +75,7 @@ def invert(
     """
     arguments, out = dict(locals()), Path(out)
     spec = find_model(model)
-    _check(out, textual)
+    _check(out, textual, verbs)
     if not (subject or verb):
         raise CastmixError("nothing to learn: say --subject Pixo=star, or --verb 'leans back=sways'")
     wanted = parse_subjects(subject) if subject else {}
@@ -177,12 +177,15 @@ def _showing(items: Sequence[Item], token: str, phrase: str) -> list[Item]:
     return found
 
 
-def _check(out: Path, textual: Textual) -> None:
+def _check(out: Path, textual: Textual, verbs: Verb) -> None:
     if out.suffix != ".safetensors":
         raise CastmixError(f"--out {out}: tokens are written as .safetensors, such as tokens.safetensors")
     for name in ("steps", "batch_size", "lr"):
         if not getattr(textual, name) > 0:
             raise CastmixError(f"textual.{name} must be above 0, got {getattr(textual, name):g}")
+    for name in ("steps", "batch_size", "lr", "repeat"):
+        if not getattr(verbs, name) > 0:
+            raise CastmixError(f"verbs.{name} must be above 0, got {getattr(verbs, name):g}")
     if textual.frames < 1 or textual.frames % 4 != 1:
         raise CastmixError(f"textual.frames must be 4k+1, got {textual.frames}: use 1 or 17")
     if not 0 <= textual.background <= 1:
