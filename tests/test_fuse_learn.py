@@ -372,3 +372,48 @@ def test_command_line(
     assert result.exit_code == 0, result.output
     assert load_lora(out).rank == 4
     assert (tmp_path / "fused" / "state.safetensors").is_file()
+
+
+def test_each_turn_has_its_own_teacher_and_clips(
+    alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
+    seen: list[Any] = []
+    activate, draw = gradient.activate, gradient.draw
+    monkeypatch.setattr(
+        gradient, "activate", lambda module, weights: seen.append(weights) or activate(module, weights)
+    )
+    monkeypatch.setattr(gradient, "draw", lambda mix, *rest: seen.append(mix) or draw(mix, *rest))
+    for step, (number, weight) in enumerate([(0, 1.0), (1, 0.5), (0, 1.0)]):
+        seen.clear()
+        gradient.teach(lesson, step)
+        assert seen[0] is lesson.mixes[number]
+        assert seen[1:] == [{f"part{number}": weight}]
+
+
+def test_the_maps_weigh_as_much_as_they_are_told(
+    alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
+) -> None:
+    lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
+    student = [one for name, one in lesson.denoiser.module.named_parameters() if ".fused." in name]
+    found = []
+    for weight in (0.6, 1.8):
+        job = replace(lesson.job, distil=replace(lesson.job.distil, attention=weight))
+        gradient.attend(replace(lesson, job=job), 0)
+        found.append(torch.cat([one.grad.flatten() for one in student if one.grad is not None]))
+        lesson.denoiser.module.zero_grad()
+    assert found[0].any()
+    torch.testing.assert_close(found[1], 3 * found[0], rtol=1e-4, atol=1e-7)
+
+
+def test_it_begins_as_the_average(alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path) -> None:
+    lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
+    student = gradient.extract(lesson.denoiser.module, gradient.STUDENT)
+    first, second = (part.lora for part in lesson.parts)
+    for layer in student.tensors:
+        parts = [
+            weight * change(lora, layer)
+            for lora, weight in ((first, 1.0), (second, 0.5))
+            if layer in lora.tensors
+        ]
+        torch.testing.assert_close(change(student, layer), torch.stack(parts).sum(0) / 2)

@@ -109,7 +109,7 @@ def test_they_travel_in_the_lora_file(tmp_path: Path) -> None:
 
 
 def test_c_tilde_is_the_prompt_in_plain_words() -> None:
-    words = {"<sub1>": "star", "Pixo": "a teal star", "Rufus": "a dog", "x": "never"}
+    words = {"<sub1>": "star", "Pixo": "a teal star", "Rufus": "a dog"}
     assert tokens.plain("a <sub1> meets a <sub2>, x style", words) == "a star meets a <sub2>, x style"
     rufus = "[Character: Rufus], waves at [Character: Pixo]. [scene-style:cartoon]"
     both = f"[Character: Pixo], hops in the room. {rufus}"
@@ -146,3 +146,13 @@ def test_what_cannot_be(encoders: Encoders, tmp_path: Path) -> None:
         tokens.read_tokens([nameless])
     with pytest.raises(CastmixError, match=r"tokens \['<x>'\], but castmix.tokens tells of \[\]"):
         save_lora(nameless, tmp_path / "a.safetensors")
+
+
+def test_names_in_prose_become_nouns_too() -> None:
+    words = {"Mimi": "bear", "Otto": "a ball", "Ann": "an owl"}
+    assert tokens.plain("a Mimi bear hops and an Otto ball rolls", words) == "a bear hops and a ball rolls"
+    assert tokens.plain("the Otto ball and a Ann owl", words) == "the ball and an owl"
+    assert tokens.plain("Otto chases Anna", words) == "a ball chases Anna"
+    half = "[Character: Mimi], hops on [Character: Bruno]."  # one of them has no noun: tags stay as they are
+    assert tokens.plain(half, words) == half
+    assert tokens.plain("a bear hops", {"bear": "bear"}) == "a bear hops"

@@ -154,6 +154,8 @@ def heads_of(denoiser: Denoiser, items: Sequence[Item], seed: int) -> dict[int, 
     heads = temporal_heads(torch.stack(shares).mean(0))
     count, every = sum(map(len, heads.values())), shares[0][..., 0].numel()
     say(f"{count} of {every} heads look along time: the LoRA's attn1 changes those")
+    if count == every:
+        say("note: that is all of them, so adapter.heads changes nothing")
     if not count:
         raise CastmixError("no head of this model looks along time: leave adapter.heads out")
     return heads

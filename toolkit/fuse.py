@@ -86,7 +86,7 @@ def fuse(
     import torch
 
     from toolkit.fusion.methods import METHODS
-    from toolkit.fusion.parts import Job, check_fit, fused, note_solos, read_part
+    from toolkit.fusion.parts import Job, check_fit, fused, note_nested, note_solos, read_part
     from toolkit.lora import save_lora
 
     if method not in METHODS:
@@ -98,6 +98,7 @@ def fuse(
         raise CastmixError("nothing to fuse: give one or several LoRAs with a weight other than 0")
     check_fit(parts)
     note_solos(parts)
+    note_nested(parts)
     job = Job(
         spec=find_model(model),
         work=work,

@@ -126,15 +126,18 @@ def nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:
 def plain(prompt: str, words: Mapping[str, str]) -> str:
     """The prompt in words that the base model knows: VideoMage's c~, for the motion branch (its Alg. 1).
 
-    Every special token becomes its class noun. So does every character's tag, if all of them have one;
-    clauses and the scene's style become prose then: "[Character: Pixo], hops. [scene-style:cartoon]" with
-    {"Pixo": "a star"} is "a star hops, cartoon style".
+    Every special token becomes its class noun, and so does a name in prose, "a Mimi bear". So does every
+    character's tag, if all of them have one; clauses and the scene's style become prose then: "[Character:
+    Pixo], hops. [scene-style:cartoon]" with {"Pixo": "a star"} is "a star hops, cartoon style".
 
     Args:
         prompt: Any prompt.
         words: Class nouns by token or character name: see `nouns`.
     """
     text, _ = substitute(prompt, {token: noun for token, noun in words.items() if TOKEN.fullmatch(token)})
+    for name, noun in words.items():
+        if not TOKEN.fullmatch(name):
+            text = _nameless(text, name, noun)
     tagged = TAG.findall(text)
     if not tagged or any(name not in words for name in tagged):
         return text
@@ -146,6 +149,22 @@ def plain(prompt: str, words: Mapping[str, str]) -> str:
     if len(starts) > 1:
         body = re.sub(r"\. (?=\w)", " and ", body)
     return f"{body}, {scene[1]} style" if scene else body
+
+
+def _nameless(text: str, name: str, noun: str) -> str:
+    """A name that stands in prose, outside tags, as its noun: "a Mimi bear hops" is "a bear hops"."""
+    bare = re.sub(r"^(a|an|the) ", "", noun)
+
+    def said(found: re.Match[str]) -> str:
+        article = found[1]
+        if not article:
+            return noun
+        if article.lower() in ("a", "an"):
+            article = article[0] + ("n" if bare[:1].lower() in "aeiou" else "")
+        return f"{article} {bare}"
+
+    named = rf"(?<!\w)(?:([Aa]n?|[Tt]he) )?{re.escape(name)}(?: {re.escape(bare)})?(?![\w\]])"
+    return re.sub(named, said, text)
 
 
 def substitute(prompt: str, words: Mapping[str, str]) -> tuple[str, list[tuple[str, int, int]]]:

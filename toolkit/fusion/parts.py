@@ -96,6 +96,16 @@ def check_fit(parts: Sequence[Part]) -> None:
         say(f"warning: these LoRAs were trained on different weights of one shape: {told}")
 
 
+def note_nested(parts: Sequence[Part]) -> None:
+    """Say which parts are masked fusions themselves: what was kept apart in them is not any more."""
+    nested = [part.name for part in parts if '"masked"' in part.lora.metadata.get("castmix.fusion", "")]
+    if len(parts) > 1 and nested:
+        say(
+            f"note: {', '.join(nested)} is a masked fusion already: its LoRAs act as one here. To keep all "
+            "apart, fuse the LoRAs that it was made of"
+        )
+
+
 def note_solos(parts: Sequence[Part]) -> None:
     """Say which LoRAs may only have seen their character alone: no fusion makes two of two such."""
     casts = {part.name: json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts}
