@@ -14,6 +14,7 @@ from toolkit.flow import Velocity, sample_euler, sigma_schedule
 from toolkit.fusion.knobs import Masked
 from toolkit.fusion.layout import Plain, laid_out
 from toolkit.fusion.masked import Named, confine, find_shares, read_prompt, read_shares, shares
+from toolkit.fusion.parts import Part, note_nested
 from toolkit.lora import Lora
 from toolkit.tokens import Token
 
@@ -297,3 +298,21 @@ def test_errors(denoiser: models.Denoiser, settings: Masked, message: str) -> No
             sigmas=sigma_schedule(3, 3.0),
             settings=settings,
         )
+
+
+def test_neighbours_in_time_vote_too() -> None:
+    """In one frame somebody is missed altogether; in space alone there is nobody to ask."""
+    maps = blobs()
+    maps[0, 2] = 0
+    missed = shares(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"]
+    assert missed[2, 2:4, 3].max() < 1
+    assert shares(maps, ("a", "b"), ("a", "b"))["a"][2, 2:4, 3].min() == 1
+
+
+def test_a_masked_fusion_in_another_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = Part("a", Lora({}), 1.0)
+    nested = Part("both", Lora({}, {"castmix.fusion": '{"method": "masked"}'}), 1.0)
+    note_nested([plain, plain])
+    assert "note:" not in capsys.readouterr().err
+    note_nested([plain, nested])
+    assert "both is a masked fusion already" in capsys.readouterr().err.replace("\n", " ")
