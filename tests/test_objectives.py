@@ -146,3 +146,31 @@ def test_the_adjacent_term_is_the_angle_of_the_changes() -> None:
     assert torch.allclose(against, torch.full((2,), 2.0), atol=1e-4)
     still = batch_of(2, frames=1)
     assert torch.allclose(motion(Exact(still, 1.0), still, aim), torch.ones(2), atol=1e-4)
+
+
+@pytest.mark.parametrize("terms", [{}, {"debiased": 1.0}, {"adjacent": 0.5}])
+def test_gradients_are_those_of_finite_differences(tiny_wan: Path, terms: dict[str, float]) -> None:
+    """In a random direction of all of the adapter's numbers, the network in float64."""
+    denoiser = trained(tiny_wan, torch.float64)
+    denoiser.module.double()
+    parameters = list(adapters.trainable(denoiser.module, "a").values())
+    batch = Batch(*(one.double() if one.is_floating_point() else one for one in vars(batch_of()).values()))
+    batch.kept[-1] = True
+    aim = Aim(Motion(omega=0.5, **terms), APPEARANCE.double())
+    generator = torch.Generator().manual_seed(2)
+    direction = [torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in parameters]
+    gradients = torch.autograd.grad(motion(denoiser, batch, aim).sum(), parameters)
+    slope = sum(float((one * way).sum()) for one, way in zip(gradients, direction, strict=True))
+
+    @torch.no_grad()
+    def moved(step: float) -> float:
+        for one, way in zip(parameters, direction, strict=True):
+            one += step * way
+        loss = float(motion(denoiser, batch, aim).double().sum())
+        for one, way in zip(parameters, direction, strict=True):
+            one -= step * way
+        return loss
+
+    # a network of random numbers bends sharply and losses come out in float32: a step of the right size
+    assert slope == pytest.approx((moved(1e-4) - moved(-1e-4)) / 2e-4, rel=1e-2)
+    assert abs(slope) > 0.01
