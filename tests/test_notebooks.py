@@ -26,3 +26,5 @@ def test_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" for output in shown)
     assert sum("video/mp4" in str(output.get("data", {}).get("text/html", "")) for output in shown) >= 5
+    pictures = sum("image/png" in output.get("data", {}) for output in shown)
+    assert pictures >= (2 if name.startswith("02") else 0)  # the log and the maps
