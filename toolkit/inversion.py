@@ -61,7 +61,8 @@ def invert(
 def standardised(noise: Tensor) -> Tensor:
     """Zero mean and unit deviation in each channel of each sample, over all frames together.
 
-    Inverted noise is too strong or too weak (0.7 to 1.2 were seen on the sandbox). Frame by frame would erase the motion.
+    Inverted noise is too strong or too weak (0.7 to 1.2 were seen on the sandbox). Frame by frame would erase
+    the motion.
     noise: (B, C, f, h, w).
     """
     deviation, mean = torch.std_mean(noise, dim=(2, 3, 4), keepdim=True, correction=0)
