@@ -417,3 +417,31 @@ def test_it_begins_as_the_average(alone: list[Path], pairs: Path, tmp_path: Path
             if layer in lora.tensors
         ]
         torch.testing.assert_close(change(student, layer), torch.stack(parts).sum(0) / 2)
+
+
+def test_the_lessons_gradient_is_that_of_finite_differences(
+    alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
+) -> None:
+    """L_fusion in a random direction of all of the student's numbers, the network in float64."""
+    lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
+    lesson.denoiser.module.double()
+    student = [one for name, one in lesson.denoiser.module.named_parameters() if ".fused." in name]
+    generator = generator_for(0, 0, "direction")
+    step = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in student]
+    gradient.teach(lesson, 1)
+    slope = sum(
+        float((one.grad * way).sum()) for one, way in zip(student, step, strict=True) if one.grad is not None
+    )
+
+    def moved(size: float) -> float:
+        with torch.no_grad():
+            for one, way in zip(student, step, strict=True):
+                one += size * way
+        loss = gradient.teach(lesson, 1)
+        with torch.no_grad():
+            for one, way in zip(student, step, strict=True):
+                one -= size * way
+        return loss
+
+    assert slope == pytest.approx((moved(1e-4) - moved(-1e-4)) / 2e-4, rel=1e-2)
+    assert slope != 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from toolkit.errors import CastmixError
 from toolkit.lora import load_lora
 from toolkit.metrics import read_metrics
 from toolkit.motion import motion
+from toolkit.settings import Motion
 
 MakeClips = Callable[..., Path]
 
@@ -51,10 +53,42 @@ def test_without_subjects_looks_are_written_out(
     with pytest.raises(CastmixError, match=r"asks for subjects: give --motion\.tokens"):
         motion(show, tmp_path / "a", model=str(tiny_wan))
     assert not (tmp_path / "a").exists()
-    from toolkit.settings import Motion
-
     written = Motion(appearance="a static video of a cat")
     with pytest.raises(CastmixError, match=r"names characters that the base does not know"):
         motion(show, tmp_path / "b", model=str(tiny_wan), motion=written)
     with pytest.raises(CastmixError, match=r"is not on this machine"):
         motion(show, tmp_path / "c", model=str(tiny_wan), subject=["Pixo=cat"])
+
+
+def test_a_verb_is_learnt_first_and_spoken_in_prompts(
+    make_clips: MakeClips, tiny_wan: Path, tmp_path: Path
+) -> None:
+    """Without a subject, no masks and no looks' tokens are needed; the same command goes on."""
+    show = make_clips(tmp_path / "show", 1)
+    out = tmp_path / "out"
+    line = [*f"motion {show / 'clips' / 'clip-00.mp4'} --out {out} --model {tiny_wan} --steps 2".split()]
+    line += ["--verbs.steps", "2", "--batch-size", "2", "--adapter.rank", "2", "--motion.omega", "0"]
+    line += ["--caption", "a cat jumps over a dog", "--verb", "jumps=walks|cat"]
+    result = CliRunner().invoke(castmix(), line)
+    assert result.exit_code == 0, result.output
+    assert "in prompts the motion is <jumps>: 'a cat <jumps> over a dog'" in result.stderr.replace("\n", " ")
+    (clip,) = read_clips(out / "data")
+    assert clip.text == "a cat <jumps> over a dog"
+    lora = load_lora(out / "lora")
+    assert lora.tensors
+    assert lora.tokens["<jumps>"].any()
+    again = CliRunner().invoke(castmix(), line)
+    assert again.exit_code == 0, again.output
+    assert "has <jumps> already" in again.stderr
+    drawn = (
+        f"--lora {out / 'lora'} --model {tiny_wan} --steps 1 --num-frames 5 --height 32 --width 48".split()
+    )
+    for prompt in ("a dog <jumps>", "a dog walks"):
+        done = CliRunner().invoke(
+            castmix(), ["generate", prompt, "--out", str(tmp_path / "v.mp4"), *drawn, "--seed", "1"]
+        )
+        assert done.exit_code == 0, done.output
+        assert "special token of none" not in done.stderr
+    settings: dict[str, Any] = {"model": str(tiny_wan), "caption": "a cat jumps", "motion": Motion(omega=0)}
+    with pytest.raises(CastmixError, match="no caption says 'flies'"):
+        motion(show / "clips" / "clip-00.mp4", tmp_path / "b", verb="flies", **settings)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit import adapters, models
-from toolkit.attention import map_layers, read_maps
+from toolkit.attention import map_layers, read_maps, token_grid
 from toolkit.branches import Prompted, for_motion, for_subjects, new_branch, subjects_of
 from toolkit.cli import castmix
 from toolkit.drawing import Scripts, draw
@@ -393,3 +393,19 @@ def test_what_cannot_be(
         given["motion"] = str(loras[given["motion"]])
     with pytest.raises(CastmixError, match=message):
         generate(PROMPT, tmp_path / "x.mp4", **{"model": str(tiny_wan), **SMALL, **given})
+
+
+def test_with_a_window_every_second_place_looks_around(
+    doubled: tuple[models.Denoiser, list[Member]],
+) -> None:
+    denoiser, members = doubled
+    x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sigma, shapes = torch.tensor(0.9, dtype=torch.float64), []
+    for window in (0, 1):
+        branch = pair(denoiser, members, Collaboration(window=window))["subject"]
+        with torch.no_grad(), branch.active():
+            maps = branch.read(x, sigma, ["temporal"])["temporal"]
+        shapes.append({tuple(one.shape[2:]) for one in maps})
+    frames, rows, columns = token_grid(denoiser, x)
+    places = -(-rows // 2) * -(-columns // 2)
+    assert shapes == [{(rows * columns, frames, frames)}, {(places, frames, 9 * frames)}]

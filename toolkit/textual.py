@@ -77,8 +77,8 @@ class Learning:
     def verb(self, token: str, words: Sequence[str], clips: Sequence[Item], settings: Verb) -> Token:
         """Learn a motion from cached clips whose captions have the token: a vector for each token of words.
 
-        It begins as those of `words` that explain the clips best. Words that the base does not know explain
-        less than none do, and a verb that begins as such learns slowly or not at all.
+        It begins as those of `words` that explain the clips best. Words that the base does not know may
+        explain less than any that it knows, and a verb that begins as such learns slowly or not at all.
         """
         begun = {one: self._explained(token, Token(one, "output", torch.zeros(0)), clips) for one in words}
         nearest = min(begun, key=lambda one: begun[one])
