@@ -22,14 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.adapters import activate, add
-from toolkit.branches import Prompted, new_branch
-from toolkit.collaborate import collaborate, guided_steps
-from toolkit.flow import sigma_schedule
-from toolkit.guides import GUIDES, Branch, Name
-from toolkit.models import Denoiser, load_denoiser
-from toolkit.sampling import guided_velocity
-from toolkit.settings import Adapter, Collaboration
+from toolkit.lora.layers import activate, add
+from toolkit.lora.settings import Adapter
+from toolkit.models.flow_matching import sigma_schedule
+from toolkit.models.interfaces import Denoiser
+from toolkit.models.registry import load_denoiser
+from toolkit.sampling.collaborative import collaborate, guided_steps
+from toolkit.sampling.collaborative_branches import Prompted, new_branch
+from toolkit.sampling.collaborative_guides import GUIDES, Branch, Name
+from toolkit.sampling.denoise import guided_velocity
+from toolkit.sampling.settings import Collaboration
 
 SIZES: dict[str, tuple[dict[str, int] | None, tuple[int, int, int, int], tuple[int, int]]] = {
     # network (none: the sandbox's base), latents, prompt positions and their width

@@ -21,17 +21,18 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's toolkit
 
-from toolkit.captions import Caption, Clause  # noqa: E402
-from toolkit.cast import read_cast  # noqa: E402
-from toolkit.compositing.draw import Meetings  # noqa: E402
-from toolkit.compositing.make import make  # noqa: E402
-from toolkit.compositing.paste import Edge, Picture  # noqa: E402
-from toolkit.compositing.place import Place  # noqa: E402
+from toolkit.captions.cast import read_cast  # noqa: E402
+from toolkit.captions.grammar import Caption, Clause  # noqa: E402
+from toolkit.compositing.blending import Edge, Picture  # noqa: E402
+from toolkit.compositing.eligible_clips import Back, Choice, Front, look_through  # noqa: E402
+from toolkit.compositing.pairing import Meetings  # noqa: E402
+from toolkit.compositing.placement import Place  # noqa: E402
 from toolkit.compositing.plan import make_rows  # noqa: E402
-from toolkit.compositing.sources import Back, Choice, Front, look_through  # noqa: E402
-from toolkit.data import Clip, write_clip  # noqa: E402
-from toolkit.masks import mask_path, write_mask  # noqa: E402
-from toolkit.video import write_video  # noqa: E402
+from toolkit.compositing.write_composites import make  # noqa: E402
+from toolkit.footage.clips import Clip, write_clip  # noqa: E402
+from toolkit.footage.masks import mask_path, write_mask  # noqa: E402
+from toolkit.footage.video import write_video  # noqa: E402
+from toolkit.sandbox.true_masks import true_ground  # noqa: E402
 
 HEIGHT, WIDTH, FRAMES, FPS = 480, 832, 81, 16.0
 NOISE = 1.0
@@ -43,7 +44,9 @@ def main() -> None:
         folder = Path(name)
         shows = {"Pixo": ("cartoon", 1), "Rufus": ("realistic", 2)}
         clips = [_clip(folder, who, style, seed) for who, (style, seed) in shows.items()]
-        took, found = _timed(lambda: look_through([(folder, clip) for clip in clips], read_cast(), Choice()))
+        took, found = _timed(
+            lambda: look_through([(folder, clip) for clip in clips], read_cast(), Choice(), true_ground)
+        )
         fronts, backs, reasons = found
         assert not reasons, reasons
         print(f"facts, once a clip: {took / 2:.2f} s of CPU")

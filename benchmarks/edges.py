@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.sandbox.score import Asked, match
+from toolkit.sandbox.prompt_score import Asked, match
 
 if TYPE_CHECKING:
-    from toolkit.sandbox.recognise import Verdict
+    from toolkit.sandbox.recogniser.verdict import Verdict
 
 STEP = 24
 """Grey levels between two neighbours that count as part of an outline."""
@@ -71,11 +71,11 @@ def _around(grey: NDArray[np.floating], boxes: NDArray[np.floating]) -> NDArray[
 
 def main() -> None:
     """Print the mean hardness of each folder's characters, at home and pasted."""
-    from toolkit.cast import read_cast
-    from toolkit.data import read_clips
-    from toolkit.sandbox.recognise import load_recognisers, recognise_many
-    from toolkit.sandbox.score import asked
-    from toolkit.video import read_video
+    from toolkit.captions.cast import read_cast
+    from toolkit.footage.clips import read_clips
+    from toolkit.footage.video import read_video
+    from toolkit.sandbox.prompt_score import asked
+    from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", type=Path, nargs="+")

@@ -37,16 +37,16 @@ from benchmarks.results import Result, page, read_results, replace_block, study_
 from benchmarks.store import plain  # noqa: E402
 from benchmarks.studies import STUDIES  # noqa: E402
 from benchmarks.study import Cell, Study  # noqa: E402
-from toolkit.data import write_atomic  # noqa: E402
-from toolkit.errors import CastmixError  # noqa: E402
-from toolkit.progress import say, stage  # noqa: E402
+from toolkit.core.errors import CastmixError  # noqa: E402
+from toolkit.core.files import write_atomic  # noqa: E402
+from toolkit.core.progress import say, stage  # noqa: E402
 
 DOCS = REPOSITORY / "docs"
 
 
 def run_cell(study: Study, cell: Cell, place: Workplace) -> None:
     """Run one cell, unless it is finished, and keep what it found."""
-    from toolkit.run import write_run
+    from toolkit.core.run_record import write_run
 
     folder = place.folder(study, cell)
     if place.is_done(study, cell):

@@ -7,8 +7,8 @@ from io import BytesIO
 from pathlib import Path
 
 from benchmarks.results import Result, arms, by_prompt, scores
-from toolkit.data import write_atomic
-from toolkit.intervals import mean_interval
+from toolkit.core.files import write_atomic
+from toolkit.evaluation.bootstrap import mean_interval
 
 ACROSS = 7
 """Panels beside each other: more would be too small to read on a page."""

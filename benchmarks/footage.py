@@ -11,10 +11,10 @@ from typing import Literal
 
 from benchmarks.forms import FORMS
 from benchmarks.store import Store
-from toolkit.captions import parse
-from toolkit.cast import Cast, read_cast
-from toolkit.data import Clip, read_clips, write_clip, write_index
-from toolkit.errors import CastmixError
+from toolkit.captions.cast import Cast, read_cast
+from toolkit.captions.grammar import parse
+from toolkit.core.errors import CastmixError
+from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def make_strangers(data: Data, store: Store) -> Path:
     """A folder of clips of the base model's own world, with its cache."""
 
     def fill(path: Path) -> None:
-        from toolkit.cache import cache
-        from toolkit.recipes import base_clips
+        from toolkit.commands.cache import cache
+        from toolkit.commands.demo import base_clips
 
         base_clips(path, data.strangers, data.seed)
         cache(path)
@@ -109,11 +109,11 @@ def choose(clips: Sequence[Clip], data: Data, cast: Cast) -> list[Clip]:
 
 def _draw(path: Path, data: Data, shows: list[str]) -> None:
     """From whole shows to clips by the pipeline's own verbs, each of which goes on where it stopped."""
-    from toolkit.cache import cache
-    from toolkit.caption import caption
-    from toolkit.prepare import prepare
-    from toolkit.sandbox.shows import BAND_CROP, draw
-    from toolkit.sandbox.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
+    from toolkit.commands.cache import cache
+    from toolkit.commands.caption import caption
+    from toolkit.commands.prepare import prepare
+    from toolkit.sandbox.world.shows import BAND_CROP, draw
+    from toolkit.sandbox.world.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
 
     episodes = draw(
         path / "footage",
@@ -131,7 +131,7 @@ def _draw(path: Path, data: Data, shows: list[str]) -> None:
 
 def _choose_and_write(path: Path, clips: Path, data: Data) -> None:
     """Copy the chosen clips with their latents, make composites, write captions in the wanted form."""
-    from toolkit.cache import cache
+    from toolkit.commands.cache import cache
 
     cast = read_cast()
     shows, composites = path / "shows", path / "composites"
@@ -151,11 +151,11 @@ def _choose_and_write(path: Path, clips: Path, data: Data) -> None:
 
 def _paste(clips: Path, out: Path, data: Data) -> None:
     """Masks beside the clips, then composites of two."""
-    from toolkit.composite import composite
-    from toolkit.compositing.paste import Edge
-    from toolkit.compositing.place import Place
-    from toolkit.compositing.sources import Choice
-    from toolkit.segment import segment
+    from toolkit.commands.composite import composite
+    from toolkit.commands.segment import segment
+    from toolkit.compositing.blending import Edge
+    from toolkit.compositing.eligible_clips import Choice
+    from toolkit.compositing.placement import Place
 
     if data.masks == "truth":
         segment(clips, backend="truth")
@@ -171,8 +171,8 @@ def _paste(clips: Path, out: Path, data: Data) -> None:
 
 def copy_clips(chosen: Sequence[Clip], clips: Path, out: Path) -> None:
     """Clips and their samples; `cache` will find the latents there and encode captions alone."""
-    from toolkit.dataset import cache_folder
-    from toolkit.models import find_model
+    from toolkit.models.registry import find_model
+    from toolkit.training.cached_clips import cache_folder
 
     spec = find_model("sandbox")
     samples, target = cache_folder(clips, spec), cache_folder(out, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Mapping
 
-from toolkit.captions import TAG, Caption, format
+from toolkit.captions.grammar import TAG, Caption, format
 
 PLACE = re.compile(r" (?:in|on|at) the \w+(?: by the \w+)?$")
 """Where a clip plays, at the end of one of its clauses."""
@@ -42,8 +42,8 @@ def noun(caption: Caption, named: Container[str]) -> str:
     So VideoMage names a subject: a word of its own and a noun that the base knows. Who is not `named` is
     described.
     """
-    from toolkit.sandbox.population import describe
-    from toolkit.sandbox.shows import named_looks
+    from toolkit.sandbox.world.population import describe
+    from toolkit.sandbox.world.shows import named_looks
 
     looks = named_looks().items()
     return _prose(

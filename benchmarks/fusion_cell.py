@@ -15,10 +15,10 @@ from benchmarks.forms import noun
 from benchmarks.lora_cell import Training, judge, train_lora
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
-from toolkit.captions import Caption, Clause, format, parse
-from toolkit.cast import read_cast
-from toolkit.data import read_clips, write_clip, write_index
-from toolkit.prompts import Prompt
+from toolkit.captions.cast import read_cast
+from toolkit.captions.grammar import Caption, Clause, format, parse
+from toolkit.captions.prompt_files import Prompt
+from toolkit.footage.clips import read_clips, write_clip, write_index
 
 SOLO = Training(steps=150, lr=4e-3)
 """Of a LoRA of one character: it sees a quarter of the clips of one of four."""
@@ -89,9 +89,9 @@ class Fusing:
 
 def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
     """Train what is not trained yet, fuse, generate, judge."""
-    from toolkit.fusion.knobs import Masked
-    from toolkit.generate import generate
-    from toolkit.sandbox.shows import named_looks
+    from toolkit.commands.generate import generate
+    from toolkit.sampling.settings import Masked
+    from toolkit.sandbox.world.shows import named_looks
 
     took = {"data": 0.0, "train": 0.0, "fuse": 0.0, "generate": 0.0, "judge": 0.0}
     scores: Scores = {}
@@ -136,8 +136,8 @@ def _written(caption: Caption, captions: Captions, named: Sequence[str]) -> str:
 
 def questions(team: Sequence[str], single: int, together: int) -> list[Prompt]:
     """Captions for each of a team alone, kind "single", and for all of it, kind by `kind`."""
-    from toolkit.sandbox.actions import BASE_ACTIONS
-    from toolkit.sandbox.scenery import SCENES
+    from toolkit.sandbox.world.actions import BASE_ACTIONS
+    from toolkit.sandbox.world.scenery import SCENES
 
     cast = read_cast()
     styles = {name: cast.find(name)[0].style for name in team}
@@ -226,9 +226,9 @@ def pair_clips(team: Sequence[str], captions: Captions, store: Store) -> Path:
     """Composites of a team with their masks, cached: what gradient learns maps from."""
 
     def fill(path: Path) -> None:
-        from toolkit.composite import composite
-        from toolkit.compositing.place import Place
-        from toolkit.segment import segment
+        from toolkit.commands.composite import composite
+        from toolkit.commands.segment import segment
+        from toolkit.compositing.placement import Place
 
         folders = [own_clips(name, "grammar", False, store) for name in team]
         for folder in folders:
@@ -241,7 +241,7 @@ def pair_clips(team: Sequence[str], captions: Captions, store: Store) -> Path:
 
 def _write_captions(folder: Path, captions: Captions, named: Sequence[str]) -> None:
     """Captions as the study wants them, and their cache."""
-    from toolkit.cache import cache
+    from toolkit.commands.cache import cache
 
     cast = read_cast()
     for clip in read_clips(folder):
@@ -290,9 +290,9 @@ ASKING = ("teams", "layout", "sigma", "single", "together", "denoising", "guidan
 def _fuse(
     settings: Fusing, team: Sequence[str], loras: Sequence[Path], seed: int, store: Store, path: Path
 ) -> None:
-    from toolkit.fuse import fuse
-    from toolkit.fusion.knobs import Distil
-    from toolkit.settings import Optim
+    from toolkit.commands.fuse import fuse
+    from toolkit.fusion.settings import Distil
+    from toolkit.training.settings import Optim
 
     method: Any = settings.method
     form, company = settings.captions, settings.company

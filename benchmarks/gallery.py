@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.place import SCORES, Workplace
 from benchmarks.study import Study
-from toolkit.data import write_atomic
+from toolkit.core.files import write_atomic
 
 FRAMES = (4, 9, 15)
 """Not the first: the sandbox's base blurs it."""
@@ -50,7 +50,7 @@ def _sheet(columns: Mapping[str, Sequence[Path]], texts: Sequence[str]) -> bytes
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    from toolkit.video import read_video
+    from toolkit.footage.video import read_video
 
     strips = {
         arm: [np.concatenate([read_video(video)[0][k] for k in FRAMES], 1) for video in videos]

@@ -15,9 +15,10 @@ from benchmarks.forms import FORMS
 from benchmarks.mixing import confusions
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
-from toolkit.captions import parse
-from toolkit.cast import Cast, read_cast
-from toolkit.prompts import Prompt, make_prompts
+from toolkit.captions.benchmark_prompts import make_prompts
+from toolkit.captions.cast import Cast, read_cast
+from toolkit.captions.grammar import parse
+from toolkit.captions.prompt_files import Prompt
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Recipe:
 
 def run(recipe: Recipe, seed: int, out: Path, store: Store) -> Outcome:
     """Train (or take the LoRA that another cell trained alike), generate, judge."""
-    from toolkit.generate import generate
+    from toolkit.commands.generate import generate
 
     loras, took = _loras(recipe, seed, store)
     prompts, cast = questions(recipe), read_cast()
@@ -117,11 +118,11 @@ def prose_prompts(count: int) -> list[Prompt]:
     """Prompts as the base model knows them, about looks that it never saw: one creature, two, one, two …"""
     import numpy as np
 
-    from toolkit.sandbox import population
-    from toolkit.sandbox.actions import BASE_ACTIONS
-    from toolkit.sandbox.scenery import SCENES
-    from toolkit.sandbox.shows import named_looks
-    from toolkit.sandbox.world import STYLES
+    from toolkit.sandbox.world import population
+    from toolkit.sandbox.world.actions import BASE_ACTIONS
+    from toolkit.sandbox.world.scenery import SCENES
+    from toolkit.sandbox.world.shows import named_looks
+    from toolkit.sandbox.world.world import STYLES
 
     looks = population.generic_looks(list(named_looks().values()), held_out=True)
     rng = np.random.default_rng(0)
@@ -150,10 +151,10 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
 
     Prompts about several characters count under their relation too, as "inter-style identity".
     """
-    from toolkit.sandbox.recognise import load_recognisers, recognise_many
-    from toolkit.sandbox.score import asked, score
-    from toolkit.sandbox.shows import named_looks
-    from toolkit.video import read_video
+    from toolkit.footage.video import read_video
+    from toolkit.sandbox.prompt_score import asked, score
+    from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
+    from toolkit.sandbox.world.shows import named_looks
 
     cast, looks = read_cast(), named_looks()
     frames = [read_video(video)[0] for video in videos]
@@ -202,8 +203,9 @@ def by_show(data: Data) -> list[Data]:
 
 def train_lora(folders: list[Path], preserve: Path | None, training: Training, seed: int, path: Path) -> None:
     """Train one LoRA into a folder; goes on where it was stopped."""
-    from toolkit.settings import Adapter, Memory, Optim, Watch, can_compile
-    from toolkit.train import train
+    from toolkit.commands.train import train
+    from toolkit.lora.settings import Adapter
+    from toolkit.training.settings import Memory, Optim, Watch, can_compile
 
     train(
         folders,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from toolkit.sandbox.score import Asked, match
-from toolkit.sandbox.world import Look
+from toolkit.sandbox.prompt_score import Asked, match
+from toolkit.sandbox.world.world import Look
 
 if TYPE_CHECKING:
-    from toolkit.sandbox.recognise import Creature, Verdict
+    from toolkit.sandbox.recogniser.verdict import Creature, Verdict
 
 TRAITS = ("body", "colour", "pattern", "accessory")
 

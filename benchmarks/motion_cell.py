@@ -12,12 +12,12 @@ from typing import Any
 from benchmarks.footage import Data, copy_clips, make_strangers
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
-from toolkit.prompts import Prompt
-from toolkit.sandbox.world import Look
-from toolkit.tokens import token_of
+from toolkit.captions.prompt_files import Prompt
+from toolkit.lora.special_tokens import token_of
+from toolkit.sandbox.world.world import Look
 
 NAME = "Actor"
-"""Whom the clips show, as `castmix invert` is told."""
+"""Whom the clips show, as `castmix learn-tokens` is told."""
 TRAITS = ("body", "colour", "pattern", "accessory", "style")
 
 
@@ -91,14 +91,14 @@ class Performance:
     @property
     def caption(self) -> str:
         """As the base model knows captions."""
-        from toolkit.sandbox import population
+        from toolkit.sandbox.world import population
 
         return population.prose([population.describe(self.look)], [self.motion], self.scene, self.style)
 
     @property
     def appearance(self) -> dict[str, str]:
         """What an appearance prompt may say in words."""
-        from toolkit.sandbox import population
+        from toolkit.sandbox.world import population
 
         where = f"{'on' if self.scene == 'beach' else 'in'} the {self.scene}"
         return {"look": population.describe(self.look), "place": f"{where}, {self.style} style"}
@@ -108,11 +108,11 @@ def perform(motion: str) -> Performance:
     """The clip of a motion: the same in all cells."""
     import numpy as np
 
-    from toolkit.sandbox import population
-    from toolkit.sandbox.actions import EXTRA
-    from toolkit.sandbox.scenery import SCENES
-    from toolkit.sandbox.shows import named_looks
-    from toolkit.sandbox.world import STYLES
+    from toolkit.sandbox.world import population
+    from toolkit.sandbox.world.actions import EXTRA
+    from toolkit.sandbox.world.scenery import SCENES
+    from toolkit.sandbox.world.shows import named_looks
+    from toolkit.sandbox.world.world import STYLES
 
     number = list(EXTRA).index(motion)
     rng = np.random.default_rng([5, number])
@@ -124,7 +124,7 @@ def perform(motion: str) -> Performance:
 
 def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
     """Train a LoRA of each motion, generate, judge."""
-    from toolkit.generate import generate
+    from toolkit.commands.generate import generate
 
     took = {"data": 0.0, "train": 0.0, "generate": 0.0, "judge": 0.0}
     scores: Scores = {}
@@ -200,11 +200,11 @@ def motion_verb(settings: Spoken, motion: str, seed: int, store: Store) -> Path:
 
 def _name(plain: Path, settings: Spoken, motion: str, seed: int, path: Path) -> None:
     """Learn the token of a motion, from whichever motion of the base explains the clip best."""
-    from toolkit.cache import cache
-    from toolkit.data import read_clips, write_clip, write_index
-    from toolkit.invert import invert, spoken_as
-    from toolkit.sandbox.actions import BASE_ACTIONS
-    from toolkit.settings import Sigma, Verb
+    from toolkit.commands.cache import cache
+    from toolkit.commands.learn_tokens import learn_tokens, spoken_as
+    from toolkit.footage.clips import read_clips, write_clip, write_index
+    from toolkit.sandbox.world.actions import BASE_ACTIONS
+    from toolkit.training.settings import Sigma, Verb
 
     copy_clips(read_clips(plain), plain, path)
     for clip in read_clips(path):
@@ -212,7 +212,7 @@ def _name(plain: Path, settings: Spoken, motion: str, seed: int, path: Path) -> 
     write_index(path)
     cache(path)
     (path / "tokens.safetensors").write_bytes((plain / "tokens.safetensors").read_bytes())
-    invert(
+    learn_tokens(
         path,
         path / "verb.safetensors",
         verb=[f"{motion}={'|'.join(BASE_ACTIONS)}"],
@@ -224,13 +224,13 @@ def _name(plain: Path, settings: Spoken, motion: str, seed: int, path: Path) -> 
 
 def film(shown: Performance, token_steps: int, seed: int, path: Path) -> None:
     """The clip with its mask, its cache, and the token of who is in it."""
-    from toolkit.cache import cache
-    from toolkit.data import Clip, write_clip, write_index
-    from toolkit.invert import invert
-    from toolkit.masks import mask_path, write_mask
-    from toolkit.sandbox import world
-    from toolkit.settings import Textual
-    from toolkit.video import write_video
+    from toolkit.commands.cache import cache
+    from toolkit.commands.learn_tokens import learn_tokens
+    from toolkit.footage.clips import Clip, write_clip, write_index
+    from toolkit.footage.masks import mask_path, write_mask
+    from toolkit.footage.video import write_video
+    from toolkit.sandbox.world import world
+    from toolkit.training.settings import Textual
 
     actor = world.Actor(shown.look, shown.motion, shown.style, x=0.75)
     frames, masks = world.draw([actor], shown.scene, shown.style)
@@ -245,7 +245,7 @@ def film(shown: Performance, token_steps: int, seed: int, path: Path) -> None:
     write_clip(path, replace(clip, extra={"masks": {NAME: mask}}))
     write_index(path)
     cache(path)
-    invert(
+    learn_tokens(
         path,
         path / "tokens.safetensors",
         subject=[f"{NAME}=a {shown.look.body}"],
@@ -261,11 +261,11 @@ def questions(shown: Performance, asked: int, other: int) -> list[Prompt]:
     """
     import numpy as np
 
-    from toolkit.sandbox import population
-    from toolkit.sandbox.actions import BASE_ACTIONS
-    from toolkit.sandbox.scenery import SCENES
-    from toolkit.sandbox.shows import named_looks
-    from toolkit.sandbox.world import STYLES
+    from toolkit.sandbox.world import population
+    from toolkit.sandbox.world.actions import BASE_ACTIONS
+    from toolkit.sandbox.world.scenery import SCENES
+    from toolkit.sandbox.world.shows import named_looks
+    from toolkit.sandbox.world.world import STYLES
 
     slug = shown.motion.replace(" ", "-")
     looks = [
@@ -293,10 +293,10 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
     leakage: of what was asked unlike the clip (traits, style, place), the share that is as in the clip. known
     motion: of prompts for what the base can do, whether it still does.
     """
-    from toolkit.cast import read_cast
-    from toolkit.sandbox.recognise import load_recognisers, recognise_many
-    from toolkit.sandbox.score import asked, score
-    from toolkit.video import read_video
+    from toolkit.captions.cast import read_cast
+    from toolkit.footage.video import read_video
+    from toolkit.sandbox.prompt_score import asked, score
+    from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
 
     cast = read_cast()
     verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
@@ -326,8 +326,9 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
 
 
 def _train(clips: Path, shown: Performance, settings: Imitation, seed: int, store: Store, path: Path) -> None:
-    from toolkit.settings import Adapter, Memory, Motion, Optim, Sigma, Watch
-    from toolkit.train import train
+    from toolkit.commands.train import train
+    from toolkit.lora.settings import Adapter
+    from toolkit.training.settings import Memory, Motion, Optim, Sigma, Watch
 
     strangers = make_strangers(Data(), store) if settings.preserve_share else None
     said = shown.appearance

@@ -64,15 +64,16 @@ def cores() -> int:
 
 def base_fingerprint() -> str:
     """Of all weights of the sandbox's base model: those that LoRAs belong to, then those that caches do."""
-    from toolkit.models import fingerprint
+    from toolkit.models.registry import fingerprint
 
     return f"{fingerprint('sandbox')}-{fingerprint('sandbox', 'encoders')}"
 
 
 def judge_fingerprint() -> str:
     """Of the recognisers' weights and of all code that makes scores of what they see."""
-    from toolkit.data import fingerprint_file, fingerprint_text
-    from toolkit.sandbox import recognise, score
+    from toolkit.core.files import fingerprint_file, fingerprint_text
+    from toolkit.sandbox import prompt_score as score
+    from toolkit.sandbox.recogniser import recognise
 
     own = [fingerprint_file(REPOSITORY / "benchmarks" / name) for name in ("edges.py", "mixing.py")]
     return fingerprint_text(",".join([score.judge_fingerprint(recognise.WEIGHTS), *own]))

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.data import write_atomic
-from toolkit.errors import CastmixError
-from toolkit.intervals import Interval, mean_interval, paired_interval
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_atomic
+from toolkit.evaluation.bootstrap import Interval, mean_interval, paired_interval
 
 BEGIN = "<!-- evidence: made by benchmarks/evidence.py --table, edits below are lost -->"
 END = "<!-- evidence ends -->"

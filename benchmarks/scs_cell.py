@@ -13,10 +13,10 @@ from benchmarks.fusion_cell import subject_lora
 from benchmarks.motion_cell import TRAITS, Imitation, Performance, Spoken, motion_lora, perform
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
-from toolkit.captions import Caption, Clause, format, parse
-from toolkit.cast import read_cast
-from toolkit.prompts import Prompt
-from toolkit.tokens import token_of
+from toolkit.captions.cast import read_cast
+from toolkit.captions.grammar import Caption, Clause, format, parse
+from toolkit.captions.prompt_files import Prompt
+from toolkit.lora.special_tokens import token_of
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Meeting:
         casts: Who makes each motion: one character, or two that make it together.
         imitation: How the motions were learnt.
         sampler: As castmix generate has it; subject alone and motion alone leave the other LoRA out.
-        eta, alpha, window, every, spatial, temporal, inversion: See toolkit.settings.Collaboration; inversion
-            0 is without the motion's clip.
+        eta, alpha, window, every, spatial, temporal, inversion: See toolkit.Collaboration; inversion 0
+            is without the motion's clip.
         beta_subject, beta_motion: Shares of the branches at noise level 1 and at 0.
         prompts: For each motion and cast.
         denoising: Steps of a video.
@@ -83,7 +83,7 @@ def run(settings: Meeting, seed: int, out: Path, store: Store) -> Outcome:
 
 def questions(motion: str, cast: Sequence[str], not_there: str, count: int) -> list[Prompt]:
     """Captions in which all of a cast make the motion, in the first one's style, not where the clip was."""
-    from toolkit.sandbox.scenery import SCENES
+    from toolkit.sandbox.world.scenery import SCENES
 
     style = read_cast().find(cast[0])[0].style
     places = [scene for scene in SCENES if scene != not_there]
@@ -106,10 +106,10 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
     it. leakage: of what is unlike the motion's clip by right (looks, style, place), the share that is as in
     the clip.
     """
-    from toolkit.sandbox.recognise import load_recognisers, recognise_many
-    from toolkit.sandbox.score import asked, score
-    from toolkit.sandbox.shows import named_looks
-    from toolkit.video import read_video
+    from toolkit.footage.video import read_video
+    from toolkit.sandbox.prompt_score import asked, score
+    from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
+    from toolkit.sandbox.world.shows import named_looks
 
     cast, looks = read_cast(), named_looks()
     verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
@@ -147,9 +147,9 @@ def _generate(
     clips: Path,
     seed: int,
 ) -> None:
-    from toolkit.generate import generate
-    from toolkit.sandbox.shows import named_looks
-    from toolkit.settings import Collaboration
+    from toolkit.commands.generate import generate
+    from toolkit.sampling.settings import Collaboration
+    from toolkit.sandbox.world.shows import named_looks
 
     together = settings.sampler in ("scs", "scs-lite")
     alone = {"subject alone": "subject", "motion alone": "motion"}.get(settings.sampler)

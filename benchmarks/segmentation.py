@@ -24,13 +24,13 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's toolkit
 
-from toolkit.cast import read_cast  # noqa: E402
-from toolkit.data import Clip  # noqa: E402
-from toolkit.sandbox.sam2_report import measure_reference, measure_sam2, table  # noqa: E402
-from toolkit.segment import SEGMENTERS  # noqa: E402
-from toolkit.segmentation.measure import agreement, box_of  # noqa: E402
-from toolkit.segmentation.prompt import Options, Prompt  # noqa: E402
-from toolkit.video import read_video, write_video  # noqa: E402
+from toolkit.captions.cast import read_cast  # noqa: E402
+from toolkit.commands.segment import SEGMENTERS  # noqa: E402
+from toolkit.footage.clips import Clip  # noqa: E402
+from toolkit.footage.video import read_video, write_video  # noqa: E402
+from toolkit.sandbox.sam2_model.report import measure_reference, measure_sam2, table  # noqa: E402
+from toolkit.segmentation.interfaces import Options, Prompt  # noqa: E402
+from toolkit.segmentation.mask_iou import agreement, box_of  # noqa: E402
 
 FPS = 8.0
 

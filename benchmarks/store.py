@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from toolkit.data import fingerprint_text, write_atomic
-from toolkit.progress import say
+from toolkit.core.files import fingerprint_text, write_atomic
+from toolkit.core.progress import say
 
 MADE = "made.yaml"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.data import Clip, write_clip, write_index
-from toolkit.video import write_video
+from toolkit.footage.clips import Clip, write_clip, write_index
+from toolkit.footage.video import write_video
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.cast import read_cast
-from toolkit.sandbox.recognise import Creature, Verdict
-from toolkit.sandbox.shows import named_looks
+from toolkit.captions.cast import read_cast
+from toolkit.sandbox.recogniser.verdict import Creature, Verdict
+from toolkit.sandbox.world.shows import named_looks
 
 LOOKS = named_looks()
 STYLES = {c.name: s.style for s in read_cast().shows for c in s.characters}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import toolkit
-from toolkit.cli import COMMANDS
+from toolkit.cli.click_app import COMMANDS
 
 REPOSITORY = Path(toolkit.__file__).parent.parent
 HEAVY = [
@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = f"""
 import sys
 from click.testing import CliRunner
-from toolkit.cli import castmix
+from toolkit.cli.click_app import castmix
 result = CliRunner().invoke(castmix(), {words})
 assert result.exit_code == 0, result
 print([name for name in {HEAVY} if name in sys.modules])
@@ -66,22 +66,30 @@ def test_all_names_resolve() -> None:
     "first",
     [
         "import toolkit",
-        "import toolkit.train",
-        "from toolkit.train import train",
+        "import toolkit.commands.train",
+        "from toolkit.commands.train import train",
         "from toolkit import train",
-        "import importlib; importlib.import_module('toolkit.train')",
-        "import toolkit.cli",
+        "import toolkit.cli.click_app",
     ],
 )
 def test_a_verb_is_the_function_whatever_was_imported_first(first: str) -> None:
     code = f"""
 {first}
-import toolkit, toolkit.train
-from toolkit.train import train
+import toolkit, toolkit.commands.train
+from toolkit.commands.train import train
 from toolkit import train as same
 assert toolkit.train is train is same and callable(train)
 """
     python(code)
+
+
+def test_importing_castmix_imports_nothing_heavy() -> None:
+    assert python(f"import sys, toolkit; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
+
+
+def test_old_names_of_verbs_still_work() -> None:
+    with pytest.warns(FutureWarning, match=r"toolkit\.invert is now toolkit\.learn_tokens"):
+        assert toolkit.invert is toolkit.learn_tokens
 
 
 OPTIONAL = {("sam2", "sam2_package.py")}  # an extra; the file says how to install it

@@ -1,9 +1,9 @@
-"""Imports run strictly downward, and each heavy library has the importers that it is given here."""
+"""Packages import only packages before them, and heavy libraries only where they may."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,54 +12,19 @@ import toolkit
 
 PACKAGE = Path(toolkit.__file__).parent
 
-STAGES = 3
-LAYERS: dict[str, int] = {
-    # Plain tensors and files.
-    "errors": 0, "progress": 0, "interrupt": 0, "settings": 0, "run": 0,
-    "data": 0, "cast": 0, "captions": 0, "prompts": 0, "sidecars": 0, "sources": 0,
-    "decode": 0, "video": 0, "shots": 0, "generated": 0, "page": 0, "masks": 0, "phrases": 0,
-    "flow": 0, "lora": 0, "checkpoint": 0, "metrics": 0, "intervals": 0,
-    "sandbox.shapes": 0, "sandbox.paint": 0, "sandbox.scenery": 0, "sandbox.actions": 0, "sandbox.world": 0,
-    "sandbox.population": 0, "sandbox.recognise": 0, "sandbox.codec": 0,
-    "sandbox.recognise_nets": 0, "sandbox.recognise_follow": 0, "sandbox.recognise_together": 0,
-    # Models: those that draw, those that watch; and what needs no more than plain things.
-    "models": 1, "vlm": 1, "watch": 1, "sandbox.shows": 1, "sandbox.score": 1,
-    # Building blocks.
-    "tokens": 2, "heads": 2, "appearance": 2, "card": 2, "textual": 2, "crop": 2, "invert": STAGES,
-    "adapters": 2, "objectives": 2, "sampling": 2, "dataset": 2, "batches": 2, "preview": 2, "trainer": 2,
-    "sandbox.pretrain_data": 2, "sandbox.pretrain_vae": 2, "sandbox.pretrain_dit": 2,
-    "sandbox.recogniser_data": 1, "sandbox.recognise_report": 1,
-    "sandbox.recogniser_examples": 2, "sandbox.pretrain_recogniser": 2, "sandbox.redraw": 2, "scoring": 2,
-    "compositing": 2,
-    "collaborate": 2, "guides": 2, "inversion": 2, "branches": 2, "roles": 2,
-    "drawing": 2, "rendering": 2,
-    "segmentation": 2,
-    "fusion": 2,
-    "attention": 2, "heat": 0, "looking": 2, "map_probe": 2, "look_attention": STAGES,
-    "sandbox.sam2_examples": 1, "sandbox.sam2_net": 2, "sandbox.sam2_follow": 2, "sandbox.sam2_batches": 2,
-    "sandbox.sam2_training": 2, "sandbox.sam2_report": 2,
-    # Stages: a verb each.
-    "prepare": STAGES, "caption": STAGES, "cache": STAGES, "train": STAGES, "generate": STAGES,
-    "evaluate": STAGES, "segment": STAGES, "composite": STAGES,
-    "fuse": STAGES,
-    "sandbox.pretrain": STAGES, "sandbox.report": STAGES, "sandbox.pretrain_sam2": STAGES,
-    # Chains of stages.
-    "recipes": 4, "motion": 4,
-    # Front doors.
-    "signatures": 5, "presets": 5, "cli": 5, "__main__": 5,
-}  # fmt: skip
-"""By module name below `toolkit`; a package stands for all that it holds."""
+ORDER = (
+    "core", "footage", "captions", "models", "lora", "segmentation", "compositing", "evaluation", "attention",
+    "references", "sampling", "training", "sandbox", "fusion", "commands", "cli", "ui",
+)  # fmt: skip
+"""A package may import itself and the packages before it."""
 
-ONLY_IMPORTERS = {"diffusers": "models", "peft": "adapters"}
+CHAINS = ("commands.demo", "commands.learn_motion")
+"""Commands that run other commands. No other command imports one."""
 
-
-def layered(module: str) -> str | None:
-    """The entry of LAYERS that a dotted name below `toolkit` belongs to: itself or the nearest package."""
-    while module:
-        if module in LAYERS:
-            return module
-        module = module.rpartition(".")[0]
-    return None
+ONLY_IMPORTERS = {
+    "diffusers": ("models", "sandbox.base_model"),
+    "peft": ("lora.layers",),
+}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -72,65 +37,112 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
 
 
-def violations(sources: dict[str, str]) -> list[str]:
-    """What is wrong in a package of modules, given by dotted name below `toolkit` and source text."""
+def violations(sources: Mapping[str, str]) -> list[str]:
+    """What is wrong in modules, given by dotted name below `toolkit` and source text."""
     found = []
     for module, source in sources.items():
-        own = layered(module)
-        if own is None:
-            found.append(f"{module}: has no layer, add it to LAYERS")
+        own = module.partition(".")[0]
+        if own not in ORDER:
+            found.append(f"{module}: {own} is no package of ORDER")
             continue
         for line, name in imports(ast.parse(source)):
             top, _, inner = name.partition(".")
+            where = f"{module}:{line}"
             if not top:
-                found.append(f"{module}:{line}: relative import, write it out from toolkit")
+                found.append(f"{where}: relative import, write it out from toolkit")
+            elif not any(module.startswith(importer) for importer in ONLY_IMPORTERS.get(top, ("",))):
+                found.append(f"{where}: only {' and '.join(ONLY_IMPORTERS[top])} may import {top}")
+            if top != "toolkit":
                 continue
-            if ONLY_IMPORTERS.get(top, own) != own:
-                found.append(f"{module}:{line}: only {ONLY_IMPORTERS[top]} may import {top}")
-            other = layered(inner) if top == "toolkit" else None
-            if top != "toolkit" or other == own or inner == "__version__":
-                continue
-            if other is None:
-                found.append(f"{module}:{line}: imports {name}, which has no layer")
-            elif LAYERS[other] > LAYERS[own]:
-                found.append(f"{module}:{line}: imports {other}, which lies above it")
-            elif LAYERS[other] == LAYERS[own] == STAGES:
-                found.append(f"{module}:{line}: imports {other}, a stage like itself")
+            other = inner.partition(".")[0]
+            if other not in ORDER:
+                found.append(f"{where}: imports {name}, which is in no package of ORDER")
+            elif ORDER.index(other) > ORDER.index(own):
+                found.append(f"{where}: imports {inner}, which lies above {own}")
+            elif own == other == "commands" and module not in CHAINS and not _is_own_page(module, inner):
+                found.append(f"{where}: imports {inner}, a command like itself")
     return found
 
 
-def test_imports_run_downward() -> None:
-    sources = {
+def _is_own_page(module: str, inner: str) -> bool:
+    """Whether one of two modules is the page of the other: demo and demo_page."""
+    return inner.startswith(f"{module}_")
+
+
+def sources() -> dict[str, str]:
+    """All modules in packages, by dotted name below `toolkit`."""
+    return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path.read_text(
             "utf-8"
         )
         for path in PACKAGE.rglob("*.py")
-        if path.parent != PACKAGE or path.name != "__init__.py"  # `toolkit` itself shows all layers
+        if path.parent != PACKAGE  # `toolkit` itself shows all packages
     }
-    sources.pop("sandbox", None)
-    assert violations(sources) == []
+
+
+def test_imports_follow_the_order_of_packages() -> None:
+    assert violations(sources()) == []
+
+
+def test_no_circle_between_modules() -> None:
+    """Imports at the top of modules, `if TYPE_CHECKING` included, form no circle."""
+    modules = sources()
+    edges: dict[str, set[str]] = {}
+    for module, source in modules.items():
+        edges[module] = set()
+        for name in _top_imports(ast.parse(source)):
+            inner = name.removeprefix("toolkit.")
+            target = inner if inner in modules else inner.rpartition(".")[0]
+            if name.startswith("toolkit.") and target in modules and target != module:
+                edges[module].add(target)
+    waiting = dict(edges)
+    while waiting:
+        free = [module for module, needed in waiting.items() if not needed & waiting.keys()]
+        assert free, f"a circle among {sorted(waiting)}"
+        for module in free:
+            del waiting[module]
+
+
+def _top_imports(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.If):
+            yield from (name for _, name in imports(node))
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (name for _, name in imports(ast.Module([node], [])))
 
 
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [
         (
-            "data",
-            "def f():\n    from toolkit.models import MODELS",
-            "data:2: imports models, which lies above it",
+            "core.files",
+            "def f():\n    from toolkit.models.registry import MODELS",
+            "core.files:2: imports models.registry.MODELS, which lies above core",
         ),
-        ("data", "from toolkit import models", "data:1: imports models, which lies above it"),
-        ("train", "import toolkit.cache", "train:1: imports cache, a stage like itself"),
+        ("footage.clips", "import toolkit.cli", "footage.clips:1: imports cli, which lies above footage"),
         (
-            "train",
-            "if TYPE_CHECKING:\n    from toolkit.presets import x",
-            "train:2: imports presets, which lies above it",
+            "commands.train",
+            "import toolkit.commands.cache",
+            "commands.train:1: imports commands.cache, a command like itself",
         ),
-        ("train", "from peft import LoraConfig", "train:1: only adapters may import peft"),
-        ("sampling", "import diffusers.utils", "sampling:1: only models may import diffusers"),
-        ("train", "import toolkit.extra", "train:1: imports toolkit.extra, which has no layer"),
-        ("lora", "from .train import train", "lora:1: relative import, write it out from toolkit"),
-        ("extra", "", "extra: has no layer, add it to LAYERS"),
+        (
+            "commands.train",
+            "if TYPE_CHECKING:\n    from toolkit.cli.presets import x",
+            "commands.train:2: imports cli.presets.x, which lies above commands",
+        ),
+        ("training.loop", "from peft import LoraConfig", "training.loop:1: only lora.layers may import peft"),
+        (
+            "sampling.denoise",
+            "import diffusers.utils",
+            "sampling.denoise:1: only models and sandbox.base_model may import diffusers",
+        ),
+        (
+            "commands.train",
+            "from toolkit import train",
+            "commands.train:1: imports toolkit.train, which is in no package of ORDER",
+        ),
+        ("lora.file", "from .x import train", "lora.file:1: relative import, write it out from toolkit"),
+        ("extra.x", "", "extra.x: extra is no package of ORDER"),
     ],
 )
 def test_a_planted_violation_is_found(module: str, source: str, message: str) -> None:
@@ -140,11 +152,14 @@ def test_a_planted_violation_is_found(module: str, source: str, message: str) ->
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("captions", "from toolkit.cast import Cast"),
-        ("models.wan", "from diffusers import WanTransformer3DModel\nfrom toolkit.models.files import find"),
-        ("adapters", "import peft\nfrom toolkit.lora import Lora"),
-        ("run", "from toolkit import __version__"),
-        ("cli", "from toolkit.presets import read_preset"),
+        ("captions.grammar", "from toolkit.captions.cast import Cast"),
+        (
+            "models.wan",
+            "from diffusers import WanTransformer3DModel\nfrom toolkit.models.weights import locate",
+        ),
+        ("lora.layers", "import peft\nfrom toolkit.lora.file import Lora"),
+        ("commands.demo", "from toolkit.commands.train import train"),
+        ("cli.click_app", "from toolkit.cli.presets import read_preset"),
     ],
 )
 def test_what_is_allowed(module: str, source: str) -> None:

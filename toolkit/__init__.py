@@ -2,73 +2,97 @@
 
 import toolkit as castmix
 
-castmix.generate("[Character: Pixo], jumps. [scene-style:cartoon]", Path("pixo.mp4"), lora=["run:0.8"])
+castmix.generate("[Character: Pixo], jumps. [scene-style:cartoon]", "pixo.mp4", lora=["run:0.8"])
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-# A verb and its module share a name, and the name bound last wins: the first import of `toolkit.train` binds
-# the module. So the verbs are bound here, before anybody can import their modules alone, and `toolkit.train`
-# is the function in every order of imports. Their modules are light; tests/test_imports.py sees to that.
-from toolkit import captions
-from toolkit.cache import cache
-from toolkit.caption import caption
-from toolkit.cast import Cast, Character, Show, read_cast
-from toolkit.composite import composite
-from toolkit.data import Clip, Sample, load_samples, read_clips
-from toolkit.errors import CastmixError
-from toolkit.evaluate import evaluate
-from toolkit.fuse import fuse
-from toolkit.generate import generate
-from toolkit.invert import invert
-from toolkit.look_attention import look_attention
-from toolkit.models import MODELS, load_denoiser, load_encoders
-from toolkit.motion import motion
-from toolkit.prepare import prepare
-from toolkit.segment import segment
-from toolkit.segmentation.gates import Gates
-from toolkit.settings import (
-    Adapter,
-    Collaboration,
-    Features,
-    Judge,
-    Memory,
-    Motion,
-    Optim,
-    Sigma,
-    Textual,
-    Watch,
-)
-from toolkit.train import train
-from toolkit.video import read_video, write_video
+from toolkit.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from toolkit.lora import Lora, load_lora, save_lora
-    from toolkit.recipes import demo
+    from toolkit import captions
+    from toolkit.captions.cast import Cast, Character, Show, read_cast
+    from toolkit.commands.attention_maps import attention_maps
+    from toolkit.commands.cache import cache
+    from toolkit.commands.caption import caption
+    from toolkit.commands.composite import composite
+    from toolkit.commands.demo import demo
+    from toolkit.commands.evaluate import evaluate
+    from toolkit.commands.fuse import fuse
+    from toolkit.commands.generate import generate
+    from toolkit.commands.learn_motion import learn_motion
+    from toolkit.commands.learn_tokens import learn_tokens
+    from toolkit.commands.prepare import prepare
+    from toolkit.commands.segment import segment
+    from toolkit.commands.train import train
+    from toolkit.core.errors import CastmixError
+    from toolkit.evaluation.settings import Features, Judge
+    from toolkit.footage.clips import Clip, read_clips
+    from toolkit.footage.video import read_video, write_video
+    from toolkit.lora.file import Lora, load_lora, save_lora
+    from toolkit.lora.settings import Adapter
+    from toolkit.models.registry import MODELS, load_denoiser, load_encoders
+    from toolkit.sampling.settings import Collaboration, Masked
+    from toolkit.segmentation.quality_gates import Gates
+    from toolkit.training.cached_clips import Sample, load_samples
+    from toolkit.training.settings import Memory, Motion, Optim, Sigma, Textual, Watch
 
 __all__ = [
     "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Features", "Gates",
-    "Judge", "Lora", "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch", "cache",
-    "caption", "captions", "composite", "demo", "evaluate", "fuse", "generate", "invert", "load_denoiser",
-    "load_encoders", "load_lora", "load_samples", "look_attention", "motion", "prepare", "read_cast",
-    "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
+    "Judge", "Lora", "Masked", "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch",
+    "attention_maps", "cache", "caption", "captions", "composite", "demo", "evaluate", "fuse", "generate",
+    "learn_motion", "learn_tokens", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare",
+    "read_cast", "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
-_HEAVY = {
-    "Lora": "toolkit.lora",
-    "demo": "toolkit.recipes",
-    "load_lora": "toolkit.lora",
-    "save_lora": "toolkit.lora",
+_HOMES = {
+    "captions.cast": ("Cast", "Character", "Show", "read_cast"),
+    "commands.attention_maps": ("attention_maps",),
+    "commands.cache": ("cache",),
+    "commands.caption": ("caption",),
+    "commands.composite": ("composite",),
+    "commands.demo": ("demo",),
+    "commands.evaluate": ("evaluate",),
+    "commands.fuse": ("fuse",),
+    "commands.generate": ("generate",),
+    "commands.learn_motion": ("learn_motion",),
+    "commands.learn_tokens": ("learn_tokens",),
+    "commands.prepare": ("prepare",),
+    "commands.segment": ("segment",),
+    "commands.train": ("train",),
+    "core.errors": ("CastmixError",),
+    "evaluation.settings": ("Features", "Judge"),
+    "footage.clips": ("Clip", "read_clips"),
+    "footage.video": ("read_video", "write_video"),
+    "lora.file": ("Lora", "load_lora", "save_lora"),
+    "lora.settings": ("Adapter",),
+    "models.registry": ("MODELS", "load_denoiser", "load_encoders"),
+    "sampling.settings": ("Collaboration", "Masked"),
+    "segmentation.quality_gates": ("Gates",),
+    "training.cached_clips": ("Sample", "load_samples"),
+    "training.settings": ("Memory", "Motion", "Optim", "Sigma", "Textual", "Watch"),
 }
-"""Names whose modules are slow to import: resolved when they are asked for (PEP 562)."""
+"""Public names by module. Each is imported when it is first used (PEP 562), so `import toolkit` is quick."""
+
+_MODULES = {name: f"toolkit.{module}" for module, names in _HOMES.items() for name in names}
+_RENAMED = {"invert": "learn_tokens", "look_attention": "attention_maps", "motion": "learn_motion"}
+"""Old names of verbs. They work for one more release."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HEAVY:
-        return getattr(importlib.import_module(_HEAVY[name]), name)
-    raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    if name in _RENAMED:
+        warnings.warn(f"toolkit.{name} is now toolkit.{_RENAMED[name]}", FutureWarning, stacklevel=2)
+        name = _RENAMED[name]
+    if name == "captions":
+        return importlib.import_module("toolkit.captions")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

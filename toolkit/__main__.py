@@ -1,5 +1,5 @@
 """`python -m toolkit` is `castmix`."""
 
-from toolkit.cli import main
+from toolkit.cli.click_app import main
 
 main()

@@ -1,1 +1,1 @@
-"""Composites: who is cut out, where it stands in which picture, and the pixels, the words and the page."""
+"""Characters cut out of one show and pasted into another."""

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.compositing.camera import Floats
-from toolkit.compositing.draw import TOTALS, Meetings
-from toolkit.compositing.paste import Edge
-from toolkit.compositing.people import Standing
-from toolkit.compositing.place import Newcomer, Place, Stand, find_place, visible
-from toolkit.compositing.sources import Back, Front
-from toolkit.compositing.words import compose
-from toolkit.data import fingerprint_text
-from toolkit.sources import path_text
+from toolkit.compositing.blending import Edge
+from toolkit.compositing.camera_motion import Floats
+from toolkit.compositing.eligible_clips import Back, Front
+from toolkit.compositing.merged_captions import compose
+from toolkit.compositing.pairing import TOTALS, Meetings
+from toolkit.compositing.placement import Newcomer, Place, Stand, find_place, visible
+from toolkit.compositing.standing import Standing
+from toolkit.core.files import fingerprint_text
+from toolkit.footage.source_records import path_text
 
 TRIES = 40
 """Draws of clips for a row's first character before another takes its place."""

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.compositing.camera import matrices
-from toolkit.compositing.paste import (
+from toolkit.compositing.blending import (
     REFERENCE_HEIGHT,
     Cutout,
     Edge,
@@ -25,11 +24,12 @@ from toolkit.compositing.paste import (
     edge_pixels,
     steady,
 )
-from toolkit.compositing.plates import image, plate
-from toolkit.data import fingerprint_file
-from toolkit.decode import Frame, VideoReader
-from toolkit.errors import CastmixError
-from toolkit.masks import iter_mask
+from toolkit.compositing.camera_motion import matrices
+from toolkit.compositing.clean_plates import image, plate
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import fingerprint_file
+from toolkit.footage.decoding import Frame, VideoReader
+from toolkit.footage.masks import iter_mask
 
 Row = Mapping[str, Any]
 """A row of plan.jsonl, as `plan` makes it."""

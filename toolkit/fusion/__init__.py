@@ -1,1 +1,1 @@
-"""Several LoRAs that were trained apart made into one: `castmix fuse` chooses among these methods."""
+"""LoRAs that were trained apart become one: one file a method."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from toolkit.fusion.gradient import gradient
-from toolkit.fusion.knobs import MethodName
-from toolkit.fusion.least_squares import least_squares
-from toolkit.fusion.merge import dare, masked, svd, ties, weighted
-from toolkit.fusion.parts import Facts, Job, Part, Tensors
+from toolkit.fusion.distillation import gradient
+from toolkit.fusion.job import Facts, Job
+from toolkit.fusion.regression import least_squares
+from toolkit.fusion.settings import MethodName
+from toolkit.fusion.weight_merging import dare, masked, svd, ties, weighted
+from toolkit.lora.parts import Part, Tensors
 
 Method = Callable[[Sequence[Part], Job], tuple[Tensors, Facts]]
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.errors import CastmixError
-from toolkit.models import ModelSpec, Read, Taps
-from toolkit.models.files import DENOISER, ENCODERS, locate
-from toolkit.models.tap import Tap, new_tap, tapped
-from toolkit.phrases import find_phrases
+from toolkit.captions.whole_words import find_phrases
+from toolkit.core.errors import CastmixError
+from toolkit.models.attention_capture import Tap, new_tap, tapped
+from toolkit.models.interfaces import ModelSpec, Read, Taps
+from toolkit.models.weights import DENOISER, ENCODERS, locate
 
 
 @dataclass(eq=False)
@@ -222,7 +222,7 @@ class WanDenoiser:
         stop_after: int | None = None,
         read: Read | None = None,
     ) -> Iterator[Taps]:
-        """Look into the attention of these blocks: see `toolkit.models.Denoiser.tap`."""
+        """Look into the attention of these blocks: see `toolkit.models.interfaces.Denoiser.tap`."""
         if self._tap is not None:
             raise CastmixError("this denoiser is tapped already: ask one tap for all blocks")
         self._tap = new_tap(self.module, cross, temporal, stop_after, read)

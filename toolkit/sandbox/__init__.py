@@ -1,1 +1,1 @@
-"""The sandbox: shows drawn by code, their truth, and a tiny real Wan pretrained on the same world."""
+"""The sandbox: a drawn world with its truth, and a tiny Wan that knows it."""

@@ -1,1 +1,1 @@
-"""Whose pixels are whose: how a character is found in a clip, followed through it, and judged."""
+"""Masks of characters: detectors, trackers, quality gates."""

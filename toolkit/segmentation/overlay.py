@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data import Clip
-from toolkit.decode import Frames, VideoReader
-from toolkit.masks import iter_mask
-from toolkit.segmentation.measure import as_bool
-from toolkit.video import write_video
+from toolkit.footage.clips import Clip
+from toolkit.footage.decoding import Frames, VideoReader
+from toolkit.footage.masks import iter_mask
+from toolkit.footage.video import write_video
+from toolkit.segmentation.mask_iou import as_bool
 
 COLOURS = ((230, 25, 75), (60, 180, 255), (255, 200, 0), (60, 200, 90), (200, 80, 240), (255, 140, 40))
 TINT = 0.45

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data import Clip
-from toolkit.decode import Frames, VideoReader
-from toolkit.errors import CastmixError
-from toolkit.models import default_device
-from toolkit.scoring.features import local_folder
-from toolkit.segmentation.prompt import Options, Prompt, Propagate, Put
-from toolkit.segmentation.spool import Spool
+from toolkit.core.errors import CastmixError
+from toolkit.footage.clips import Clip
+from toolkit.footage.decoding import Frames, VideoReader
+from toolkit.footage.frame_spool import Spool
+from toolkit.models.registry import default_device
+from toolkit.models.weights import local_folder
+from toolkit.segmentation.interfaces import Options, Prompt, Propagate, Put
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,218 @@
+"""Maps from attention: against plain softmaxes, finite differences and a real network."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit.attention.maps import (
+    LAYERS,
+    MapLayers,
+    map_layers,
+    mask_target,
+    normalised,
+    read_maps,
+    reader,
+    temporal_maps,
+    token_grid,
+    token_maps,
+)
+from toolkit.core.errors import CastmixError
+from toolkit.models import registry as models
+
+GRID = (3, 2, 4)
+
+
+def heads(columns: int | None = None, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Queries of two rows, three heads and a grid's 24 tokens, and keys of so many columns."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 3, n, 8, generator=generator, dtype=dtype) for n in (24, columns or 24))
+    return q, k
+
+
+def test_token_maps_are_the_softmax_over_real_tokens() -> None:
+    q, k = heads(columns=9)
+    spans = [(1,), (2, 4), (0, 3, 5)]
+    maps = token_maps(q, k, spans, real=6, grid=GRID)
+    truth = (q @ k[:, :, :6].mT / 8**0.5).softmax(-1).mean(1)  # (2, 24, 6)
+    for i, span in enumerate(spans):
+        assert torch.allclose(maps[:, i].flatten(1), truth[..., list(span)].sum(-1))
+    assert maps.shape == (2, 3, *GRID)
+    assert torch.allclose(maps.sum(1), torch.ones(2, *GRID, dtype=torch.float64))  # the spans are all of them
+    k[:, :, 6:] = 100.0  # pads
+    assert torch.equal(token_maps(q, k, spans, real=6, grid=GRID), maps)
+
+
+def test_half_precision_is_read_in_single_even_under_autocast() -> None:
+    q, k = heads(columns=6, dtype=torch.float32)
+    q, k = q.bfloat16(), k.bfloat16()
+    exact = token_maps(q.float(), k.float(), [(1,)], 6, GRID)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = token_maps(q, k, [(1,)], 6, GRID)
+        temporal = temporal_maps(q, q, GRID)
+    assert torch.equal(again, exact)
+    assert again.dtype == temporal.dtype == torch.float32
+    assert torch.equal(temporal, temporal_maps(q.float(), q.float(), GRID))
+
+
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_temporal_maps_are_the_full_attention_restricted_and_renormalised(window: int) -> None:
+    q, k = heads()
+    frames, rows, columns = GRID
+    full = (q @ k.mT / 8**0.5).softmax(-1).view(2, 3, frames, rows, columns, frames, rows, columns)
+    maps = temporal_maps(q, k, GRID, window=window)
+    side = 2 * window + 1
+    assert maps.shape == (2, 3, 8, 3, 3 * side**2)
+    maps = maps.view(2, 3, rows, columns, frames, frames, side, side)
+    steps = range(-window, window + 1)
+    for i, j in itertools.product(range(rows), range(columns)):
+        wanted = torch.zeros(2, 3, frames, frames, side, side, dtype=torch.float64)
+        for a, b in itertools.product(steps, steps):
+            if 0 <= i + a < rows and 0 <= j + b < columns:
+                wanted[..., a + window, b + window] = full[:, :, :, i, j, :, i + a, j + b]
+        wanted = wanted / wanted.sum((-3, -2, -1), keepdim=True)
+        assert torch.allclose(maps[:, :, i, j], wanted)
+    some = torch.tensor([5, 0])
+    assert torch.allclose(
+        temporal_maps(q, k, GRID, sites=some, window=window),
+        temporal_maps(q, k, GRID, window=window)[:, :, some],
+    )
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    q, k = (x[:1, :2, :8].clone().requires_grad_() for x in heads())
+    grid = (2, 2, 2)
+    sites = torch.tensor([3, 1])
+    assert torch.autograd.gradcheck(lambda q, k: token_maps(q, k, [(0, 2), (1,)], 4, grid), (q, k))
+    assert torch.autograd.gradcheck(lambda q, k: temporal_maps(q, k, grid, sites=sites, window=1), (q, k))
+
+
+def test_nothing_is_kept_for_the_gradient_but_what_went_in() -> None:
+    q, k = (x.requires_grad_() for x in heads())
+    kept: list[tuple[int, ...]] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(tuple(x.shape))
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        token_maps(q, k, [(0, 2)], 4, GRID)
+        temporal_maps(q, k, GRID, window=1)
+    assert set(kept) == {(2, 24, 8), (2, 4, 8)}  # each head's queries and keys, no logits, no maps
+
+
+def test_normalised_has_a_top_of_one_that_is_a_constant() -> None:
+    maps = torch.rand(2, 3, *GRID, dtype=torch.float64, requires_grad=True)
+    top = normalised(maps).amax((-3, -2, -1))
+    assert torch.allclose(top, torch.ones_like(top), atol=1e-4)
+    (gradient,) = torch.autograd.grad(normalised(maps).sum(), maps)
+    expected = 1 / (maps.detach().amax((-3, -2, -1), keepdim=True) + 1e-6)
+    assert torch.allclose(gradient, expected.expand_as(maps))
+
+
+def test_mask_target_averages_what_a_token_covers() -> None:
+    mask = torch.zeros(9, 32, 64, dtype=torch.uint8)
+    mask[0, :16, :16] = 255
+    mask[1:3, :16] = 255  # two of the four frames of latent frame 1
+    mask[5:, 8:16, 48:] = 255
+    target = mask_target(mask, (3, 2, 4))
+    expected = torch.zeros(3, 2, 4)
+    expected[0, 0, 0] = 1
+    expected[1, 0] = 0.5
+    expected[2, 0, 3] = 0.5
+    assert torch.equal(target, expected)
+    assert torch.equal(mask_target(mask[:1], (1, 2, 4)), expected[:1])
+    with pytest.raises(CastmixError, match="mask of 8 frames does not fit 3 latent frames: expected 9"):
+        mask_target(mask[:8], (3, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([(6,)], 6, GRID), "between 0 and 5"),
+        (([()], 6, GRID), "a span must be"),
+        (([], 6, GRID), "a span must be"),
+        (([(0,)], 10, GRID), "real must be between 1 and the 9 columns"),
+        (([(0,)], 0, GRID), "real must be"),
+        (([(0,)], 6, (3, 3, 3)), "24 tokens are no grid of 3x3x3"),
+    ],
+)
+def test_what_token_maps_cannot_read(arguments: Any, message: str) -> None:
+    with pytest.raises(CastmixError, match=message):
+        token_maps(*heads(columns=9), *arguments)
+
+
+def test_what_temporal_maps_cannot_read() -> None:
+    q, k = heads()
+    with pytest.raises(CastmixError, match="sites must be between 0 and 7"):
+        temporal_maps(q, k, GRID, sites=torch.tensor([8]))
+    with pytest.raises(CastmixError, match="window must be 0 or more"):
+        temporal_maps(q, k, GRID, window=-1)
+
+
+def test_layers_of_a_network_lie_in_it() -> None:
+    for blocks in (1, 2, 8, 30, 40):
+        layers = map_layers(blocks)
+        for kind in (layers.cross, layers.temporal):
+            assert kind
+            assert sorted(set(kind)) == list(kind)
+            assert 0 <= kind[0] <= kind[-1] < blocks
+    assert map_layers(8) is LAYERS[8]
+    assert map_layers(30).cross == (6, 7, 9, 11, 13, 15)
+
+
+def test_maps_of_a_network(tiny_wan: Path) -> None:
+    denoiser: Any = models.load_denoiser(str(tiny_wan))
+    torch.manual_seed(0)
+    latents, embeds, sigma = torch.randn(2, 16, 3, 4, 6), torch.randn(2, 8, 24), torch.tensor(0.6)
+    grid, spans, both = token_grid(denoiser, latents), [(0, 1), (3,)], MapLayers((0, 1), (1,))
+    assert grid == (3, 2, 3)
+
+    def read(latents: Tensor, kind: Any) -> Tensor:
+        return read_maps(denoiser, latents, sigma, embeds, spans=spans, real=5, layers=both, kind=kind)
+
+    with torch.no_grad(), denoiser.tap(cross=(0, 1), temporal=(1,)) as taps:
+        denoiser(latents, sigma, embeds)
+        by_hand = torch.stack([token_maps(*taps.cross[i], spans, 5, grid) for i in (0, 1)]).mean(0)
+    with torch.no_grad():
+        assert torch.allclose(read(latents, "token"), by_hand, atol=1e-6)
+        temporal = read(latents, "temporal")
+        assert torch.allclose(temporal[0], temporal_maps(*taps.temporal[1], grid), atol=1e-6)
+    assert temporal.shape == (1, 2, 2, 6, 3, 3)
+    latents.requires_grad_()
+    for kind in ("token", "temporal"):
+        denoiser.module.disable_gradient_checkpointing()
+        (plain,) = torch.autograd.grad(read(latents, kind).square().sum(), latents)
+        denoiser.module.enable_gradient_checkpointing()
+        (checkpointed,) = torch.autograd.grad(read(latents, kind).square().sum(), latents)
+        assert plain.abs().max() > 1e-7
+        assert torch.allclose(plain, checkpointed, rtol=1e-5, atol=1e-9)
+    with pytest.raises(CastmixError, match=r"token maps need layers.cross and spans"):
+        read_maps(denoiser, latents, sigma, embeds, layers=both, kind="token")
+
+
+def test_gradient_with_respect_to_the_latents_is_that_of_finite_differences(tiny_wan: Path) -> None:
+    denoiser: Any = models.load_denoiser(str(tiny_wan), dtype=torch.float64)
+    denoiser.module.enable_gradient_checkpointing()
+    torch.manual_seed(0)
+    latents = torch.randn(1, 16, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    embeds, direction = torch.randn(1, 8, 24, dtype=torch.float64), torch.randn_like(latents)
+    read = reader((3, 2, 3), spans=[(0, 1), (3,)], real=5, window=1)
+
+    def loss(latents: Tensor) -> Tensor:
+        with denoiser.tap(cross=(1,), temporal=(0, 1), stop_after=1, read=read) as taps:
+            denoiser(latents, torch.tensor(0.6), embeds)
+        return torch.stack([maps.square().sum() for maps in taps.maps.values()]).sum()
+
+    (gradient,) = torch.autograd.grad(loss(latents), latents)
+    with torch.no_grad():
+        step = 1e-3 * direction
+        slope = float(loss(latents + step) - loss(latents - step)) / 2e-3
+    # Wan's blocks norm in float32 whatever goes in, which bounds what a difference can show
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-3)
+    assert abs(slope) > 0.1

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from toolkit import __version__
+from toolkit.cli import click_app as cli
+from toolkit.cli.click_app import COMMANDS, Verbs, castmix, find_verb
+from toolkit.cli.signatures import describe, settings
+from toolkit.core.errors import CastmixError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The optimiser.
+
+    Attributes:
+        lr: Learning rate.
+        warmup: Steps of warm-up.
+        fused: In one kernel.
+    """
+
+    lr: float = 1e-4
+    warmup: int = 10
+    fused: bool = False
+
+
+called: list[dict[str, Any]] = []
+
+
+def learn(
+    data: list[Path],
+    out: Path,
+    *,
+    steps: int = 100,
+    crop: tuple[int, int, int, int] = (0, 0, 0, 0),
+    prompts: list[str] | None = None,
+    kind: Literal["subject", "motion"] = "subject",
+    guidance_scale: float | None = None,
+    keep: bool = True,
+    optim: Optim = Optim(),
+) -> Path:
+    """Learn from clips.
+
+    Args:
+        data: Folders of clips.
+        out: Where the result goes.
+        steps: How many.
+        crop: Source pixels.
+        prompts: To sample.
+        kind: What is learned.
+        guidance_scale: Strength.
+        keep: Keep the cache.
+    """
+    called.append(locals() | {})
+    return out / "lora.safetensors"
+
+
+def show(out: Path, *, error: str = "") -> list[Path]:
+    """Show it.
+
+    Args:
+        out: Where the page goes.
+        error: To raise.
+    """
+    if error == "ctrl-c":
+        raise KeyboardInterrupt
+    if error == "bug":
+        raise RuntimeError("a bug")
+    raise CastmixError(f"{out}: {error}")
+
+
+@pytest.fixture
+def castmix_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a castmix whose verbs are those of this file: `castmix_with("learn", "a")`."""
+    called.clear()
+    monkeypatch.setattr(cli, "find_verb", lambda target: globals()[target])
+    app = castmix({"learn": "learn", "show": "show"})
+    return lambda *words: CliRunner().invoke(app, list(words), prog_name="castmix")
+
+
+def test_flags_reach_the_verb_in_its_own_types(castmix_with: Callable[..., Result]) -> None:
+    result = castmix_with(
+        *(
+            "learn",
+            "a",
+            "b",
+            "--out",
+            "o",
+            "--steps",
+            "5",
+            "--crop",
+            "1,2,3,4",
+            "--prompts",
+            "x",
+            "--prompts",
+            "y",
+        ),
+        *("--kind", "motion", "--guidance-scale", "2", "--no-keep", "--optim.lr", "2e-4", "--optim.fused"),
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout == str(Path("o/lora.safetensors")) + "\n"
+    assert called == [
+        {
+            "data": [Path("a"), Path("b")],
+            "out": Path("o"),
+            "steps": 5,
+            "crop": (1, 2, 3, 4),
+            "prompts": ["x", "y"],
+            "kind": "motion",
+            "guidance_scale": 2.0,
+            "keep": False,
+            "optim": Optim(lr=2e-4, fused=True),
+        }
+    ]
+
+
+def test_what_is_not_said_keeps_the_verbs_own_default(castmix_with: Callable[..., Result]) -> None:
+    assert castmix_with("learn", "a", "--out", "o").exit_code == 0
+    assert called[0]["optim"] == Optim()
+    assert called[0]["prompts"] is None
+    assert called[0]["keep"] is True
+
+
+def test_flags_win_over_the_preset_which_may_hold_everything(
+    castmix_with: Callable[..., Result], tmp_path: Path
+) -> None:
+    preset = tmp_path / "p.yaml"
+    preset.write_text("data: [a]\nout: o\nsteps: 7\noptim: {lr: 1e-3, warmup: 3}\nkeep: false\n")
+    result = castmix_with("learn", "--preset", str(preset), "--optim.lr", "2e-3")
+    assert result.exit_code == 0, result.output
+    assert called[0]["data"] == [Path("a")]
+    assert called[0]["steps"] == 7
+    assert called[0]["optim"] == Optim(lr=2e-3, warmup=3)
+    assert called[0]["keep"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["learn", "a"], "Missing --out: a path."),
+        (["learn", "--out", "o"], "Missing DATA: a list (each a path)."),
+        (["learn", "a", "--out", "o", "--step", "3"], "'--steps'"),
+        (["learn", "a", "--out", "o", "--steps", "many"], "expected a whole number, got 'many'"),
+        (["learn", "a", "--out", "o", "--kind", "both"], "expected one of subject, motion, got 'both'"),
+        (["learn", "a", "--out", "o", "--crop", "1,2"], "expected 4 values (each a whole number), got '1,2'"),
+        (["lern"], "Did you mean 'learn'?"),
+    ],
+)
+def test_usage_errors_exit_2_and_say_what_to_write(
+    castmix_with: Callable[..., Result], words: list[str], message: str
+) -> None:
+    result = castmix_with(*words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert called == []
+
+
+def test_bad_input_is_one_line_and_exit_1(castmix_with: Callable[..., Result]) -> None:
+    result = castmix_with("show", "--out", "o", "--error", "num_frames must be 4k+1")
+    assert (result.exit_code, result.stderr) == (1, "castmix: o: num_frames must be 4k+1\n")
+
+
+def test_ctrl_c_says_how_to_go_on(castmix_with: Callable[..., Result]) -> None:
+    result = castmix_with("show", "--out", "o", "--error", "ctrl-c")
+    assert result.exit_code == 130
+    assert result.stderr == "castmix: interrupted; run the same command again to go on\n"
+
+
+def test_a_bug_keeps_its_traceback(castmix_with: Callable[..., Result]) -> None:
+    assert isinstance(castmix_with("show", "--out", "o", "--error", "bug").exception, RuntimeError)
+
+
+def test_help_says_what_the_docstring_says(castmix_with: Callable[..., Result]) -> None:
+    text = castmix_with("learn", "--help").stdout
+    assert "castmix learn [OPTIONS] DATA..." in text
+    for part in (
+        "Learn from clips.",
+        "DATA...  Folders of clips.",
+        "--out PATH",
+        "Where the result goes. [required]",
+        "--steps N",
+        "How many. [default: 100]",
+        "--crop N,N,N,N",
+        "--kind subject|motion",
+        "--keep / --no-keep",
+        "--optim.fused / --optim.no-fused",
+        "The optimiser:\n  --optim.lr X",
+        "Learning rate. [default: 0.0001]",
+        "--preset NAME|FILE",
+    ):
+        assert part in text
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(castmix(), ["--version"]).stdout == f"castmix {__version__}\n"
+
+
+def verbs() -> dict[str, str]:
+    """All commands of the real table, by the words that call them."""
+    found: dict[str, str] = {}
+    for name, target in COMMANDS.items():
+        if isinstance(target, str):
+            found[name] = target
+        else:
+            found |= {f"{name} {inner}": str(function) for inner, function in target.items()}
+    return found
+
+
+def test_help_lists_the_verbs_in_the_order_of_the_pipeline() -> None:
+    result = CliRunner().invoke(castmix(), ["--help"])
+    assert result.exit_code == 0, result.output
+    places = [result.stdout.index(f"\n  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("words", verbs())
+def test_every_option_of_every_verb_has_a_help(words: str) -> None:
+    verb = find_verb(verbs()[words])
+    prose, _ = describe(verb)
+    assert prose, f"{words} has no docstring"
+    bare = [name for name, setting in settings(verb).items() if not setting.help]
+    assert not bare, f"the docstring of {words} does not say what {bare} are"
+    assert CliRunner().invoke(castmix(), [*words.split(), "--help"]).exit_code == 0
+
+
+def documented() -> Iterator[tuple[str, list[str]]]:
+    """Every castmix command line that is written in README and docs/, by file."""
+    root = Path(cli.__file__).parents[1]
+    for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        text = path.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ {4}(?:\w+=\S+ )*castmix (.*)", text, flags=re.MULTILINE):
+            yield path.name, shlex.split(line, comments=True)
+
+
+def test_commands_in_the_docs_are_commands() -> None:
+    lines = list(documented())
+    assert lines
+    for name, words in lines:
+        command: click.Command = castmix()
+        while isinstance(command, Verbs):
+            command = command.get_command(click.Context(command), words.pop(0)) or command
+        try:
+            command.make_context(name, words)
+        except click.UsageError as error:
+            pytest.fail(f"{name}: castmix {command.name} {' '.join(words)}: {error.format_message()}")

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from toolkit.cli.signatures import REQUIRED, bind, convert, describe, item_hint, settings, words
+
+
+@dataclass(frozen=True)
+class Paint:
+    """How it is painted.
+
+    Attributes:
+        layers: How many, at least 1.
+        colour: Its name.
+    """
+
+    layers: int = 2
+    colour: str = "red"
+
+
+def build(
+    house: Path, *, floors: int, paint: Paint = Paint(layers=3), roof: bool = True
+) -> tuple[Path, int, Paint]:
+    """Build a house.
+
+    It stands where it was built.
+
+    Args:
+        house: The place, a folder
+            that exists.
+        floors: Storeys, 1 to 9.
+        roof: Put one on.
+
+    Returns:
+        What was asked for.
+    """
+    return house, floors, paint
+
+
+def test_settings_follow_the_signature_and_spread_groups() -> None:
+    known = settings(build)
+    assert list(known) == ["house", "floors", "paint.layers", "paint.colour", "roof"]
+    assert known["house"].default is REQUIRED
+    assert known["house"].help == "The place, a folder that exists."
+    assert known["paint.layers"].default == 3  # the verb's default, not the class's
+    assert known["paint.layers"].help == "How many, at least 1."
+    assert known["paint.colour"].hint is str
+
+
+def test_describe_keeps_prose_and_drops_other_sections() -> None:
+    prose, entries = describe(build)
+    assert prose == "Build a house.\n\nIt stands where it was built."
+    assert set(entries) == {"house", "floors", "roof"}
+    assert "asked for" not in entries["roof"]
+
+
+def test_bind_keeps_what_a_group_was_not_given() -> None:
+    arguments = bind(build, {"house": Path("a"), "floors": 2, "paint.colour": "blue"})
+    assert build(**arguments) == (Path("a"), 2, Paint(layers=3, colour="blue"))
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        ("1e-4", float, 1e-4),
+        (3, float, 3.0),
+        ("12", int, 12),
+        ("1e3", int, 1000),
+        ("a/b", Path, Path("a/b")),
+        (None, float | None, None),
+        ("none", int | None, None),
+        ("7", int | None, 7),
+        ("b", Literal["a", "b"], "b"),
+        ("2", Literal[1, 2], 2),
+        ("1,2,3,4", tuple[int, int, int, int], (1, 2, 3, 4)),
+        ([1, 2], tuple[int, float], (1, 2.0)),
+        (["a", "b"], list[Path], [Path("a"), Path("b")]),
+        ("a", list[str], ["a"]),
+        (("a",), tuple[str, ...], ("a",)),
+        ("one", str | list[str], "one"),
+        (["one", "two"], str | list[str], ["one", "two"]),
+        (False, bool, False),
+    ],
+)
+def test_convert(value: Any, hint: Any, expected: Any) -> None:
+    made = convert(value, hint)
+    assert made == expected
+    assert type(made) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        ("many", int, "expected a whole number, got 'many'"),
+        (1.5, int, "expected a whole number, got 1.5"),
+        (True, int, "expected a whole number, got True"),
+        ("fast", float | None, "expected a number or none, got 'fast'"),
+        ("c", Literal["a", "b"], "expected one of a, b, got 'c'"),
+        ("1,2", tuple[int, int, int, int], "expected 4 values (each a whole number), got '1,2'"),
+        (False, str, "expected text, got False"),
+        ("yes", bool, "expected true or false, got 'yes'"),
+        (["a", 3], list[str], r"expected a list (each text), got ['a', 3]"),
+        ("", Path, "expected a path, got ''"),
+    ],
+)
+def test_what_a_value_cannot_be(value: Any, hint: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole message is compared below
+        convert(value, hint)
+    assert str(caught.value) == message
+
+
+def test_a_verb_cannot_take_what_nobody_can_write() -> None:
+    with pytest.raises(TypeError, match="a verb cannot take"):
+        convert("x", Callable[[int], int])
+
+
+def test_item_hint() -> None:
+    assert item_hint(list[Path]) is Path
+    assert item_hint(str | list[str]) is str
+    assert item_hint(tuple[int, int]) is None
+    assert item_hint(float | None) is None
+    assert words(list[Path] | None) == "a list (each a path) or none"

@@ -1,0 +1,111 @@
+"""The demo's own parts; the whole of it with few steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toolkit.captions.cast import read_cast
+from toolkit.captions.grammar import validate
+from toolkit.commands.demo import Prompt, base_clips, demo, demo_prompts, judge
+from toolkit.commands.demo_page import curve
+from toolkit.footage.video import write_video
+from toolkit.sandbox.world import world
+from toolkit.sandbox.world.shows import named_looks
+
+SHOWS = [read_cast().show("inkwell-bay"), read_cast().show("clay-street")]
+
+
+def test_prompts_are_valid_and_enough() -> None:
+    prompts = demo_prompts(SHOWS)
+    assert sum(p.alone for p in prompts) >= 16
+    assert sum(not p.alone for p in prompts) >= 16
+    assert len({p.text for p in prompts}) == len(prompts)
+    assert all(validate(p.text, read_cast()) == [] for p in prompts)
+    for p in (p for p in prompts if not p.alone):
+        assert {style for _, style in p.asked} == {"cartoon", "realistic"}
+
+
+def test_the_judge_counts_what_is_there(tmp_path: Path) -> None:
+    named = named_looks()
+
+    def film(name: str, *actors: tuple[str, str]) -> Path:
+        people = [world.Actor(named[n], "sways", s, 0.4 + 0.7 * i) for i, (n, s) in enumerate(actors)]
+        write_video(tmp_path / name, world.draw(people, "room", "cartoon")[0], world.FPS)
+        return tmp_path / name
+
+    alone = (("Pixo", "cartoon"),)
+    both = (("Pixo", "cartoon"), ("Rufus", "realistic"))
+    prompts = [
+        Prompt("", alone),
+        Prompt("", alone),
+        Prompt("", both),
+        Prompt("", both),
+        Prompt("", both),
+        Prompt("", both),
+    ]
+    videos = [
+        film("right.mp4", ("Pixo", "cartoon")),
+        film("wrong.mp4", ("Mimi", "cartoon")),
+        film("both.mp4", ("Pixo", "cartoon"), ("Rufus", "realistic")),
+        film("deluded.mp4", ("Pixo", "cartoon"), ("Rufus", "cartoon")),
+        film("one.mp4", ("Rufus", "realistic")),
+        film("nobody.mp4"),
+    ]
+    scores = judge(videos, prompts)
+    assert (scores["identity"], scores["both_present"], scores["style_kept"]) == (0.5, 0.5, 0.25)
+
+
+def test_base_clips_are_drawn_once(tmp_path: Path) -> None:
+    base_clips(tmp_path, 3, seed=0)
+    first = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "clips").glob("*.mp4")}
+    base_clips(tmp_path, 4, seed=0)
+    again = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "clips").glob("*.mp4")}
+    assert len(again) == 4
+    assert first.items() <= again.items()
+
+
+def test_the_curve_fits_its_picture(tmp_path: Path) -> None:
+    rows = [{"step": s, "loss": 1 / s} for s in range(1, 41)] + [{"step": 40, "val_loss": 0.5}]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    losses = curve(path)
+    points = [tuple(map(float, p.split(","))) for p in losses.train.split()]
+    assert len(points) == 40
+    assert all(0 <= x <= 600 and 0 <= y <= 200 for x, y in points)
+    assert points[0][1] < points[-1][1]  # a falling loss goes down the picture
+    assert losses.last == 0.5
+
+
+@pytest.mark.slow
+def test_the_demo_runs_through_and_again(tmp_path: Path) -> None:
+    small = {"steps": 2, "batch_size": 2, "shots": 2, "strangers": 4, "each": 1, "sample_steps": 1}
+    page = demo(tmp_path / "demo", **small)
+    scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
+    assert {"identity_before", "identity_after", "both_present", "style_kept", "seconds"} <= scores.keys()
+    assert all(
+        0 <= scores[k] <= 1 for k in ("identity_before", "identity_after", "both_present", "style_kept")
+    )
+    html = page.read_text()
+    for video in [*(tmp_path / "demo").glob("before/*.mp4"), *(tmp_path / "demo").glob("after/*.mp4")]:
+        assert video.relative_to(tmp_path / "demo").as_posix() in html
+    assert demo(tmp_path / "demo", **small) == page
+
+
+def test_the_preview_shows_every_pair(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from toolkit.commands.demo_page import Pair, write_preview
+
+    black, white = (np.full((5, 64, 96, 3), level, np.uint8) for level in (0, 250))
+    write_video(tmp_path / "before.mp4", black, 8)
+    write_video(tmp_path / "after.mp4", white, 8)
+    pair = Pair("a prompt", tmp_path / "before.mp4", tmp_path / "after.mp4", {}, {}, True)
+    write_preview(tmp_path / "preview.png", [pair, pair])
+    picture = np.asarray(Image.open(tmp_path / "preview.png"))
+    half = picture.shape[1] // 2
+    assert picture[30:150, 10 : half - 20].max() < 20
+    assert picture[30:150, half + 20 : -10].min() > 235

@@ -1,0 +1,80 @@
+"""The base model that ships: a real pipeline folder, small, and good enough to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import toolkit
+from toolkit.models.registry import find_model, load_denoiser, load_encoders
+from toolkit.sandbox.base_model.train_vae import psnr, to_video
+from toolkit.sandbox.world import population
+from toolkit.sandbox.world.shows import named_looks
+
+BASE = Path(toolkit.__file__).parent / "sandbox" / "base"
+NAMED = named_looks()
+STRANGERS = population.generic_looks(list(NAMED.values()))
+
+
+def test_the_base_is_small_and_of_the_fixed_shape() -> None:
+    assert sum(p.stat().st_size for p in BASE.rglob("*") if p.is_file()) <= 16_000_000
+    spec = find_model("sandbox")
+    assert (spec.num_frames, spec.height, spec.width, spec.fps) == (17, 64, 96, 8)
+    assert spec.text_length == 64
+
+
+def test_diffusers_alone_loads_the_base_and_draws(tmp_path: Path) -> None:
+    from diffusers import WanPipeline
+
+    pipeline = WanPipeline.from_pretrained(BASE, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    video = pipeline(
+        "a red bear jumps in the meadow, cartoon style",
+        height=64,
+        width=96,
+        num_frames=17,
+        num_inference_steps=2,
+        max_sequence_length=64,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).frames[0]
+    assert video.shape == (17, 64, 96, 3)
+    assert np.isfinite(video).all()
+
+
+def test_the_vae_keeps_what_is_seen() -> None:
+    cast = population.base_cast(STRANGERS)
+    clips = np.stack([population.generic_scenario(10**8 + i, STRANGERS, cast).draw()[0] for i in range(4)])
+    encoders = load_encoders("sandbox")
+    video = to_video(clips)
+    with torch.no_grad():
+        again = encoders.decode_video(encoders.encode_video(video))
+    assert psnr(again, video) > 20
+
+
+def test_the_base_follows_the_asked_colour() -> None:
+    from toolkit.sampling.denoise import sample_latents
+
+    spec, encoders, denoiser = find_model("sandbox"), load_encoders("sandbox"), load_denoiser("sandbox")
+    prompts = [f"a {c} ball stands still in the snow, cartoon style" for c in ("red", "blue")]
+    latents = sample_latents(
+        denoiser,
+        encoders.encode_text(prompts),
+        encoders.encode_text([""]),
+        shape=(48, 5, 8, 12),
+        seeds=[0, 0],
+        steps=6,
+        guidance_scale=spec.guidance_scale,
+        shift=spec.shift,
+    )
+    red, blue = encoders.decode_video(latents)[:, :, 8, 16:60, 24:72].mean((2, 3))
+    assert red[0] - red[2] > blue[0] - blue[2] + 0.2
+
+
+def test_contact_sheets_are_pictures(tmp_path: Path) -> None:
+    from toolkit.sandbox.base_model.pretrain import contact_sheet
+
+    contact_sheet([torch.zeros(3, 17, 64, 96)], tmp_path / "a" / "sheet.png")
+    assert (tmp_path / "a" / "sheet.png").stat().st_size > 0

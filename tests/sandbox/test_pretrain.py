@@ -1,0 +1,173 @@
+"""How the sandbox base is made: its latents, tokens and resumable training, on a few clips."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from toolkit.sandbox.base_model.architecture import TEXT_LENGTH, new_vae, vae_decode, vae_encode
+from toolkit.sandbox.base_model.clips import KINDS, MOST, Latents, attribute_labels, token_labels
+from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear
+from toolkit.sandbox.base_model.pretrain import tokenizer
+from toolkit.sandbox.base_model.train_dit import batch, learning_rate, train_dit
+from toolkit.sandbox.base_model.train_vae import ConvMuon, channels_last, psnr, to_video, train_vae
+from toolkit.sandbox.world import population
+from toolkit.sandbox.world.actions import ACTIONS
+from toolkit.sandbox.world.shows import named_looks
+
+CLIPS = 8
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    looks = population.generic_looks(list(named_looks().values()))
+    cast = population.base_cast(looks)
+    return np.stack([population.generic_scenario(10**9 + i, looks, cast).draw()[0] for i in range(CLIPS)])
+
+
+@pytest.fixture(scope="module")
+def codec(frames: np.ndarray) -> LinearCodec:
+    return fit_linear(frames, 48)
+
+
+def test_linear_latents_have_the_bases_shape_and_are_normalised(
+    frames: np.ndarray, codec: LinearCodec
+) -> None:
+    latents = codec.encode(torch.from_numpy(frames))
+    assert latents.shape == (CLIPS, 48, 5, 8, 12)
+    assert latents.mean().abs() < 0.05
+    assert latents.square().mean().item() == pytest.approx(1, abs=0.1)
+    strength = latents[:, :, 1:].square().mean((0, 2, 3, 4))
+    assert (strength[:-1] >= strength[1:] * 0.99).all()  # strong channels first
+
+
+def test_strong_latent_channels_carry_the_picture(frames: np.ndarray, codec: LinearCodec) -> None:
+    video = torch.from_numpy(frames).float() / 127.5 - 1
+    brightness = video[:, 0].reshape(CLIPS, 8, 8, 12, 8, 3).mean((2, 4, 5)).flatten()
+    first = codec.encode(torch.from_numpy(frames))[:, 0, 0].flatten()
+    assert abs(np.corrcoef(first, brightness)[0, 1]) > 0.9
+
+
+def test_two_chunks_of_the_vae_equal_its_own_way() -> None:
+    torch.manual_seed(0)
+    vae = new_vae().eval()
+    video = torch.rand(1, 3, 17, 32, 48) * 2 - 1
+    with torch.no_grad():
+        own = vae.encode(video).latent_dist.mode()
+        torch.testing.assert_close(vae_encode(vae, video), own, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            vae_decode(vae, own).clamp(-1, 1), vae.decode(own).sample, atol=1e-5, rtol=0
+        )
+
+
+def test_a_word_is_one_token_in_prose_and_in_tags_and_names_are_spelled(tmp_path: Path) -> None:
+    words = tokenizer()
+    words.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    tagged = "[Character: Pixo], jumps in the meadow. [Character: Rufus], spins. [scene-style:cartoon]"
+    prose = "a red star with a hat jumps in the meadow, cartoon style"
+    assert again(tagged).input_ids == words(tagged).input_ids
+    for word in ("jumps", "meadow", "cartoon"):
+        token = words.convert_tokens_to_ids(word)
+        assert token != words.unk_token_id
+        assert token in words(tagged).input_ids
+        assert token in words(prose).input_ids
+    assert words.unk_token_id not in words("Zoë is x27, [Character: Quax]!".replace("ë", "e")).input_ids
+    assert [t for t in words.tokenize("Pixo") if t != "▁"] == list("Pixo")
+
+
+def test_captions_of_three_characters_fit_the_text_length() -> None:
+    longest = max(ACTIONS, key=len)
+    text = " ".join(f"[Character: {name}], {longest} in the meadow." for name in ("Rufus", "Pixo", "Olga"))
+    assert len(tokenizer()(text + " [scene-style:realistic]").input_ids) <= TEXT_LENGTH
+
+
+def clips(latents: torch.Tensor, tokens: int) -> Latents:
+    labels = torch.arange(CLIPS * tokens).view(CLIPS, tokens).remainder(4).to(torch.uint8)
+    return Latents(latents, [""] * CLIPS, labels, torch.zeros(CLIPS, MOST, len(KINDS), dtype=torch.int64))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(frames: np.ndarray, codec: LinearCodec) -> None:
+    data = clips(codec.encode(torch.from_numpy(frames)), 120)
+    ids = torch.randint(3, 90, (CLIPS, TEXT_LENGTH))
+    one, two = (batch(data, ids, 8, 3, 5, "cpu") for _ in range(2))
+    for field in fields(one):
+        assert torch.equal(getattr(one, field.name), getattr(two, field.name))
+    assert not torch.equal(one.noise, batch(data, ids, 8, 3, 6, "cpu").noise)
+
+
+def test_tokens_are_labelled_with_the_creature_that_they_show() -> None:
+    masks = np.zeros((2, 17, 64, 96), bool)
+    masks[0, :, :16, :16] = True  # the first token of every frame
+    masks[1, 1:5, 48:, 80:] = True  # the last token of the second latent frame
+    labels = token_labels(masks).reshape(5, 4, 6)
+    assert (labels[:, 0, 0] == 1).all()
+    assert labels[1, -1, -1] == 2
+    assert (labels > 0).sum() == 6
+
+
+def test_attribute_labels_say_what_the_caption_says() -> None:
+    looks = population.generic_looks(list(named_looks().values()))
+    scenario = population.generic_scenario(3, looks, population.base_cast(looks))
+    rows = attribute_labels(scenario)
+    for row, actor in zip(rows, scenario.actors, strict=False):
+        told = {kind: values[i] for (kind, values), i in zip(KINDS.items(), row, strict=True)}
+        assert told == {**asdict(actor.look), "action": actor.action}
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    rates = [learning_rate(step, 1000, 1.0) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 200)
+    assert rates[400] == 1.0
+    assert rates[-1] == pytest.approx(0.02, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_dit_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec, tmp_path: Path) -> None:
+    data = clips(codec.encode(torch.from_numpy(frames[:, :9, :32, :48])), 18)  # small is quick
+    ids = torch.randint(3, 90, (CLIPS, TEXT_LENGTH))
+
+    def run(name: str, stop: int) -> list[tuple[float, float]]:
+        training = train_dit(data, ids, 120, tmp_path / name, steps=2, batch_size=2, save_every=1, fast=False)
+        return [loss for _, loss, _ in islice(training, stop)]
+
+    whole = run("whole", 2)
+    first, second = run("parts", 1), run("parts", 2)
+    assert first + second == whole
+    assert run("parts", 2) == []
+
+
+def test_vae_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec, tmp_path: Path) -> None:
+    small = frames[:, :5, :32, :48]
+
+    def run(name: str, stop: int) -> list[float]:
+        training = train_vae(small, codec, tmp_path / name, steps=4, batch_size=2, save_every=2, fast=False)
+        return [error for _, error, _ in islice(training, stop)]
+
+    whole = run("whole", 4)  # the last step is one of those on the encoder's own latents
+    assert run("parts", 2) + run("parts", 4) == whole
+    assert run("parts", 4) == []
+
+
+def test_muon_moves_the_convolutions_themselves() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.Conv3d(4, 2, 1))
+    channels_last(net)
+    optim = ConvMuon(net, 1e-2)
+    before = [p.detach().clone() for p in net.parameters()]
+    net(torch.randn(1, 3, 3, 4, 4)).square().mean().backward()
+    optim.step(1e-2)
+    assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_psnr_of_equal_halves_and_of_a_known_error() -> None:
+    video = to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
+    off = to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
+    assert psnr(video, off) == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)

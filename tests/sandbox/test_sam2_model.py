@@ -1,0 +1,333 @@
+"""How the sandbox's SAM 2 is made: its cases, its losses and its resumable training, on very little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from toolkit.cli.click_app import castmix
+from toolkit.core.errors import CastmixError
+from toolkit.sandbox.sam2_model import batches as sam2_batches
+from toolkit.sandbox.sam2_model import train as module
+from toolkit.sandbox.sam2_model.batches import (
+    MOST,
+    SHORT,
+    SLOW,
+    Cases,
+    ask,
+    batch,
+    draw_shard,
+    mask_errors,
+    scout_error,
+    wrong,
+)
+from toolkit.sandbox.sam2_model.examples import AWAY, KINDS, case
+from toolkit.sandbox.sam2_model.network import FINE, SIZE, new_sam2
+from toolkit.sandbox.sam2_model.pretrain import pretrain_sam2
+from toolkit.sandbox.sam2_model.report import (
+    FAMILIES,
+    TESTING,
+    film,
+    measure_reference,
+    measure_sam2,
+    painted,
+    table,
+)
+from toolkit.sandbox.sam2_model.rollout import Drawn, encode, follow, recall, remember, settle
+from toolkit.sandbox.sam2_model.train import Phase, fit, new_learner, phases
+from toolkit.sandbox.world import world
+from toolkit.sandbox.world.population import generic_looks
+from toolkit.sandbox.world.shows import named_looks
+
+LOOKS = generic_looks(list(named_looks().values()))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    path = tmp_path_factory.mktemp("cases") / "cases-000.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sam2_batches, "SHARD", 10)
+        draw_shard(path, 0, LOOKS)
+    return Cases.read([path])
+
+
+def test_cases_are_drawn_from_their_seed_and_move_as_their_kind_says() -> None:
+    for kind in KINDS:
+        frames, masks = case(5, LOOKS, kind, 8).draw()
+        again, _ = case(5, LOOKS, kind, 8).draw()
+        assert np.array_equal(frames, again)
+        assert frames.shape == (8, world.HEIGHT, world.WIDTH, 3)
+        assert masks.shape == (len(case(5, LOOKS, kind, 8).actors[0]), *frames.shape[:3])
+        assert not (masks.sum(0) > 1).any()  # a pixel is one creature's
+    for seed in range(4):
+        first, second = (
+            np.asarray([actors[k].x for actors in case(seed, LOOKS, "cross", 9).actors]) for k in (0, 1)
+        )
+        assert np.sign(first[0] - second[0]) == -np.sign(first[-1] - second[-1])
+        _, masks = case(seed, LOOKS, "leave", 21).draw()
+        gone = ~masks.any((2, 3))
+        assert gone[:, int(21 * sum(AWAY) / 2)].sum() == 1
+        assert not gone[:, -1].any()
+
+
+def test_look_alikes_differ_in_one_trait_at_most_and_looks_are_never_the_named_ones() -> None:
+    named = set(named_looks().values())
+    for seed in range(12):
+        one, other = case(seed, LOOKS, "alike", 4).actors[0]
+        pairs = zip(vars(one.look).values(), vars(other.look).values(), strict=True)
+        assert sum(a != b for a, b in pairs) <= 1
+        assert one.style == other.style
+    for kind in ("alone", "together", "cross", "leave"):
+        looks = {actor.look for seed in range(6) for actor in case(seed, LOOKS, kind, 2).actors[0]}
+        assert not looks & named
+
+
+def test_a_shard_holds_what_the_model_sees_and_what_it_should_say(cases: Cases) -> None:
+    assert cases.frames.shape == (10, SHORT.frames, SIZE, SIZE, 3)
+    assert cases.masks.shape == (10, MOST, SHORT.frames, FINE, FINE)
+    assert cases.frames.std() > 20
+    # a mask drawn coarsely, enlarged and cut at a half is the fine one but for its edge
+    _, truth = case(3, LOOKS, "alone", 4).draw()
+    coarse = sam2_batches._resized(torch.from_numpy(truth) * 255, FINE).float() / 255 - 0.5
+    size = truth.shape[2:]
+    large = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear").numpy() > 0
+    assert (large & truth).sum() / (large | truth).sum() > 0.93
+
+
+def test_slow_cases_are_longer_and_mostly_crossings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam2_batches, "SHARD", 2)
+    draw_shard(tmp_path / "slow.npz", 0, LOOKS, SLOW)
+    slow = Cases.read([tmp_path / "slow.npz"])
+    assert slow.frames.shape[1] == slow.masks.shape[2] == SLOW.frames == 2 * SHORT.frames
+    assert sum(SLOW.shares) == pytest.approx(1)
+    shares = dict(zip(KINDS, SLOW.shares, strict=True))
+    assert shares["cross"] + shares["alike"] > 0.5
+    these = batch(slow, 2, 8, torch.Generator().manual_seed(0))
+    assert these.rows.shape[1] == 8
+
+
+def test_a_batch_follows_its_creatures(cases: Cases) -> None:
+    for length in (1, 2, 6):
+        these = batch(cases, 3, length, torch.Generator().manual_seed(length))
+        assert these.pixels.shape == (3 * length, 3, SIZE, SIZE)
+        assert these.rows.shape == these.masks.shape[:2] == these.present.shape
+        assert these.rows.max() == 3 * length - 1
+        assert these.present[:, 0].all()
+        assert len(these.asked.points) == len(these.rows)
+        assert these.everybody.shape == (3 * length, MOST, FINE, FINE)
+        for row, masks in zip(these.rows, these.masks, strict=True):  # each is one of those in its frames
+            apart = (these.everybody[row] - masks[:, None]).abs().sum((0, 2, 3))
+            assert apart.min() == 0
+    thrice = batch(cases, 3, 1, torch.Generator().manual_seed(1), prompts=3)
+    count = len(thrice.rows) // 3
+    assert torch.equal(thrice.masks[:count], thrice.masks[2 * count :])
+    assert not torch.equal(thrice.asked.points[:count], thrice.asked.points[2 * count :])
+    held = thrice.held(2)
+    assert torch.equal(held.rows[:, 0], held.rows[:, 1])
+    assert torch.equal(held.masks[:, 0], held.masks[:, 1])
+    assert held.present.shape == (3 * count, 2)
+    again = batch(cases, 3, 6, torch.Generator().manual_seed(6))
+    assert torch.equal(again.pixels, these.pixels)
+    assert torch.equal(again.asked.points, these.asked.points)
+
+
+def test_prompts_lie_where_the_creature_is() -> None:
+    g = torch.Generator().manual_seed(0)
+    masks = torch.zeros(40, FINE, FINE)
+    masks[:, 10:30, 8:20] = 1
+    scale = SIZE / FINE
+    box = ask(masks, "box", g)
+    assert box.labels.tolist() == [[2, 3]] * 40
+    middle = box.points.mean(0)
+    assert torch.allclose(middle, torch.tensor([[8.0, 10.0], [20.0, 30.0]]) * scale, atol=1.0)
+    assert box.points.std(0).min() > 0.2  # people draw boxes by hand
+    for kind, number in (("click", 1), ("clicks", 3)):
+        asked = ask(masks, kind, g)
+        assert asked.points.shape == (40, number, 2)
+        assert (asked.labels == 1).all()
+        assert asked.many == (number == 1)
+        inside = (asked.points / scale).long()
+        assert (masks[0][inside[..., 1], inside[..., 0]] == 1).all()
+    assert not box.many
+
+
+def test_errors_are_none_for_the_truth_and_large_for_its_opposite() -> None:
+    truth = torch.zeros(1, 1, FINE, FINE)
+    truth[..., 8:24, 8:24] = 1
+    focal, dice, iou = mask_errors(torch.where(truth > 0, 30.0, -30.0), truth)
+    assert focal.item() < 1e-6
+    assert dice.item() < 1e-3
+    assert iou.item() == 1
+    focal, dice, iou = mask_errors(torch.where(truth > 0, -30.0, 30.0), truth)
+    assert focal.item() > 10
+    assert dice.item() > 0.99
+    assert iou.item() == 0
+    half = truth.clone()
+    half[..., 16:24, :] = 0
+    assert mask_errors(torch.where(half > 0, 30.0, -30.0), truth)[2].item() == pytest.approx(0.5)
+
+
+def test_a_scout_is_right_who_knows_where_everybodys_middle_is() -> None:
+    everybody = torch.zeros(1, 2, FINE, FINE)
+    everybody[0, 0, 10:20, 4:12] = everybody[0, 1, 22:30, 20:36] = 1
+    rows, columns = torch.meshgrid(torch.arange(FINE) + 0.5, torch.arange(FINE) + 0.5, indexing="ij")
+    said = torch.where(everybody.sum(1, keepdim=True) > 0, 30.0, -30.0).repeat(1, 3, 1, 1)
+    for mask, (x, y) in zip(everybody[0] > 0, ((8, 15), (28, 26)), strict=True):
+        said[0, 1][mask] = 10 * (x - columns[mask]) / FINE
+        said[0, 2][mask] = 10 * (y - rows[mask]) / FINE
+    assert scout_error(said, everybody).item() < 1e-4
+    said[0, 1] += 1
+    assert scout_error(said, everybody).item() == pytest.approx(0.3, abs=1e-3)
+
+
+def test_only_the_best_of_several_masks_learns_and_the_hidden_are_not_drawn(cases: Cases) -> None:
+    these = batch(cases, 2, 1, torch.Generator().manual_seed(1))
+    count = len(these.rows)
+    logits = torch.randn(count, 3, FINE, FINE, requires_grad=True)
+    with torch.no_grad():
+        logits[:, 1] = torch.where(these.masks[:, 0] > 0.5, 2.0, -2.0)
+    quality, presence = torch.full((count, 3), 0.5), torch.zeros(count, 1)
+    found = wrong([Drawn(logits, quality, torch.zeros(count, 3, 4), presence)], these)
+    found.loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[:, 1].abs().sum() > 0
+    assert logits.grad[:, [0, 2]].abs().sum() == 0
+    assert found.prompted == pytest.approx(1.0)
+    assert np.isnan(found.tracked)
+
+
+def test_gradients_reach_every_part_through_the_memory(cases: Cases) -> None:
+    model = new_sam2().train()
+    these = batch(cases, 2, 3, torch.Generator().manual_seed(2))
+    drawn = follow(model, encode(model, these.pixels), these.rows, these.asked, these.present)
+    drawn[2].logits.square().mean().backward()
+    reached = {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert reached >= {
+        "vision_encoder", "mask_decoder", "prompt_encoder", "memory_attention", "memory_encoder",
+        "object_pointer_proj", "memory_temporal_positional_encoding",
+        "temporal_positional_encoding_projection_layer", "no_memory_embedding",
+    }  # fmt: skip
+    first = model.vision_encoder.backbone.patch_embed.projection.weight.grad
+    assert first is not None
+    assert first.abs().sum() > 0
+
+
+def test_memory_begins_with_what_the_decoder_knows(cases: Cases) -> None:
+    model = new_sam2().eval()
+    these = batch(cases, 4, 1, torch.Generator().manual_seed(3)).held(2)
+    with torch.no_grad():
+        seen = encode(model, these.pixels)
+        settle(model, seen)
+        now = seen.at(these.rows[:, 0])
+        mask = (these.masks[:, 0] - 0.5) * 20
+        memory = remember(model, now.top, mask, these.present[:, :1], sure=True)
+        pointer = torch.zeros(len(mask), model.hidden_dim)
+        told = recall(model, now, [memory], [pointer])
+    assert told.shape == now.top.shape
+    assert told.std().item() == pytest.approx(now.top.std().item(), rel=0.3)
+    same = torch.nn.functional.cosine_similarity(told, now.top, dim=-1).mean()
+    other = torch.nn.functional.cosine_similarity(told, now.top.roll(17, 0), dim=-1).mean()
+    assert same > other
+
+
+def test_the_model_is_small_enough_to_ship() -> None:
+    count = sum(p.numel() for p in new_sam2().parameters())
+    assert 2.5e6 < count < 3.5e6
+    assert 2 * count < 8e6
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(cases: Cases, tmp_path: Path) -> None:
+    def weights(folder: Path, stops: list[int]) -> dict[str, torch.Tensor]:
+        folder.mkdir()
+        for stop in stops:
+            learner = new_learner(0)
+            _, steps = fit(learner, cases, Phase("pairs", 2, 1, 3, 1e-3), folder, 0)
+            for done, found in steps:
+                assert found.loss.isfinite()
+                if done == stop:
+                    break
+        return {key: value.clone() for key, value in learner.state_dict().items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SAVE_EVERY", 1)
+        whole, parts = weights(tmp_path / "a", [9]), weights(tmp_path / "b", [2, 9])
+    for key, value in whole.items():
+        assert torch.equal(value, parts[key]), key
+
+
+def test_the_encoder_is_left_alone_where_its_phase_says_so(cases: Cases, tmp_path: Path) -> None:
+    encoder_learns = [False, True, False, True, False, True, True]
+    assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1, 1, 1)] == encoder_learns
+    for encoder, scout in ((0.0, True), (0.5, True), (0.5, False)):
+        learner = new_learner(0)
+        before = {key: value.clone() for key, value in learner.state_dict().items()}
+        phase = Phase(f"rows{encoder}{scout}", 2, 1, 1, 1e-3, encoder=encoder, scout=scout)
+        list(fit(learner, cases, phase, tmp_path, 0)[1])
+        changed = {key for key, value in learner.state_dict().items() if not torch.equal(value, before[key])}
+        assert any("vision_encoder" in key for key in changed) == (encoder > 0)
+        assert any("scout" in key for key in changed) == (encoder > 0 and scout)
+        assert any("memory_attention" in key for key in changed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_test_clips_show_named_characters_in_their_first_frame(family: str) -> None:
+    shown = film(family, TESTING)  # type: ignore[arg-type]
+    frames, masks = shown.frames, shown.masks
+    assert frames.shape[1:] == (world.HEIGHT, world.WIDTH, 3)
+    assert masks.shape[1:] == frames.shape[:3]
+    assert masks[:, 0].any((1, 2)).all()
+    assert len(masks) == len(shown.names) == (1 if family in ("episodes", "leave") else 2)
+    assert family != "leave" or not masks.any((2, 3)).all()
+    if family in ("episodes", "cross"):
+        assert set(shown.names) <= set(named_looks())
+    assert np.array_equal(film(family, TESTING).frames, frames)  # type: ignore[arg-type]
+
+
+def test_masks_are_painted_over_their_frames_alone() -> None:
+    frames, masks = np.full((2, 4, 6, 3), 100, np.uint8), np.zeros((1, 2, 4, 6), np.uint8)
+    masks[0, 1, 2, 3] = 255
+    picture = painted(frames, masks)
+    assert np.array_equal(picture[0], frames[0])
+    assert (picture != frames).any(-1).sum() == 1
+
+
+def test_the_command_makes_a_model_measures_it_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam2_batches, "SHARD", 4)
+    monkeypatch.setattr("toolkit.sandbox.sam2_model.report.FRAMES", 3)
+    few = {
+        "cases": 4,
+        "slow": 4,
+        "prompts": 1,
+        "pictures": 1,
+        "copies": 1,
+        "pairs": 1,
+        "rows": 1,
+        "crossings": 1,
+        "refine": 1,
+    }
+    words = [word for key, value in few.items() for word in (f"--{key}", str(value))]
+    run = CliRunner().invoke(
+        castmix(), ["sandbox", "pretrain-sam2", "--out", str(tmp_path), *words, "--measure", "0"]
+    )
+    assert run.exit_code == 0, run.output
+    weights = (tmp_path / "sam2" / "model.safetensors").read_bytes()
+    assert len(weights) < 8e6
+    assert pretrain_sam2(tmp_path, **few, measure=0) == tmp_path / "sam2"  # all of it is there
+    assert (tmp_path / "sam2" / "model.safetensors").read_bytes() == weights
+    results = measure_sam2(str(tmp_path / "sam2"), tmp_path / "followed", clips=1, device="cpu")
+    assert set(results) == set(FAMILIES)
+    assert all(0 <= one.worst <= one.iou <= 1 for one in results.values())
+    # one step teaches nothing: such a model may see no character even in a reference picture
+    noticed = measure_reference("sandbox", tmp_path / "followed", clips=1, device="cpu")
+    assert noticed.creatures == 3
+    assert noticed.right + noticed.wrong + noticed.missed == pytest.approx(1)
+    assert "mean IoU" in table(results, noticed)
+    assert (tmp_path / "followed" / "cross.png").exists()
+    with pytest.raises(CastmixError, match="1 or more"):
+        pretrain_sam2(tmp_path, cases=0)

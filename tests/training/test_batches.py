@@ -1,0 +1,89 @@
+"""Which clips make up a step; no tensor is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.core.errors import CastmixError
+from toolkit.training.batches import Mix, new_mix, step_items
+from toolkit.training.cached_clips import Item
+
+
+def items(count: int, kind: str) -> list[Item]:
+    return [
+        Item(Path(f"{kind}-{i}.safetensors"), "a cat", kind, (16, 3, 4, 6), f"{i}", kind == "pasted")
+        for i in range(count)
+    ]
+
+
+def mix(originals: int = 20, pasted: int = 6, kept: int = 0, **changes: float | None) -> Mix:
+    return new_mix(
+        items(originals, "original") + items(pasted, "pasted"),
+        items(kept, "kept"),
+        torch.zeros(1, 2),
+        **{"batch_size": 4, "preserve_share": 0.5, "caption_dropout": 0.1, "seed": 3, **changes},  # type: ignore[arg-type]
+    )
+
+
+def drawn(one: Mix, steps: int) -> Counter[str]:
+    return Counter(item.take for step in range(steps) for item in step_items(one, step))
+
+
+@pytest.mark.parametrize("pasted", [1, 6, 500])
+def test_the_ratio_holds_however_many_composites_there_are(pasted: int) -> None:
+    one = mix(pasted=pasted, composites=0.1)
+    assert drawn(one, 11) == {"original": 40, "pasted": 4}
+    assert drawn(one, 1100) == {"original": 4000, "pasted": 400}
+
+
+def test_steps_differ_by_one_composite_at_most() -> None:
+    one = mix(composites=1 / 3)
+    counts = {sum(item.composite for item in step_items(one, step)) for step in range(50)}
+    assert counts <= {0, 1, 2}
+    assert {len(step_items(one, step)) for step in range(50)} == {4}
+
+
+def test_every_composite_comes_once_before_any_again() -> None:
+    one = mix(composites=1.0, batch_size=2)
+    names = [item.path.stem for step in range(12) for item in step_items(one, step) if item.composite]
+    assert sorted(names[:6]) == sorted(names[6:]) == [f"pasted-{i}" for i in range(6)]
+
+
+def test_none_draws_every_clip_alike_and_zero_leaves_composites_out() -> None:
+    assert drawn(mix(), 13) == {"original": 40, "pasted": 12}
+    assert drawn(mix(composites=0), 10) == {"original": 40}
+    assert drawn(mix(pasted=0, composites=0), 10) == {"original": 40}
+
+
+def test_clips_of_the_bases_world_keep_their_rows() -> None:
+    one = mix(kept=9, composites=1.0)
+    assert drawn(one, 10) == {"original": 10, "pasted": 10, "kept": 20}
+    assert [item.take for item in step_items(one, 0)][-2:] == ["kept", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "of"), [(1, 0.2, 5), (2, 0.25, 2), (4, 0.2, 5), (3, 0.5, 2), (16, 0.25, 1)]
+)
+def test_a_share_that_a_batch_has_no_whole_rows_for_still_holds(size: int, share: float, of: int) -> None:
+    one = mix(kept=9, batch_size=size, preserve_share=share)
+    found = drawn(one, 20 * of)
+    assert found["kept"] == share * size * 20 * of
+    assert sum(found.values()) == size * 20 * of
+    for step in range(of):
+        takes = [item.take for item in step_items(one, step)]
+        assert len(takes) == size
+        assert [take == "kept" for take in takes] == [k >= size - one.kept_rows(step) for k in range(size)]
+
+
+def test_a_ratio_needs_both_sides() -> None:
+    with pytest.raises(CastmixError, match=r"composites 0.1 weighs .* of 20 clips 0 are composites"):
+        mix(pasted=0, composites=0.1)
+    with pytest.raises(CastmixError, match="of 6 clips 6 are composites"):
+        mix(originals=0, composites=0.1)
+    for wrong in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(CastmixError, match="composites must be 0 or more"):
+            mix(composites=wrong)

@@ -1,0 +1,1 @@
+"""Where a prompt's words are in the picture: maps read from a network's attention."""

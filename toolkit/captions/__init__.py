@@ -1,0 +1,5 @@
+"""Captions: the tag grammar, the cast registry, text files and captioners."""
+
+from toolkit.captions.grammar import Caption, Clause, format, parse, tag, validate
+
+__all__ = ["Caption", "Clause", "format", "parse", "tag", "validate"]

@@ -1,0 +1,108 @@
+"""Presets: a YAML file holds keyword arguments of one verb, nothing else; a run.yaml is one too."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.cli.signatures import Setting, convert, settings
+from toolkit.core.errors import CastmixError
+
+RENAMED = {"invert": "learn-tokens", "look-attention": "attention-maps", "motion": "learn-motion"}
+"""Old names of commands. They and their run.yaml work for one more release."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def preset_names(verb: str) -> list[str]:
+    """Names of the presets that come with castmix for this verb."""
+    return sorted(path.stem for path in (_folder() / verb).glob("*.yaml"))
+
+
+def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, Any]:
+    """Values by dotted name, checked against the verb's signature and converted to its types.
+
+    Args:
+        preset: A name under ``presets/<verb>/``, or the path of a YAML file: a preset or a ``run.yaml``.
+        name: The command's name, e.g. ``"train"``.
+        verb: Its function.
+
+    Raises:
+        CastmixError: There is no such preset, or it holds what the verb does not take: all problems at once,
+            each with the nearest valid name.
+    """
+    path = _find(preset, name)
+    document = _read(path)
+    if "verb" in document and "arguments" in document:
+        if RENAMED.get(document["verb"], document["verb"]) != name:
+            raise CastmixError(f"{path} is a run of `castmix {document['verb']}`, not of `castmix {name}`")
+        document = _mapping(document["arguments"], path)
+    known = settings(verb)
+    values, problems = {}, []
+    for key, value in _flatten(document, known):
+        if key not in known:
+            problems.append(f"{key}: {_unknown(key, known)}")
+            continue
+        try:
+            values[key] = convert(value, known[key].hint)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise CastmixError(f"{path}: {'; '.join(problems)}")
+    return values
+
+
+def _folder() -> Path:
+    """`presets/` beside the package in a checkout, inside it in an installed wheel."""
+    installed = PACKAGE / "_data" / "presets"
+    return installed if installed.is_dir() else PACKAGE.parent / "presets"
+
+
+def _find(preset: str, verb: str) -> Path:
+    if preset.endswith((".yaml", ".yml")):
+        path = Path(preset)
+        if not path.is_file():
+            raise CastmixError(f"no preset file {path}")
+        return path
+    path = _folder() / verb / f"{preset}.yaml"
+    if not path.is_file():
+        names = ", ".join(preset_names(verb)) or "none so far"
+        raise CastmixError(f"no preset {preset!r} for {verb} (there are: {names}) and not a .yaml file")
+    return path
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CastmixError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return _mapping(document, path)
+
+
+def _mapping(document: Any, path: Path) -> Mapping[str, Any]:
+    if document is None:  # an empty file
+        return {}
+    if not isinstance(document, Mapping):
+        raise CastmixError(f"{path} must hold settings as `name: value`, got {document!r:.80}")
+    return document
+
+
+def _flatten(document: Mapping[str, Any], known: Mapping[str, Setting]) -> Iterable[tuple[str, Any]]:
+    """`{optim: {lr: 1}}` as `optim.lr`; a setting that itself takes a mapping stays whole."""
+    for key, value in document.items():
+        if isinstance(value, Mapping) and key not in known:
+            yield from ((f"{key}.{inner}", item) for inner, item in _flatten(value, {}))
+        else:
+            yield str(key), value
+
+
+def _unknown(key: str, known: Mapping[str, Setting]) -> str:
+    inside = [name.partition(".")[2] for name in known if name.startswith(f"{key}.")]
+    if inside:
+        return f"is a group, write {key}: {{{inside[0]}: ...}} (it has {', '.join(inside)})"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"no such setting, did you mean {near[0]}?"

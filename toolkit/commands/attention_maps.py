@@ -1,0 +1,247 @@
+"""`castmix attention-maps`: where in the picture a prompt's words are, drawn over the video."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.captions.grammar import TAG
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import safetensors_bytes, write_atomic
+from toolkit.core.progress import say
+from toolkit.core.run_record import write_run
+from toolkit.models.registry import find_model, latent_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolkit.attention.session import Look
+    from toolkit.footage.decoding import Frames
+
+
+def attention_maps(
+    out: Path,
+    *,
+    prompt: str = "",
+    subject: Sequence[str] = (),
+    video: Path | None = None,
+    probe: Path | None = None,
+    count: int = 12,
+    lora: Sequence[str] = (),
+    model: str = "sandbox",
+    sigma: Sequence[float] = (0.9, 0.75, 0.5),
+    layers: Sequence[int] = (),
+    steps: int | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Draw where the network sees each subject of a prompt, or rank its blocks by how well they see.
+
+    With a prompt: the video that it makes, or one that is given, with the attention to each subject over it
+    as heat, at several noise levels. Subjects that bleed into each other are bright in the same places.
+
+    With --probe: the attention of every block against the masks of clips (`castmix segment`).
+
+    Args:
+        out: A new folder: sheet.png, an .mp4 for each subject and noise level, maps.safetensors; from a probe
+            layers.json and layers.md.
+        prompt: What the video shows.
+        subject: Words of the prompt, as written there; left out, its tagged characters.
+        video: A video to look at; left out, one is generated.
+        probe: A folder of clips with masks, instead of a prompt; their captions name who is masked.
+        count: Clips that are probed at most.
+        lora: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8).
+        model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
+        sigma: Noise levels, in (0, 1].
+        layers: Blocks whose maps are averaged; left out, those known to be good, else some of the first half.
+        steps: Denoising steps of a generated video; left out, the model's own.
+        seed: Of the noise.
+
+    Returns:
+        The sheet and the videos, or the table.
+
+    Raises:
+        CastmixError: no prompt and no clips, a subject that the prompt does not name, a missing block.
+    """
+    from toolkit.attention.session import open_model
+
+    arguments = {**locals()}
+    arguments.pop("open_model")
+    spec, out = find_model(model), Path(out)
+    if bool(prompt) == (probe is not None):
+        raise CastmixError("give either --prompt (and --video), or --probe CLIPS")
+    if not sigma or not all(0 < level <= 1 for level in sigma):
+        raise CastmixError(f"sigma must be above 0 and at most 1, got {', '.join(map(str, sigma)) or 'none'}")
+    if steps is not None and steps < 1:
+        raise CastmixError(f"steps must be 1 or more, got {steps}")
+    subjects = list(dict.fromkeys(subject or TAG.findall(prompt)))
+    if prompt and not subjects:
+        raise CastmixError(f"whom to look for in {prompt!r}? --subject 'red ball', as it is written there")
+    look = open_model(spec, lora)
+    if probe is not None:
+        made = _probe(look, Path(probe), count, sigma, seed, out)
+    else:
+        made = _look(look, prompt, subjects, video, sigma, layers, steps or spec.steps, seed, out)
+    write_run(out / "run.yaml", "attention-maps", arguments)
+    return made
+
+
+def _look(
+    look: Look,
+    prompt: str,
+    subjects: Sequence[str],
+    video: Path | None,
+    sigmas: Sequence[float],
+    layers: Sequence[int],
+    steps: int,
+    seed: int,
+    out: Path,
+) -> list[Path]:
+    """Maps at each noise level, and the pictures of them."""
+    import torch
+
+    from toolkit.attention.maps import MapLayers, map_layers, normalised, read_maps
+    from toolkit.attention.session import prompted
+
+    spans, real, embeds = prompted(look, prompt, subjects)
+    chosen = MapLayers(tuple(layers), ()) if layers else map_layers(look.blocks)
+    with look.active(), torch.no_grad():
+        if video is None:
+            shown, noised = _generated(look, embeds, sigmas, steps, seed)
+        else:
+            shown, noised = _given(look, Path(video), sigmas, seed)
+        maps: dict[float, Tensor] = {}
+        for level, latents in noised.items():
+            maps[level] = read_maps(
+                look.denoiser,
+                latents,
+                torch.tensor(level),
+                embeds[:1],
+                spans=spans,
+                real=real,
+                layers=chosen,
+                kind="token",
+            )[0].cpu()
+    tensors = {
+        f"sigma_{level:.2f}/{name}": one
+        for level, own in maps.items()
+        for name, one in zip(subjects, own, strict=True)
+    }
+    metadata = {"prompt": prompt, "layers": json.dumps(chosen.cross)}
+    write_atomic(out / "maps.safetensors", safetensors_bytes(tensors, metadata))
+    for level, own in maps.items():
+        for (a, one), (b, other) in itertools.combinations(zip(subjects, own, strict=True), 2):
+            say(f"sigma {level:.2f}: {a} and {b} share {shared(one, other):.0%} of their hottest places")
+    drawn = {level: normalised(own) for level, own in maps.items()}
+    return _draw(out, shown, look.spec.fps, subjects, drawn, prompt, generated=video is None)
+
+
+def shared(one: Tensor, other: Tensor) -> float:
+    """Overlap (IoU) of the hottest tenth of places of two maps (f, h, w): 1 is bleeding, 0 is apart."""
+    count = max(1, one.numel() // 10)
+    first, second = (set(m.flatten().topk(count).indices.tolist()) for m in (one, other))
+    return len(first & second) / len(first | second)
+
+
+def _generated(
+    look: Look, embeds: Tensor, sigmas: Sequence[float], steps: int, seed: int
+) -> tuple[Frames, dict[float, Tensor]]:
+    """The video of a prompt, and its latents on the way, at the levels nearest to those asked."""
+    from toolkit.models.flow_matching import sigma_schedule
+    from toolkit.sampling.denoise import initial_noise, sample_latents
+
+    spec = look.spec
+    shape = latent_shape(spec, spec.num_frames, spec.height, spec.width)
+    schedule = sigma_schedule(steps, spec.shift)
+    wanted = {int((schedule[:-1] - sigma).abs().argmin()) for sigma in sigmas}
+    noised = {1.0: initial_noise([seed], shape)} if 0 in wanted else {}
+
+    def keep(step: int, latents: Tensor) -> None:
+        if step + 1 in wanted:
+            noised[float(schedule[step + 1])] = latents.clone()
+
+    latents = sample_latents(
+        look.denoiser,
+        embeds[:1],
+        embeds[1:],
+        shape=shape,
+        seeds=[seed],
+        steps=steps,
+        guidance_scale=spec.guidance_scale,
+        shift=spec.shift,
+        callback=keep,
+    )
+    video = look.encoders.decode_video(latents)[0].clamp(-1, 1)
+    frames = ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+    return frames, noised
+
+
+def _given(look: Look, path: Path, sigmas: Sequence[float], seed: int) -> tuple[Frames, dict[float, Tensor]]:
+    """A video at the model's size, and its latents with noise."""
+    import torch
+
+    from toolkit.attention.session import encode, whole
+    from toolkit.core.seeds import generator_for
+    from toolkit.footage.video import cover, read_video
+    from toolkit.models.flow_matching import interpolate
+
+    spec = look.spec
+    frames, _ = read_video(path)
+    frames = cover(frames[: whole(min(len(frames), spec.num_frames))], spec.height, spec.width)
+    latents = encode(look, frames)
+    noised = {}
+    for i, sigma in enumerate(sigmas):
+        noise = torch.randn(latents.shape, generator=generator_for(seed, i, "look-attention"))
+        noised[float(sigma)] = interpolate(latents, noise.to(latents), torch.tensor(sigma))
+    return frames, noised
+
+
+def _draw(
+    out: Path,
+    shown: Frames,
+    fps: float,
+    subjects: Sequence[str],
+    maps: dict[float, Tensor],
+    prompt: str,
+    *,
+    generated: bool,
+) -> list[Path]:
+    """The sheet and a video for each subject and noise level."""
+    from toolkit.attention.heatmap import overlay, spread, titled
+    from toolkit.footage.video import contact_sheet, write_video
+    from toolkit.sampling.output import NOTICE
+
+    about = {"description": prompt, **({"comment": NOTICE} if generated else {})}
+    rows, paths = [titled(shown, "the video")], []
+    for i, name in enumerate(subjects):
+        for level, own in sorted(maps.items(), reverse=True):
+            heat = spread(own[i], len(shown), *shown.shape[1:3])
+            rows.append(overlay(shown, heat, f"{name}, sigma {level:.2f}"))
+            slug = re.sub(r"\W+", "-", name.casefold()).strip("-")
+            paths.append(out / f"{i}-{slug}-sigma{level:.2f}.mp4")
+            write_video(paths[-1], rows[-1], fps, about)
+    contact_sheet(rows, out / "sheet.png", columns=min(5, len(shown)))
+    return [out / "sheet.png", *paths]
+
+
+def _probe(look: Look, clips: Path, count: int, sigmas: Sequence[float], seed: int, out: Path) -> list[Path]:
+    """Rank all blocks, and find those that see best together."""
+    from toolkit.attention.block_ranking import best_together, probe, rank, read_scenes, table
+
+    scenes = read_scenes(look, clips, count)
+    with look.active():
+        maps = probe(look.denoiser, scenes, sigmas, look.blocks, seed)
+    ranked = rank(maps, scenes, sigmas)
+    best, together = best_together(maps, scenes, sigmas, ranked, most=8)
+    record = {
+        "model": look.spec.name,
+        "clips": [scene.name for scene in scenes],
+        "layers": [vars(one) for one in ranked],
+        "best": {"cross": best.cross, **{k: v for k, v in vars(together).items() if k != "layer"}},
+    }
+    write_atomic(out / "layers.json", json.dumps(record, indent=1, default=float) + "\n")
+    write_atomic(out / "layers.md", table(ranked, best, together))
+    return [out / "layers.md", out / "layers.json"]

@@ -1,0 +1,271 @@
+"""segment: masks of named characters, beside every clip, judged by what can be told without the truth.
+
+A detector says where a character is in one frame (a `Prompt`), a backend follows it through the clip. To add
+one, write a function `Options -> Detect` or `Options -> Propagate` and name it in DETECTORS or SEGMENTERS, at
+the end of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from toolkit.captions.cast import Cast, Character, nearest, read_cast
+from toolkit.captions.grammar import TAG
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_atomic
+from toolkit.core.progress import say, track
+from toolkit.core.run_record import write_run
+from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
+from toolkit.footage.masks import mask_path
+from toolkit.sandbox.true_masks import true_box, truth
+from toolkit.segmentation.interfaces import Detect, Options, Propagate
+from toolkit.segmentation.manual_prompts import given
+from toolkit.segmentation.optical_flow_tracker import carry
+from toolkit.segmentation.quality_gates import Gates, is_struck, with_verdict
+from toolkit.segmentation.write_masks import make_masks
+
+REJECTED = "rejected_masks.jsonl"
+RUN = "segment.run.yaml"
+OVERLAYS = "overlays"
+
+Tool = TypeVar("Tool")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done for a clip: `missing` are those of `wanted` without a mask, `kept` have one."""
+
+    clip: Clip
+    wanted: tuple[Character, ...] = ()
+    kept: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """A detector and a backend, with their names."""
+
+    backend: str
+    detector: str
+    detect: Detect
+    propagate: Propagate
+
+
+def segment(
+    clips: Path,
+    *,
+    backend: str = "sam2",
+    detect: str = "reference",
+    checkpoint: str = "facebook/sam2.1-hiera-tiny",
+    detector: str | None = None,
+    characters: list[str] | None = None,
+    prompts: Path | None = None,
+    cast: Path | None = None,
+    device: str | None = None,
+    gates: Gates = Gates(),
+    overwrite: bool = False,
+) -> list[Clip]:
+    """Make a mask of every character in every clip that has none yet, and say which are good enough.
+
+    A mask lies beside its clip as ``clips/<id>.<name>.mask.mkv``; the clip's json says how it was made and
+    what its quality is. One that breaks a gate is kept but not accepted, and listed with its numbers in
+    ``rejected_masks.jsonl``, as is who was not found. ``overlays/<id>.mp4`` shows all masks of a clip. Each
+    clip is saved as soon as it is done: an interrupted run goes on where it stopped. With other gates,
+    masks that are there are judged anew.
+
+    Args:
+        clips: The folder that prepare made.
+        backend: Follows a character through a clip: "sam2" (through transformers), "sam2-package" (the
+            package of that name), "carry" (motion and colour, no model), "truth" (the sandbox's own masks;
+            it needs no detector).
+        detect: Finds a character in one frame: "reference" (like its reference pictures), "describe" (an
+            open-vocabulary model and the character's description), "given" (a file of boxes and points),
+            "truth" (the sandbox's own boxes).
+        checkpoint: The SAM 2 or 2.1 model: a folder, a hub id that was fetched before, or "sandbox", the
+            small one for the sandbox's shows that ships with castmix.
+        detector: The open-vocabulary model for "describe": a folder, or a hub id that was fetched before.
+        characters: Only these. A clip without a caption is searched for all of them; one with a caption, for
+            those that it names.
+        prompts: For "given", a .jsonl file with rows of file_name, character, frame, and box (left, top,
+            right, bottom) or points (x, y, true or false), in pixels of the clip.
+        cast: A folder of your own shows, on top of the built-in cast.
+        device: Where models run: cpu, cuda, cuda:1; left out, a GPU if there is one.
+        gates: What a mask must keep to be accepted.
+        overwrite: Make masks anew that exist already.
+
+    Returns:
+        The clips that have an accepted mask.
+
+    Raises:
+        CastmixError: An argument is wrong, a model is not there, or not one clip has a mask.
+    """
+    arguments = {**locals()}
+    folder, registry = Path(clips), read_cast(cast)
+    found = read_clips(folder)
+    only = tuple(registry.find(name)[1].name for name in characters or ())
+    finder = "truth" if backend == "truth" else detect
+    make_propagate = _choose(SEGMENTERS, backend, "backend")
+    make_detect = _choose(DETECTORS, finder, "detector")
+    options = Options(checkpoint, detector, device, registry, prompts)
+    if finder == "given":  # a file that is wrong is told even where no mask is missing
+        make_detect(options)
+    plans = [_plan(clip, registry, only, overwrite) for clip in found]
+    tools = None
+    if any(plan.missing for plan in plans):
+        tools = _Tools(backend, finder, make_detect(options), make_propagate(options))
+    write_run(folder / RUN, "segment", arguments)
+    done: list[Clip] = []
+    rows: list[dict[str, Any]] = []
+    try:
+        for plan in track(plans, "segmenting"):
+            clip, rejected = _carry_out(plan, tools, folder, gates)
+            done.append(clip)
+            rows += rejected
+    finally:  # also when a person interrupts
+        write_atomic(folder / REJECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_index(folder)
+    return _report(done, rows, folder)
+
+
+def _plan(clip: Clip, cast: Cast, only: tuple[str, ...], overwrite: bool) -> _Plan:
+    """Whose masks a clip is to have, and whose are there, whoever made them."""
+    named = list(dict.fromkeys(TAG.findall(clip.text)))
+    names = [name for name in named if name in only or not only] if clip.text else list(only)
+    if not clip.text and not only:
+        return _Plan(
+            clip, problem="it has no caption that says who is in it: caption it, or give --characters"
+        )
+    paths = Counter(mask_path(clip, name) for name in names)
+    if twice := [path for path, count in paths.items() if count > 1]:
+        return _Plan(clip, problem=f"two characters would share {twice[0].name}: rename one of them")
+    try:
+        wanted = tuple(cast.find(name)[1] for name in names)
+    except CastmixError as error:
+        return _Plan(clip, problem=str(error))
+    known = clip.extra.get("masks", {})
+    kept = {
+        name: record
+        for name, record in known.items()
+        if mask_path(clip, name).exists() and not (overwrite and name in names)
+    }
+    return _Plan(clip, wanted, kept, tuple(name for name in names if name not in kept))
+
+
+def _carry_out(
+    plan: _Plan, tools: _Tools | None, folder: Path, gates: Gates
+) -> tuple[Clip, list[dict[str, Any]]]:
+    """The clip with what is known of its masks now, and rows of those that are not accepted."""
+    clip, masks = plan.clip, {**plan.kept}
+    rows = [_row(clip, None, [plan.problem])] if plan.problem else []
+    if tools and plan.missing:
+        try:
+            found = tools.detect(clip, plan.wanted)  # all of them: what is one is not another
+            prompts = {name: found[name] for name in plan.missing if name in found}
+            if prompts:
+                there = {
+                    name: mask_path(clip, name) for name, record in masks.items() if not is_struck(record)
+                }
+                overlay = folder / OVERLAYS / f"{clip.id}.mp4"
+                made = make_masks(clip, prompts, tools.propagate, overlay, there)
+                how = {"backend": tools.backend, "detector": tools.detector}
+                masks |= {name: how | record for name, record in made.items()}
+            lost = [name for name in plan.missing if name not in found]
+            rows += [_row(clip, name, [f"not found by {tools.detector}"]) for name in lost]
+        except CastmixError as error:
+            rows += [_row(clip, name, [str(error)]) for name in plan.missing]
+    masks = {name: with_verdict(record, gates) for name, record in masks.items()}
+    for name, record in masks.items():
+        if not record["accepted"]:
+            reasons = record["reasons"] or ["struck out by hand"]
+            rows.append(_row(clip, name, reasons, record.get("quality", {})))
+    if masks != clip.extra.get("masks", {}):
+        clip = dataclasses.replace(clip, extra={**clip.extra, "masks": masks})
+        write_clip(folder, clip)
+    return clip, rows
+
+
+def _row(
+    clip: Clip, name: str | None, reasons: list[str], quality: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """A row of rejected_masks.jsonl; `quality` is there if the mask is."""
+    row = {"file_name": f"clips/{clip.path.name}", "character": name, "reasons": reasons}
+    return row | ({"quality": dict(quality)} if quality is not None else {})
+
+
+def _report(done: Sequence[Clip], rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Clip]:
+    """Say in a line what was accepted and why the rest was not; the clips with an accepted mask."""
+    records = [record for clip in done for record in clip.extra.get("masks", {}).values()]
+    if not records:
+        first = f"; the first: {rows[0]['reasons'][0]}" if rows else ": no caption names a character"
+        raise CastmixError(f"none of {len(done)} clips got a mask{first}")
+    total = len(records) + sum("quality" not in row for row in rows)
+    say(f"masks: {sum(record['accepted'] for record in records)} of {total} accepted")
+    why: Counter[str] = Counter()
+    for row in rows:  # numbers differ from mask to mask: the gate's name is what they share
+        why.update(one.partition(" ")[0] if _BY_GATE.match(one) else one for one in row["reasons"])
+    if why:
+        words = ", ".join(f"{count} x {reason:.80}" for reason, count in why.most_common(8))
+        say(f"masks: the others not because of: {words}; see {folder / REJECTED}")
+    return [clip for clip in done if any(one["accepted"] for one in clip.extra.get("masks", {}).values())]
+
+
+_BY_GATE = re.compile(r"\w+ [\d.]+ is (above|below) ")
+
+
+def _choose(
+    table: Mapping[str, Callable[[Options], Tool]], name: str, what: str
+) -> Callable[[Options], Tool]:
+    if name in table:
+        return table[name]
+    known = nearest(name, table) or table
+    raise CastmixError(f"no {what} {name!r}: choose {' or '.join(known)}")
+
+
+# Those below import a model's libraries, only when they are chosen.
+
+
+def _sam2(options: Options) -> Propagate:
+    from toolkit.segmentation.sam2 import sam2
+
+    return sam2(options)
+
+
+def _sam2_package(options: Options) -> Propagate:
+    from toolkit.segmentation.sam2_package import sam2_package
+
+    return sam2_package(options)
+
+
+def _describe(options: Options) -> Detect:
+    from toolkit.segmentation.detectors import describe
+
+    return describe(options)
+
+
+def _reference(options: Options) -> Detect:
+    from toolkit.segmentation.detectors import reference
+
+    return reference(options)
+
+
+# Add a backend or a detector here: its name → a function of the options.
+SEGMENTERS: Mapping[str, Callable[[Options], Propagate]] = {
+    "sam2": _sam2,
+    "sam2-package": _sam2_package,
+    "carry": carry,
+    "truth": truth,
+}
+DETECTORS: Mapping[str, Callable[[Options], Detect]] = {
+    "reference": _reference,
+    "describe": _describe,
+    "given": given,
+    "truth": true_box,
+}

@@ -1,0 +1,1 @@
+"""Scores of videos: metrics, judges, tables and the report."""

@@ -1,0 +1,1 @@
+"""Footage and clips on disk: decoding, shots, masks, the index."""

@@ -1,0 +1,182 @@
+"""The sources of `prepare`: finding them, and remembering what became of each, to make only what is missing.
+
+``prepare.json`` in the output folder holds the settings that all its clips were made with.
+``sources/<name>.json`` holds, for each source, its fingerprint, which of its frames make which clip, and what
+could not be used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_atomic
+
+SUFFIXES = frozenset(
+    """.3gp .asf .avi .divx .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm
+    .rmvb .ts .vob .webm .wmv .y4m""".split()  # noqa: SIM905 - readable as it is
+)
+"""The files of a folder that are taken for video. A file given by its name is always tried."""
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Those that are taken, too, where clips of a single frame are wanted."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one source.
+
+    Attributes:
+        name: What its clips' ids begin with. Unique in the folder.
+        source: Its path as it was given.
+        fingerprint: Of its content, which identifies it: a file may be moved or renamed.
+        source_fps: Its average frame rate.
+        clips: For each clip `id`, `shot`, `start`, `end` (seconds) and `frames` (indices in the source).
+        rejected: For each part that could not be used `start`, `end`, `reason`, `value`.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    source_fps: float
+    clips: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+
+
+def find_sources(
+    footage: Sequence[Path], out: Path, *, pictures: bool = False
+) -> tuple[list[Path], list[Path]]:
+    """The video files that the arguments name, in order, each once; and the folders that have none.
+
+    pictures: Take the pictures of folders, too.
+
+    Raises:
+        CastmixError: A path that does not exist.
+    """
+    suffixes = SUFFIXES | PICTURES if pictures else SUFFIXES
+    found: dict[Path, Path] = {}
+    barren = []
+    for given in map(Path, footage):
+        if not given.exists():
+            raise CastmixError(f"{given} does not exist: give video files, or folders of them")
+        files = _walk(given, out.resolve(), suffixes) if given.is_dir() else [given]
+        if not files:
+            barren.append(given)
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values()), barren
+
+
+def open_ledger(out: Path, settings: Mapping[str, Any]) -> dict[str, Record]:
+    """Read the records of a folder by fingerprint, and claim the folder for these settings.
+
+    Raises:
+        CastmixError: The folder has clips that were made with other settings.
+    """
+    for leftover in (out / "clips").glob(".*.part"):  # of a run that was killed
+        leftover.unlink()
+    wanted = json.loads(json.dumps(settings))
+    path = out / "prepare.json"
+    before = _read_json(path) if path.exists() else wanted
+    records = {record.fingerprint: record for record in map(_read_record, _record_paths(out))}
+    if changed := [name for name in wanted if wanted[name] != before.get(name)]:
+        if any(record.clips for record in records.values()):
+            what = ", ".join(f"{name} {before.get(name)} (now {wanted[name]})" for name in changed)
+            raise CastmixError(f"{out} was prepared with {what}: give another --out, or the same settings")
+        for stale in _record_paths(out):
+            stale.unlink()
+        records = {}
+    write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+    return records
+
+
+def write_record(out: Path, record: Record) -> None:
+    """Write the record of one source."""
+    write_atomic(_record_path(out, record.name), json.dumps(asdict(record), ensure_ascii=False) + "\n")
+
+
+def forget(out: Path, known: dict[str, Record], source: str) -> None:
+    """Remove the clips of what was at this path before: the file there has changed.
+
+    Raises:
+        CastmixError: One of them has a caption, which would be lost.
+    """
+    for old in [record for record in known.values() if record.source == source]:
+        jsons = [out / "clips" / f"{clip['id']}.json" for clip in old.clips]
+        for path in jsons:
+            if path.exists() and _read_json(path).get("text"):
+                raise CastmixError(
+                    f"{source} has changed since it was prepared, and {path} has a caption: give another "
+                    f"--out, or delete {_record_path(out, old.name)} and {out / 'clips' / old.name}_* first"
+                )
+        for path in jsons:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".mp4").unlink(missing_ok=True)
+        _record_path(out, old.name).unlink()
+        del known[old.fingerprint]
+
+
+def new_name(source: Path, known: Mapping[str, Record]) -> str:
+    """A name for a source's clips, from its file name: letters of any script, digits, and any of ._-"""
+    stem = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", source.stem)).strip("._")
+    stem = stem.encode()[:120].decode(errors="ignore") or "video"  # file systems allow 255 bytes a name
+    taken = {record.name.casefold() for record in known.values()}
+    name, number = stem, 1
+    while name.casefold() in taken:  # the same file name in another folder
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def path_text(path: Path) -> str:
+    """A path for a json file, even where its name is no valid Unicode."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, out: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of these kinds below a folder, sorted; neither hidden ones nor clips written there."""
+    files = []
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        ours = ("clips", "sources") if here.resolve() == out else ()
+        folders[:] = [
+            n for n in sorted(folders) if n[0] != "." and n not in ours and (here / n).resolve() != out
+        ]
+        paths = [here / name for name in sorted(names) if not name.startswith(".")]
+        files += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(files)
+
+
+def _record_path(out: Path, name: str) -> Path:
+    return out / "sources" / f"{name}.json"
+
+
+def _record_paths(out: Path) -> list[Path]:
+    return sorted(path for path in (out / "sources").glob("*.json") if not path.name.startswith("."))
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        return Record(**_read_json(path))
+    except TypeError as error:
+        raise CastmixError(
+            f"{path} is not a record of a source ({error}): delete it to survey it again"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CastmixError(
+            f"{path} is not valid JSON ({error}): delete it and run the command again"
+        ) from error
+    if not isinstance(content, dict):
+        raise CastmixError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,137 @@
+"""The LoRAs that are fused, and what a fused file says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import fingerprint_file
+from toolkit.core.progress import say
+from toolkit.fusion.settings import Distil, Sparse, Squares
+from toolkit.lora.file import Lora, load_lora
+from toolkit.lora.loading import parse_lora
+from toolkit.lora.parts import FUSION, Part, Tensors
+from toolkit.lora.special_tokens import nouns, read_tokens, tokens_metadata
+from toolkit.models.interfaces import ModelSpec
+from toolkit.training.settings import Optim, Sigma
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a method may need beside the parts; see `toolkit.fuse`. `work` is a folder of its own."""
+
+    spec: ModelSpec
+    work: Path
+    clips: tuple[Path, ...]
+    pairs: Path | None
+    rank: int | None
+    seed: int
+    restart: bool
+    sparse: Sparse
+    squares: Squares
+    distil: Distil
+    optim: Optim
+    sigma: Sigma
+
+
+def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
+    """A part from ``path`` or ``path:weight``; a folder means the lora.safetensors in it.
+
+    subjects: Phrases that name those whom it knows; left out, the cast and the tokens of the file.
+
+    Raises:
+        CastmixError: there is no such file, or it is no LoRA, or the weight is no finite number.
+    """
+    path, weight = parse_lora(text, "")
+    lora = load_lora(path)
+    known = json.loads(lora.metadata.get("castmix.cast", "[]"))
+    name = path.parent.name if path.name == "lora.safetensors" else path.stem
+    own = tuple(subjects) or (*known, *nouns([lora]))
+    return Part(name or "lora", lora, weight, own, fingerprint_file(path))
+
+
+def check_fit(parts: Sequence[Part]) -> None:
+    """Refuse LoRAs of different networks; say where they are of different weights of the same shapes.
+
+    Raises:
+        CastmixError: a layer has other shapes in two of the files.
+    """
+    seen: dict[str, tuple[str, tuple[int, int]]] = {}
+    for part in parts:
+        for layer, (a, b) in part.lora.tensors.items():
+            shape = (a.shape[1], b.shape[0])
+            other, there = seen.setdefault(layer, (part.name, shape))
+            if there != shape:
+                raise CastmixError(
+                    f"{part.name} and {other} are of different models: layer {layer} is "
+                    f"{shape[0]}→{shape[1]} in one and {there[0]}→{there[1]} in the other"
+                )
+    bases = {part.name: part.lora.metadata.get("castmix.base_fingerprint", "") for part in parts}
+    if len({base for base in bases.values() if base}) > 1:
+        told = ", ".join(f"{name} on {base or 'an unknown base'}" for name, base in bases.items())
+        say(f"warning: these LoRAs were trained on different weights of one shape: {told}")
+
+
+def note_nested(parts: Sequence[Part]) -> None:
+    """Say which parts are masked fusions themselves: what was kept apart in them is not any more."""
+    nested = [part.name for part in parts if '"masked"' in part.lora.metadata.get("castmix.fusion", "")]
+    if len(parts) > 1 and nested:
+        say(
+            f"note: {', '.join(nested)} is a masked fusion already: its LoRAs act as one here. To keep all "
+            "apart, fuse the LoRAs that it was made of"
+        )
+
+
+def note_solos(parts: Sequence[Part]) -> None:
+    """Say which LoRAs may only have seen their character alone: no fusion makes two of two such."""
+    casts = {part.name: json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts}
+    solos = [name for name, cast in casts.items() if len(cast) == 1]
+    if len(parts) > 1 and solos:
+        say(
+            f"note: the captions of {', '.join(solos)} name one character each. A LoRA whose clips show its "
+            "character alone draws one figure, however it is fused: let some clips show it beside others, "
+            "and caption them too (docs/fusion.md)"
+        )
+
+
+def fused(parts: Sequence[Part], tensors: Tensors, method: str, facts: Mapping[str, Any]) -> Lora:
+    """The LoRA that stands for all parts: special tokens, cast and trigger words of them all.
+
+    facts: What else the file should say of the fusion; `ranks`, by layer, are told of each part.
+
+    Raises:
+        CastmixError: two parts have a special token of one spelling that means different things.
+    """
+    first = parts[0].lora.metadata
+    facts = dict(facts)
+    ranks = facts.pop("ranks", None)
+    casts = [json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts]
+    cast = sorted({name for names in casts for name in names})
+    about: list[dict[str, Any]] = []
+    for i, part in enumerate(parts):
+        known = {"name": part.name, "weight": part.weight, "subjects": list(part.subjects)}
+        about.append(known | {"fingerprint": part.fingerprint})
+        if ranks is not None:
+            about[-1]["ranks"] = ranks[i]
+    same = ("castmix.base", "castmix.base_fingerprint", "castmix.grammar")
+    metadata: dict[str, str] = {
+        **{key: text for key, text in first.items() if key.startswith("modelspec.") or key in same},
+        "modelspec.title": f"castmix LoRA: {', '.join(cast) or ' + '.join(part.name for part in parts)}",
+        "modelspec.trigger_phrase": ", ".join(f"[Character: {name}]" for name in cast),
+        "castmix.cast": json.dumps(cast, ensure_ascii=False),
+        "castmix.rank": str(max((a.shape[0] for a, _ in tensors.values()), default=0)),
+        FUSION: json.dumps({"method": method, "parts": about, **facts}, ensure_ascii=False, sort_keys=True),
+    }
+    if method == "masked":
+        metadata["modelspec.usage_hint"] = (
+            "castmix lets each of the LoRAs act only where its subject is; elsewhere this is their plain sum"
+        )
+    tokens = read_tokens([part.lora for part in parts])
+    vectors = {token: one.vector for token, one in tokens.items()}
+    return Lora(tensors, metadata | tokens_metadata(tokens), vectors)

@@ -1,0 +1,1 @@
+"""LoRAs: file formats, layers inside a network, special tokens."""

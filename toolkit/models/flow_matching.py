@@ -1,0 +1,89 @@
+"""Flow matching as Wan uses it: plain functions on tensors, no model library.
+
+    x_sigma = (1 - sigma) x0 + sigma eps,   v = dx/dsigma = eps - x0,   sigma in [0, 1], 1 = pure noise
+
+x0 is the normalised latent. A *velocity function* maps ``(latents, sigma)`` to the velocity at that point;
+samplers are functions of one velocity function, the latents and a schedule of sigmas.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The point between data and noise at ``sigma``.
+
+    x0, noise: (B, ...) of one shape. sigma: scalar or (B,), in [0, 1]. Returns (B, ...).
+    """
+    sigma = _over_batch(sigma, x0)
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
+    """What the network should predict at every point of the straight path: eps - x0, of the shape of x0."""
+    return noise - x0
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """Move noise levels u in [0, 1] towards 1: s u / (1 + (s - 1) u). A shift of 1 changes nothing."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def sample_sigmas(n: int, *, mean: float, std: float, shift: float, generator: torch.Generator) -> Tensor:
+    """Draw n noise levels for training from a shifted logit-normal; float32 (n,), in (0, 1).
+
+    mean, std: of the normal before the sigmoid (Esser et al. 2024, section 3.1).
+    """
+    return shifted(torch.sigmoid(mean + std * torch.randn(n, generator=generator)), shift)
+
+
+def sigma_quantiles(n: int, *, mean: float, std: float, shift: float) -> Tensor:
+    """The middles of n equally likely parts of what `sample_sigmas` draws from; float32 (n,), rising."""
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return shifted(torch.sigmoid(mean + std * torch.special.ndtri(u)), shift).float()
+
+
+def sigma_schedule(steps: int, shift: float) -> Tensor:
+    """Noise levels to sample at; float32 (steps + 1,), falling from 1 to 0.
+
+    These are the levels of diffusers' FlowMatchEulerDiscreteScheduler(shift) as WanPipeline runs it:
+    the smallest of its 1000 training levels is shifted, an even grid down to it is shifted *again*,
+    and 0 is appended.
+    """
+    smallest = shifted(torch.tensor(1 / 1000, dtype=torch.float64), shift)
+    grid = 1 + (smallest - 1) * torch.linspace(0, 1, steps, dtype=torch.float64)
+    return torch.cat([shifted(grid, shift), torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def sample_euler(
+    velocity: Velocity,
+    latents: Tensor,
+    sigmas: Tensor,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Follow the velocity from sigmas[0] to sigmas[-1] in len(sigmas) - 1 Euler steps.
+
+    latents: (B, C, f, h, w) at noise level sigmas[0], usually pure noise.
+    callback(i, latents) is told the latents after each step i.
+    """
+    for i, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+        latents = latents + (following - sigma) * velocity(latents, sigma)
+        if callback is not None:
+            callback(i, latents)
+    return latents
+
+
+def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022) in diffusers' scale: 1 means no guidance."""
+    return uncond + scale * (cond - uncond)
+
+
+def _over_batch(sigma: Tensor, x: Tensor) -> Tensor:
+    return sigma.reshape(-1, *[1] * (x.ndim - 1)) if sigma.ndim else sigma

@@ -1,0 +1,166 @@
+"""The files of a base model: where they are, whether any is missing, what is in them. Loads no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.core.errors import CastmixError
+
+if TYPE_CHECKING:
+    pass
+
+
+import hashlib
+import json
+
+from toolkit.core.progress import say
+from toolkit.models.interfaces import ModelSpec
+
+ENCODERS = ("tokenizer", "text_encoder", "vae")
+DENOISER = ("transformer",)
+WHOLE_FILE = 64 * 2**20  # larger files are fingerprinted by samples
+SAMPLE = 2**16
+
+
+def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
+    """The local folder that holds these parts of a model; fetched from the hub if they are not there yet.
+
+    Raises:
+        CastmixError: files are missing and cannot be had; says which, how large, and how to fetch them.
+    """
+    folder = Path(spec.path)
+    if folder.is_dir():
+        missing = _missing(folder, parts)
+        if missing:
+            raise CastmixError(f"model {spec.name!r}: {folder} lacks {', '.join(missing)}")
+    else:
+        folder = _from_hub(spec, parts)
+    _check_kind(folder, spec)
+    return folder
+
+
+def _from_hub(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if Path(spec.path).is_absolute():
+        raise CastmixError(f"model {spec.name!r}: no folder {spec.path}; to fetch: {spec.download}")
+    patterns = ["model_index.json", *(f"{part}/*" for part in (*parts, "scheduler"))]
+    configs = ["model_index.json", "*/config.json", "scheduler/*"]
+    why = "they are not on this machine"
+    folder: Path | None = None
+    for wanted, offline in ((patterns, True), ([*patterns, *configs], False)):
+        if not offline:
+            say(f"fetching {', '.join(parts)} of {spec.path} ({spec.download})")
+        try:
+            folder = Path(snapshot_download(spec.path, allow_patterns=wanted, local_files_only=offline))
+        except LocalEntryNotFoundError:
+            why = "they are not on this machine and the hub cannot be reached" if not offline else why
+        except HFValidationError as error:
+            raise CastmixError(f"{spec.path!r} is neither a local folder nor a hub id: {error}") from error
+        except HfHubHTTPError as error:
+            raise CastmixError(f"model {spec.name!r}: the hub refuses {spec.path}: {_line(error)}") from error
+        if folder is not None and not _missing(folder, parts):
+            return folder
+    missing = _missing(folder, parts) if folder is not None else [f"{part}/" for part in parts]
+    raise CastmixError(
+        f"model {spec.name!r} needs {', '.join(missing)} of {spec.path}, and {why}. Size: {spec.download}. "
+        f"Fetch it with `hf download {spec.path}` (on another machine too: pass the folder as --model FOLDER)"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _missing(folder: Path, parts: tuple[str, ...]) -> list[str]:
+    """Files of the parts that ought to be in the folder and are not, relative to it."""
+    wanted = ["model_index.json"]
+    for part in parts:
+        if part == "tokenizer":
+            wanted += [] if any((folder / part).glob("*")) else ["tokenizer/"]
+            continue
+        wanted.append(f"{part}/config.json")
+        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        index = folder / part / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+            wanted += [f"{part}/{shard}" for shard in sorted(shards)]
+        else:
+            wanted.append(f"{part}/{stem}.safetensors")
+    return [name for name in wanted if not (folder / name).exists()]
+
+
+def _check_kind(folder: Path, spec: ModelSpec) -> None:
+    index = read_config(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind != "WanPipeline":
+        raise CastmixError(f"model {spec.name!r} is a {kind}; castmix works on WanPipeline folders")
+    if index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
+        raise CastmixError(f"model {spec.name!r} is of Wan 2.2; this version of castmix knows Wan 2.1 only")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON configuration file as a dict."""
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CastmixError(f"cannot read {path}: {error}") from error
+    return config
+
+
+def latent_geometry(spec: ModelSpec) -> tuple[int, tuple[int, int, int], tuple[int, int, int]]:
+    """(channels, VAE strides (t, h, w), multiples that a video's (frames - 1, height, width) must have)."""
+    folder = Path(spec.path)
+    if not folder.is_dir():
+        folder = _from_hub(spec, DENOISER)
+    vae, transformer = (read_config(folder / part / "config.json") for part in ("vae", "transformer"))
+    time, space = int(vae.get("scale_factor_temporal") or 4), int(vae.get("scale_factor_spatial") or 8)
+    patch = transformer.get("patch_size") or [1, 2, 2]
+    multiples = (time * int(patch[0]), space * int(patch[1]), space * int(patch[2]))
+    return int(transformer["in_channels"]), (time, space, space), multiples
+
+
+def fingerprint_parts(spec: ModelSpec, part: str) -> str:
+    """See `toolkit.models.registry.fingerprint`."""
+    if part not in ("transformer", "encoders"):
+        raise CastmixError(f"part must be 'transformer' or 'encoders', got {part!r}")
+    parts = DENOISER if part == "transformer" else ENCODERS
+    folder = locate(spec, parts)
+    digest = hashlib.sha256()
+    if part == "encoders":
+        digest.update(f"text_length={spec.text_length}".encode())
+    for name in parts:
+        for path in sorted((folder / name).glob("*")):
+            if path.suffix in (".json", ".safetensors", ".model"):
+                digest.update(f"{name}/{path.name}".encode())
+                _digest_file(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _digest_file(digest: hashlib._Hash, path: Path) -> None:
+    """Small files in full; of large ones the size, both ends and 64 samples between (28 GB in no time)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_FILE:
+            digest.update(file.read())
+            return
+        digest.update(str(size).encode())
+        digest.update(file.read(2**20))  # the header of a safetensors file: names, shapes, dtypes
+        for i in range(1, 66):
+            file.seek(max(0, (size - SAMPLE) * i // 65))
+            digest.update(file.read(SAMPLE))
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of a model on this machine, given so or fetched from the hub before; None without one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None

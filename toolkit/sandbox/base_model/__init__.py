@@ -1,0 +1,1 @@
+"""The tiny Wan of the sandbox: its codec, its training, its report."""

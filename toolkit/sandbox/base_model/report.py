@@ -1,0 +1,265 @@
+"""`castmix sandbox report`: how well the sandbox's base draws and how far its recognisers can be trusted.
+
+Prompts ask for looks that pretraining never drew: `generic_looks(held_out=True)` or `unseen_looks`. The
+judges never see a prompt. The VAE is measured on shots of the named characters, whom it never saw.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.captions.cast import read_cast
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_atomic
+from toolkit.core.progress import say, track
+from toolkit.models.registry import find_model, latent_shape, load_denoiser, load_encoders
+from toolkit.sandbox.base_model.vae_roundtrip import psnr, redraw, to_frames
+from toolkit.sandbox.world import population, scenery, world
+from toolkit.sandbox.world.actions import BASE_ACTIONS
+from toolkit.sandbox.world.shows import named_looks, plan_shot
+
+if TYPE_CHECKING:
+    from toolkit.models.interfaces import Denoiser, Encoders
+    from toolkit.sandbox.recogniser.verdict import Creature, Verdict
+
+STEPS, BATCH = 10, 8
+PROMPT_SEED, SHOT_SEED = 60_000_000, 61_000_000  # apart from everything that anything was trained on
+LOOK = ("body", "colour", "pattern", "accessory")
+
+
+def prompts(
+    count: int, creatures: int, seed: int, unseen: bool = False
+) -> list[tuple[str, population.Scenario]]:
+    """Prompts about `creatures` creatures of looks kept back, and the truth that they ask for.
+
+    unseen: Looks whose body, colour and accessory pretraining never drew together; else patterns are new.
+    """
+    named = list(named_looks().values())
+    looks = population.unseen_looks(named) if unseen else population.generic_looks(named, held_out=True)
+    rows = []
+    for index in range(count):
+        rng = np.random.default_rng([PROMPT_SEED, seed, creatures, index])
+        actors: list[world.Actor] = []
+        style, scene = (str(rng.choice(values)) for values in (world.STYLES, scenery.SCENES))
+        while len(actors) < creatures:
+            look = looks[int(rng.integers(len(looks)))]
+            if not any(look.colour == a.look.colour or look.body == a.look.body for a in actors):
+                actors.append(world.Actor(look, str(rng.choice(list(BASE_ACTIONS))), style, 0.0))
+        said = [population.describe(a.look) for a in actors]
+        text = population.prose(said, [a.action for a in actors], scene, style)
+        rows.append((text, population.Scenario(tuple(actors), scene, style, text)))
+    return rows
+
+
+def generate(
+    texts: Sequence[str], encoders: Encoders, denoiser: Denoiser, model: str, seed: int
+) -> tuple[list[NDArray[np.uint8]], float]:
+    """Clips (F, H, W, 3) of prompts, and the seconds that one took, decoding included."""
+    from toolkit.sampling.denoise import sample_latents
+
+    spec = find_model(model)
+    shape = latent_shape(model, world.NUM_FRAMES, world.HEIGHT, world.WIDTH)
+    empty, clips, start = encoders.encode_text([""]), list[NDArray[np.uint8]](), time.monotonic()
+    for first in track(range(0, len(texts), BATCH), "drawing prompts"):
+        some = list(texts[first : first + BATCH])
+        latents = sample_latents(
+            denoiser,
+            encoders.encode_text(some),
+            empty,
+            shape=shape,
+            seeds=[seed * 1_000_003 + first + i for i in range(len(some))],
+            steps=STEPS,
+            guidance_scale=spec.guidance_scale,
+            shift=spec.shift,
+        )
+        clips += to_frames(encoders.decode_video(latents))
+    return clips, (time.monotonic() - start) / len(texts)
+
+
+def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
+    """Clips (F, 64, 96, 3) of shots of all the sandbox's shows, drawn at twice the size and scaled down."""
+    shows = [show for show in read_cast().shows if show.source == "sandbox"]
+    clips = []
+    for index in range(count):
+        show = shows[index % len(shows)]
+        rng = np.random.default_rng([SHOT_SEED, seed, index])
+        shot = plan_shot(show, show.characters, index // len(shows), "", rng)
+        big, _ = world.draw(
+            shot.actors,
+            shot.scene,
+            show.style,
+            height=2 * world.HEIGHT,
+            width=2 * world.WIDTH,
+            camera=shot.camera,
+            prop=shot.prop,
+        )
+        small = big.reshape(len(big), world.HEIGHT, 2, world.WIDTH, 2, 3).mean((2, 4))
+        clips.append((small + 0.5).astype(np.uint8))
+    return clips
+
+
+def largest(verdict: Verdict) -> Creature | None:
+    """The creature that fills most of the picture."""
+    return max(verdict.creatures, key=lambda c: float(np.nansum(_area(c.boxes))), default=None)
+
+
+def _area(boxes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    area: NDArray[np.floating[Any]] = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return area
+
+
+BOUND = {
+    "binding": ("body", "colour", "accessory"),
+    "binding_with_pattern": LOOK,
+    "binding_with_action": ("body", "colour", "accessory", "action"),
+}
+"""What must be right on the right creature."""
+
+
+def bound(verdict: Verdict, actors: Sequence[world.Actor]) -> dict[str, bool]:
+    """Whether exactly the asked creatures are there, each with all that `BOUND` names.
+
+    Who was asked for first must stand on the left, so the order decides who is who.
+    """
+    together = len(verdict.creatures) == len(actors)
+    wrong = {
+        name
+        for seen, actor in zip(verdict.creatures, actors, strict=False)
+        for name in (*LOOK, "action")
+        if getattr(seen, name) != getattr(actor if name == "action" else actor.look, name)
+    }
+    return {name: together and not wrong & {*parts} for name, parts in BOUND.items()}
+
+
+def attributes(verdicts: Sequence[Verdict], asked: Sequence[population.Scenario]) -> dict[str, float]:
+    """Shares of one-creature prompts whose colour, action, scene style, accessory, ... came out as asked."""
+    rows: dict[str, list[bool]] = {}
+    for verdict, scenario in zip(verdicts, asked, strict=True):
+        actor, seen = scenario.actors[0], largest(verdict)
+        for name in LOOK:
+            rows.setdefault(name, []).append(
+                seen is not None and getattr(seen, name) == getattr(actor.look, name)
+            )
+        rows.setdefault("action", []).append(seen is not None and seen.action == actor.action)
+        rows.setdefault("creature_style", []).append(seen is not None and seen.style == actor.style)
+        rows.setdefault("style", []).append(verdict.scene_style == scenario.style)
+        rows.setdefault("scene", []).append(verdict.scene == scenario.scene)
+    return {name: round(float(np.mean(values)), 4) for name, values in rows.items()}
+
+
+def measure(
+    samples: int = 200,
+    seed: int = 0,
+    model: str = "sandbox",
+    sheet: Path | None = None,
+    unseen: bool = False,
+) -> dict[str, Any]:
+    """What `report` tells, as numbers: shares 0 to 1, `vae_psnr` in dB, `seconds_per_clip`, `recognisers`."""
+    from toolkit.sandbox.recogniser.accuracy import recogniser_accuracy
+    from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
+
+    if samples < 4:
+        raise CastmixError(f"samples is {samples}: 4 or more say something, 200 say something worth quoting")
+    encoders, denoiser, judges = load_encoders(model), load_denoiser(model), load_recognisers()
+    alone, pairs = (prompts(samples, creatures, seed, unseen) for creatures in (1, 2))
+    began = time.process_time()
+    clips, seconds = generate([t for t, _ in alone + pairs], encoders, denoiser, model, seed)
+    cpu = (time.process_time() - began) / len(clips)
+    verdicts = recognise_many(judges, clips)
+    if sheet is not None:
+        first = [*range(8), *range(samples, samples + 8)] if samples > 8 else [*range(2 * samples)]
+        told = [[(alone + pairs)[k][0], f"seen: {tell(verdicts[k])}"] for k in first]
+        contact_sheet([clips[k] for k in first], told, sheet)
+    found = attributes(verdicts[:samples], [s for _, s in alone])
+    together = [bound(v, s.actors) for v, (_, s) in zip(verdicts[samples:], pairs, strict=True)]
+    found |= {name: round(float(np.mean([row[name] for row in together])), 4) for name in BOUND}
+    say("the VAE and the recognisers")
+    few = max(4, samples // 4)
+    drawn = shots(few, seed)
+    quality = float(np.mean([psnr(redraw(encoders, clip), clip) for clip in drawn]))
+    truth = recogniser_accuracy(judges, samples, seed)
+    again = recogniser_accuracy(judges, samples, seed, lambda clip: redraw(encoders, clip))
+    judged = {name: {"truth": truth[name], "reconstructions": again[name]} for name in truth}
+    about = {"base": find_model(model).name, "samples": samples, "seed": seed, "unseen": unseen, **found}
+    about |= {"vae_psnr": round(quality, 2), "seconds_per_clip": round(seconds, 3)}
+    about |= {"cpu_seconds_per_clip": round(cpu, 3)}
+    return about | {"recognisers": judged}
+
+
+def report(
+    *,
+    samples: int = 200,
+    seed: int = 0,
+    json: bool = False,
+    model: str = "sandbox",
+    sheet: Path | None = None,
+    unseen: bool = False,
+) -> str:
+    """Measure the base and the recognisers afresh: as many prompts with one creature as with two.
+
+    Args:
+        samples: Prompts of either kind, and clips for the recognisers; a quarter as many shots for the VAE.
+        seed: Another seed asks other prompts.
+        json: One JSON object instead of a table.
+        model: Folder of another base of the sandbox's kind.
+        sheet: Save a contact sheet here: the first prompts' clips, what was asked and what is seen.
+        unseen: Ask for looks whose body, colour and accessory pretraining never drew together. Otherwise for
+            looks that it drew with other patterns only.
+
+    Raises:
+        CastmixError: Fewer than 4 samples.
+    """
+    from json import dumps
+
+    row = measure(samples, seed, model, sheet, unseen)
+    return dumps(row) if json else _table(row)
+
+
+def tell(verdict: Verdict) -> str:
+    """A verdict in words, as a prompt is written."""
+    said = [
+        population.describe(world.Look(one.body, one.colour, one.pattern, one.accessory))
+        for one in verdict.creatures
+    ]
+    actions = [one.action for one in verdict.creatures]
+    return population.prose(said, actions, verdict.scene, verdict.scene_style) if said else "nobody"
+
+
+def contact_sheet(
+    clips: Sequence[NDArray[np.uint8]], told: Sequence[Sequence[str]], path: Path, scale: int = 2
+) -> None:
+    """Save clips as one picture, two in a row: five frames of each, and the lines told of it below."""
+    from io import BytesIO
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    frames = [np.concatenate(list(clip[:: len(clip) // 4]), 1) for clip in clips]
+    height, width = frames[0].shape[0] * scale, frames[0].shape[1] * scale
+    line, gap = 15, 12
+    cell = height + line * max(map(len, told)) + gap
+    picture = Image.new("RGB", (2 * width + gap, cell * -(-len(clips) // 2)), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    for k, (strip, lines) in enumerate(zip(frames, told, strict=True)):
+        left, top = (k % 2) * (width + gap), (k // 2) * cell
+        picture.paste(Image.fromarray(strip).resize((width, height), Image.Resampling.LANCZOS), (left, top))
+        for number, text in enumerate(lines):
+            pen.text((left + 2, top + height + number * line), text, fill="black", font=font)
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomic(path, buffer.getvalue())
+
+
+def _table(row: dict[str, Any]) -> str:
+    judges = row["recognisers"]
+    lines = [f"{name:20} {value}" for name, value in row.items() if name != "recognisers"]
+    for name, right in judges.items():
+        lines.append(
+            f"judge of {name:11} {right['truth']:.3f} on truth, {right['reconstructions']:.3f} redrawn"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,143 @@
+"""Trains the sandbox VAE: its encoder learns the latents of `codec`, its decoder learns to draw from them.
+
+For two thirds of the run the two learn apart (the decoder from exact latents with a little noise, so that it
+forgives a DiT's errors); then the decoder also sees what the encoder really makes, and the picture's error
+reaches the encoder too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from toolkit.sandbox.base_model.architecture import new_vae, vae_decode, vae_encode
+from toolkit.sandbox.base_model.linear_codec import LinearCodec
+
+
+def to_video(frames: NDArray[np.uint8]) -> Tensor:
+    """(N, F, H, W, 3) uint8 -> (N, 3, F, H, W) in -1..1."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of videos in -1..1."""
+    return -10 * math.log10(((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().mean().item())
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float:
+    """Linear warm-up, then a cosine down to 2 %."""
+    return peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def channels_last(vae: nn.Module) -> None:
+    """Keep convolution weights with their channels innermost, in place: a quarter less time on a CPU."""
+    for p in vae.parameters():
+        if p.ndim in (4, 5):
+            form = torch.channels_last_3d if p.ndim == 5 else torch.channels_last
+            p.data = p.data.contiguous(memory_format=form)
+
+
+class ConvMuon:
+    """Muon for convolution weights, each as one matrix (out, in x kernel), and AdamW for everything else.
+
+    Far fewer steps than AdamW alone. Weights must be `channels_last`.
+    """
+
+    def __init__(self, module: nn.Module, lr: float) -> None:
+        self.weights = [p for p in module.parameters() if p.ndim in (4, 5) and len(p) > 1]
+        self.flat = [nn.Parameter(self._matrix(p.data)) for p in self.weights]  # the same memory
+        known = set(map(id, self.weights))
+        rest = [p for p in module.parameters() if id(p) not in known]
+        self.optims = [
+            torch.optim.Muon(self.flat, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+
+    @staticmethod
+    def _matrix(weight: Tensor) -> Tensor:
+        return weight.permute(0, *range(2, weight.ndim), 1).reshape(len(weight), -1)
+
+    def step(self, lr: float) -> None:
+        """One update; gradients are dropped after it."""
+        for matrix, weight in zip(self.flat, self.weights, strict=True):
+            matrix.grad = None if weight.grad is None else self._matrix(weight.grad)
+            weight.grad = None
+        for optim in self.optims:
+            for group in optim.param_groups:
+                group["lr"] = lr
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Of both optimizers."""
+        return [optim.state_dict() for optim in self.optims]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """As `state_dict` gave it."""
+        for optim, state in zip(self.optims, states, strict=True):
+            optim.load_state_dict(state)
+
+
+def train_vae(
+    frames: NDArray[np.uint8],
+    codec: LinearCodec,
+    state_file: Path,
+    *,
+    steps: int,
+    batch_size: int = 4,
+    lr: float = 3e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    save_every: int = 100,
+    fast: bool = True,
+) -> Iterator[tuple[int, float, nn.Module]]:
+    """Train on clips (N, F, H, W, 3) until `steps`, going on from `state_file`.
+
+    fast: compile both halves; the first step waits for it.
+    Yields (step, squared error of the picture, vae) after every step; the state is saved every `save_every`
+    steps.
+    """
+    torch.manual_seed(seed)
+    vae = new_vae().to(device)
+    channels_last(vae)
+    optim = ConvMuon(vae, lr)
+    start = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        optim.load_state_dict(state["optim"])
+        start = int(state["step"])
+    if fast:
+        vae.encoder.compile()
+        vae.decoder.compile()
+    for step in range(start, steps):
+        g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
+        video = to_video(pick).to(device).contiguous(memory_format=torch.channels_last_3d)
+        target = codec.encode(torch.from_numpy(pick)).to(device)
+        noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            latents = vae_encode(vae, video)
+            source = target
+            if step > 2 * steps // 3:
+                half = (torch.arange(batch_size) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
+                source = torch.where(half, latents.float(), target)
+            drawn = vae_decode(vae, source + noise)
+        error = drawn.float() - video
+        picture = error.square().mean() + 0.1 * error.abs().mean()
+        latent = (latents.float() - target).square().mean()
+        (picture + 0.3 * latent).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optim.step(learning_rate(step, steps, lr))
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
+            torch.save(state, state_file.with_suffix(".tmp"))
+            state_file.with_suffix(".tmp").replace(state_file)
+        yield step + 1, error.square().mean().item(), vae

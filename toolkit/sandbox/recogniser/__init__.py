@@ -1,0 +1,1 @@
+"""Networks that read who does what in a drawn clip."""

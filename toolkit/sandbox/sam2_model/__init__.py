@@ -1,0 +1,1 @@
+"""The tiny SAM 2 of the sandbox: its training and its report."""

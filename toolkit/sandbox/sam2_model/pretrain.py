@@ -1,0 +1,128 @@
+"""`castmix sandbox pretrain-sam2`: the sandbox's SAM 2 from nothing, on one core in some hours.
+
+Cases are drawn (`sam2_examples`), then the model learns in seven phases: what a prompt means, while the image
+encoder is left alone (both at once get in each other's way); single pictures; a picture shown twice, where
+memory has nothing to do but to tell where the object was; pairs of frames, where memory follows and shapes
+the encoder; with the encoder left alone again, six frames in a row, as it will be used; and last, at a lower
+rate, eight frames of cases in which creatures cross slowly, twice, since it keeps on helping. Every part
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_atomic
+from toolkit.core.progress import say, stage, track
+from toolkit.core.run_record import write_run
+from toolkit.sandbox.world.population import generic_looks
+from toolkit.sandbox.world.shows import named_looks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from toolkit.sandbox.sam2_model.batches import Cases
+    from toolkit.sandbox.sam2_model.train import Phase
+
+SAY_EVERY = 50  # steps
+FIRST_SLOW = 5000  # the number of the first file of slow cases: no seed is drawn twice
+
+
+def pretrain_sam2(
+    out: Path,
+    *,
+    cases: int = 1500,
+    prompts: int = 150,
+    pictures: int = 1200,
+    copies: int = 120,
+    pairs: int = 600,
+    rows: int = 700,
+    crossings: int = 1200,
+    refine: int = 1500,
+    slow: int = 3000,
+    measure: int = 16,
+    seed: int = 0,
+) -> Path:
+    """Make the sandbox's SAM 2 from nothing, on one core; again, it goes on where it stopped.
+
+    Args:
+        out: Folder for the drawn cases, training states, what was measured, and the result, `sam2`.
+        cases: How many cases to draw, in files of a hundred.
+        prompts: Steps on single pictures in which the image encoder does not learn yet, 10 pictures each.
+        pictures: Steps on single pictures, 10 each.
+        copies: Steps on pictures shown twice, 10 each.
+        pairs: Steps on pairs of frames, 8 each.
+        rows: Steps on six frames in a row, 4 each; the image encoder learns no more.
+        crossings: Steps on eight frames in a row of the slow cases, 3 each.
+        refine: Steps of the same again, from a lower rate.
+        slow: How many of those to draw, of twice as many frames, mostly of creatures that cross.
+        measure: In the end, how many clips of every kind to follow named characters through; 0 for none.
+        seed: Of every random draw.
+
+    Returns:
+        The model's folder, in 16 bits, as the backend "sam2" takes it for its checkpoint.
+    """
+    import torch
+
+    from toolkit.sandbox.sam2_model.batches import SHARD, SHORT, SLOW, Cases, draw_shard
+    from toolkit.sandbox.sam2_model.train import new_learner, phases
+
+    steps = {"prompts": prompts, "pictures": pictures, "copies": copies, "pairs": pairs, "rows": rows}
+    steps |= {"crossings": crossings, "refine": refine}
+    if min(cases, slow, *steps.values()) < 1:
+        raise CastmixError(f"cases and steps are 1 or more, got {cases} and {slow} cases and {steps}")
+    arguments = {"out": out, "cases": cases, "slow": slow, **steps, "measure": measure, "seed": seed}
+    out.mkdir(parents=True, exist_ok=True)
+    looks = generic_looks(list(named_looks().values()))
+    shards = [(out / f"cases-{k:03d}.npz", k, SHORT) for k in range(-(-cases // SHARD))]
+    shards += [(out / f"slow-{k:03d}.npz", FIRST_SLOW + k, SLOW) for k in range(-(-slow // SHARD))]
+    stage(f"drawing {len(shards) * SHARD} cases")
+    for path, index, fare in track(shards, "drawing"):
+        if not path.exists():
+            draw_shard(path, index, looks, fare)
+    drawn = {fare: Cases.read([path for path, _, own in shards if own is fare]) for fare in (SHORT, SLOW)}
+    learner = new_learner(seed)
+    for phase in phases(**steps):
+        stage(f"{phase.name}: {phase.length} frames of {phase.clips} cases a step")
+        _train(learner, drawn[SLOW if phase.slow else SHORT], phase, out, seed)
+    folder = out / "sam2"
+    model: Any = learner["model"]
+    model.to(torch.float16).save_pretrained(folder)
+    count = sum(p.numel() for p in model.parameters())
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    say(f"{folder}: {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB")
+    facts = _measure(folder, out, measure) if measure else {}
+    write_run(out / "run.yaml", "pretrain-sam2", arguments, followed=facts)
+    return folder
+
+
+def _train(learner: nn.ModuleDict, cases: Cases, phase: Phase, folder: Path, seed: int) -> None:
+    """Go through a phase and say now and then how it goes."""
+    from toolkit.sandbox.sam2_model.train import fit
+
+    recent: list[tuple[float, float, float]] = []
+    start, steps = fit(learner, cases, phase, folder, seed)
+    for step, found in track(steps, phase.name, total=phase.steps, start=start):
+        recent.append((found.loss.item(), found.prompted, found.tracked))
+        if step % SAY_EVERY == 0 or step == phase.steps:
+            loss, prompted, tracked = (sum(column) / len(recent) for column in zip(*recent, strict=True))
+            said = f"{phase.name} {step}: loss {loss:.3f}, IoU of prompted frames {prompted:.3f}"
+            say(said + (f", of those that follow {tracked:.3f}" if phase.length > 1 else ""))
+            recent.clear()
+
+
+def _measure(checkpoint: Path, out: Path, clips: int) -> dict[str, dict[str, float]]:
+    """Follow named characters, and find them; the table is said and kept."""
+    from toolkit.sandbox.sam2_model.report import measure_reference, measure_sam2, table
+
+    stage("following named characters")
+    results = measure_sam2(str(checkpoint), out / "followed", clips=clips)
+    noticed = measure_reference(str(checkpoint), out / "followed", clips=clips)
+    say(table(results, noticed))
+    facts = {family: asdict(one) for family, one in results.items()} | {"found": asdict(noticed)}
+    write_atomic(out / "followed.json", json.dumps(facts, indent=1) + "\n")
+    return facts

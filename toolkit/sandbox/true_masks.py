@@ -1,0 +1,95 @@
+"""The sandbox's own masks: backend and detector "truth"."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.captions.cast import Character
+from toolkit.core.errors import CastmixError
+from toolkit.footage.clips import Clip
+from toolkit.sandbox.world import shows, world
+from toolkit.segmentation.interfaces import Detect, Options, Prompt, Propagate, Put
+from toolkit.segmentation.mask_iou import box_of
+
+
+def truth(options: Options) -> Propagate:
+    """The masks beside the sandbox's episodes, averaged to the size of the clip; prompts are not used."""
+
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+        for name in prompts:
+            for frame, mask in enumerate(true_mask(clip, name)):
+                put(frame, name, mask)
+
+    return propagate
+
+
+def true_box(options: Options) -> Detect:
+    """The box of each character in the frame where most of it is seen."""
+
+    def detect(clip: Clip, characters: Sequence[Character]) -> dict[str, Prompt]:
+        found = {}
+        for character in characters:
+            seen = true_mask(clip, character.name) >= 128
+            frame = int(seen.sum((1, 2)).argmax())
+            if box := box_of(seen[frame]):
+                found[character.name] = Prompt(frame, box)
+        return found
+
+    return detect
+
+
+def true_mask(clip: Clip, name: str) -> NDArray[np.uint8]:
+    """How much of each pixel is the character, (F, H, W) in 0..255; nothing where it is not in the shot.
+
+    Raises:
+        CastmixError: The clip's source has no masks beside it, or the clip was cut in a way that they do not
+            tell: another size than a whole part of the episode's picture.
+    """
+    path = Path(clip.source).with_suffix(".masks.npz")
+    if not path.exists():
+        raise CastmixError(
+            f"{path} is missing: only the sandbox's episodes have true masks beside them; "
+            "use another backend and detector for other footage"
+        )
+    scale = shows.HEIGHT // clip.height
+    if (clip.height * scale, clip.width * scale) != (shows.HEIGHT, shows.WIDTH):
+        raise CastmixError(
+            f"{clip.path}: true masks of {shows.WIDTH}x{shows.HEIGHT} fit clips of that size, a half, "
+            f"a quarter and so on, not {clip.width}x{clip.height}: prepare it with `--preset sandbox`"
+        )
+    with np.load(path) as masks:
+        known = [key.partition(" ") for key in masks.files]
+        first = round(clip.start * shows.FPS)
+        shot = max((int(start) for start, _, _ in known if int(start) <= first + 1), default=0)
+        if (f"{shot:05d}", " ", name) not in known:
+            return np.zeros((clip.num_frames, clip.height, clip.width), np.uint8)
+        mask = np.unpackbits(masks[f"{shot:05d} {name}"], axis=-1, count=shows.WIDTH)
+    times = clip.start + np.arange(clip.num_frames) / clip.fps
+    # as `prepare` picks them: the frame that is shown at that time
+    numbers = np.floor(times * shows.FPS + 1e-3).astype(int) - shot
+    frames = mask[np.clip(numbers, 0, len(mask) - 1)]
+    blocks = frames.reshape(len(frames), clip.height, scale, clip.width, scale)
+    return np.asarray(np.round(blocks.mean((2, 4)) * 255), np.uint8)
+
+
+def true_ground(clip: Clip, name: str) -> float | None:
+    """Where a sandbox character stands in the clip's first frame, in pixels; None for other footage."""
+    path = Path(clip.source).with_suffix(".truth.json")
+    if not path.exists():
+        return None
+    truth = json.loads(path.read_text(encoding="utf-8"))
+    frame = clip.start * truth["fps"]
+    for shot in truth["shots"]:
+        if shot["kind"] != "scene" or not shot["first_frame"] - 1 <= frame <= shot["last_frame"]:
+            continue
+        for actor in shot["actors"]:
+            if actor["name"] == name:
+                seconds = (frame - shot["first_frame"]) / truth["fps"]
+                _, scale = world.Camera(**shot["camera"]).view(np.asarray(seconds))
+                return float((actor["ground"] - world.AXIS) * scale + world.AXIS) * clip.height
+    return None

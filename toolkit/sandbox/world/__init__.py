@@ -1,0 +1,1 @@
+"""The drawn world: shows, characters, actions, scenery."""

@@ -1,0 +1,128 @@
+"""Where the sandbox's clips play: scenes, what stands in them, and how the camera sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.sandbox.world.paint import SOFT, over
+from toolkit.sandbox.world.shapes import INK, RGB, Array, circle, rectangle, union
+
+SCENES = ("meadow", "beach", "room", "city", "snow")
+_SKY: dict[str, tuple[RGB, RGB]] = {  # sky or wall, ground
+    "meadow": ((150, 212, 250), (112, 190, 84)),
+    "beach": ((178, 228, 250), (240, 218, 150)),
+    "room": ((238, 206, 170), (158, 108, 74)),
+    "city": ((44, 46, 96), (96, 96, 112)),
+    "snow": ((196, 214, 236), (240, 244, 250)),
+}
+GROUND_Y = 0.72
+MARGIN = 0.2  # how much of a scene lies beyond either side of the picture, in picture heights
+PROPS = ("lamp", "fence", "balloon", "barrel")
+
+
+def _prop(name: str, x: Array, y: Array) -> list[tuple[Array, RGB]]:
+    """Something that stands in a scene, behind everybody; x is measured from its middle."""
+    if name == "lamp":
+        glass = circle(x, y, 0, 0.2, 0.085)
+        return [(rectangle(x, y, 0, 0.5, 0.022, 0.3), (64, 64, 74)), (glass, (255, 236, 150))]
+    if name == "fence":
+        posts = np.maximum(np.abs((x + 0.06) % 0.12 - 0.06) - 0.03, np.abs(x) - 0.3)
+        return [(np.maximum(posts, np.abs(y - 0.66) - 0.12), (236, 226, 206))]
+    if name == "balloon":
+        string = rectangle(x, y, 0, 0.46, 0.012, 0.26)
+        return [(string, (90, 90, 96)), (circle(x, y, 0, 0.16, 0.12), (226, 56, 120))]
+    if name == "barrel":
+        return [(rectangle(x, y, 0, 0.66, 0.13, 0.16, 0.05), (142, 92, 50))]
+    return []
+
+
+def _things(name: str, x: Array, y: Array, w: float, shift: float) -> list[tuple[Array, RGB]]:
+    """What stands in a scene, far to near; x, y in picture heights, `shift` moves things sideways."""
+    if name == "meadow":
+        hills = union([circle(x, y, 0.3 + shift, 1.05, 0.52), circle(x, y, 1.2 + shift, 1.1, 0.58)])
+        return [(circle(x, y, w - 0.2 - shift, 0.16, 0.1), (255, 226, 92)), (hills, (84, 158, 84))]
+    if name == "beach":
+        sun = circle(x, y, 0.25 + shift, 0.2, 0.12)
+        return [(sun, (255, 214, 80)), (np.maximum(0.5 - y, y - 0.8), (46, 132, 206))]
+    if name == "room":
+        window = rectangle(x, y, w * 0.72 + shift, 0.3, 0.24, 0.18)
+        picture = rectangle(x, y, 0.3 + shift, 0.3, 0.13, 0.12)
+        return [(window, (168, 220, 246)), (picture, (186, 70, 62))]
+    if name == "city":
+        towers = [(0.14, 0.5, 0.2), (0.52, 0.34, 0.15), (0.92, 0.48, 0.18), (1.34, 0.3, 0.17)]
+        blocks = union([rectangle(x, y, a + shift, top + 0.4, half, 0.42) for a, top, half in towers])
+        return [(circle(x, y, w - 0.24 - shift, 0.16, 0.09), (246, 240, 196)), (blocks, (76, 70, 118))]
+    trees = [(0.2, 0.3), (0.72, 0.36), (1.3, 0.28)]
+    pines = union([np.maximum(y - 0.74, (np.abs(x - a - shift) * 2.4 - (y - top)) / 2.6) for a, top in trees])
+    return [(pines, (44, 108, 88))]
+
+
+def smooth_noise(rng: np.random.Generator, h: int, w: int, cells: int) -> Array:
+    """Soft noise in about -1..1, `cells` bumps over the picture's height."""
+    grid = rng.standard_normal((cells + 3, int(cells * w / h) + 4)).astype(np.float32)
+    yy, xx = np.linspace(0, cells, h, dtype=np.float32), np.linspace(0, cells * w / h, w, dtype=np.float32)
+    y0, x0 = yy.astype(int), xx.astype(int)
+    fy, fx = yy - y0, xx - x0
+    fy, fx = (fy * fy * (3 - 2 * fy))[:, None], (fx * fx * (3 - 2 * fx))[None]
+    top = grid[y0][:, x0] * (1 - fx) + grid[y0][:, x0 + 1] * fx
+    low = grid[y0 + 1][:, x0] * (1 - fx) + grid[y0 + 1][:, x0 + 1] * fx
+    return np.asarray(top * (1 - fy) + low * fy, np.float32)
+
+
+def scene(
+    name: str,
+    style: str,
+    height: int,
+    width: int,
+    rng: np.random.Generator | None,
+    prop: str,
+    moved: Array,
+    scale: Array,
+    axis: float,
+) -> Array:
+    """A scene without creatures as the camera sees it, (F, H, W, 3), 0..255; `world.Camera` gives its way.
+
+    Without `rng` it is the same set at all times; with it, things stand a little elsewhere, and light varies.
+    """
+    wide = width + 2 * round(MARGIN * height)
+    rows, columns = np.arange(height, dtype=np.float32), np.arange(wide, dtype=np.float32)
+    y = np.broadcast_to(((rows + 0.5) / height)[:, None], (height, wide)).copy()
+    x = np.broadcast_to(((columns + 0.5) / height)[None] - MARGIN, (height, wide)).copy()
+    sky, ground = _SKY[name]
+    shift = float(rng.uniform(-0.06, 0.06)) if rng else 0.0
+    where = width / height * (float(rng.choice([0.08, 0.5, 0.92])) if rng else 0.92)
+    light = rng or np.random.default_rng(SCENES.index(name))
+    soft = SOFT if style == "cartoon" else SOFT / 2.5
+    image = np.ones((height, wide, 3), np.float32) * np.asarray(sky, np.float32)
+    layers = [*_things(name, x, y, width / height, shift), (GROUND_Y - y, ground)]
+    layers += [(distance, colour) for distance, colour in _prop(prop, x - where, y)]
+    for distance, colour in layers:
+        if style == "cartoon":
+            over(image, np.clip(0.5 - (distance - 0.02) * SOFT, 0, 1), INK)
+        over(image, np.clip(0.5 - distance * soft, 0, 1), colour)
+    if style == "realistic":
+        grey = image.mean(-1, keepdims=True)
+        image = (0.6 * image + 0.4 * grey) * (0.92 - 0.3 * (y[..., None] - 0.45))
+        image *= 1 + 0.05 * smooth_noise(light, height, wide, 5)[..., None]
+        image *= 1.04 - 0.16 * ((x / (width / height) - 0.5) ** 2 + (y - 0.5) ** 2)[..., None] * 2
+    return _filmed(image, height, width, moved, scale, axis)
+
+
+def _filmed(image: Array, height: int, width: int, moved: Array, scale: Array, axis: float) -> Array:
+    """What the camera sees of a wide picture (H, wide, 3): (F, H, W, 3)."""
+    import cv2
+
+    left = (image.shape[1] - width) // 2
+    if not moved.any() and (scale == 1).all():
+        return np.repeat(image[None, :, left : left + width], len(moved), 0)
+    views = []
+    for m, z in zip(moved, scale, strict=True):
+        middle, line = width / 2, axis * height
+        matrix = np.asarray(
+            [[1 / z, 0, left + middle + m * height - middle / z], [0, 1 / z, line - line / z]], np.float32
+        )
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        views.append(
+            cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        )
+    return np.stack(views)

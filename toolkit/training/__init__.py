@@ -1,0 +1,1 @@
+"""Training: cached clips, batches, objectives, the loop, checkpoints."""

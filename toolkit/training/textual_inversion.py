@@ -1,0 +1,193 @@
+"""Textual inversion: vectors are learned so that a prompt with them explains a picture (Gal et al. 2022), or,
+for a verb, clips of a motion."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+
+from toolkit.core.progress import say, track
+from toolkit.core.seeds import generator_for
+from toolkit.lora.special_tokens import Token, encode, substitute
+from toolkit.models.flow_matching import interpolate, sample_sigmas, sigma_quantiles, velocity_target
+from toolkit.models.interfaces import Denoiser, Encoders, ModelSpec
+from toolkit.models.wan import clean_prompt
+from toolkit.training.cached_clips import Item, choose
+from toolkit.training.cutout import Cutout
+from toolkit.training.settings import Sigma, Textual, Verb
+
+CHECKED = 8
+"""Noise levels at which a token is compared with its noun."""
+_EVEN = torch.ones(())
+"""Weights of sites: all alike."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What learns tokens: a model with its encoders, and the settings of all tokens of a call."""
+
+    spec: ModelSpec
+    encoders: Encoders
+    denoiser: Denoiser
+    textual: Textual
+    sigma: Sigma
+    seed: int
+
+    def token(self, token: str, noun: str, cutout: Cutout) -> Token:
+        """Learn one, starting as its noun; says how much better than that it explains the picture."""
+        prompt = self.textual.prompt.replace("{subject}", token)
+        latents, weights = self._picture(cutout)
+        scale, width = noun_size(self.encoders, noun, self.textual.kind)
+        vector = torch.zeros(width, requires_grad=True, device=self.denoiser.device)
+        optimizer = torch.optim.Adam([vector], lr=self.textual.lr)
+        embed = self._embedder(prompt, token, noun)
+        for step in track(range(self.textual.steps), f"learning {token}"):
+            levels, noise = self._drawn(token, step, self.textual.batch_size, latents)
+            loss = self._loss(embed(vector * scale), latents, weights, levels, noise).mean()
+            (vector.grad,) = torch.autograd.grad(loss, vector)
+            optimizer.step()
+        learnt = (vector * scale).detach().cpu()
+        one = Token(noun, self.textual.kind, learnt)
+        before, after = (
+            self.error(token, which, cutout)
+            for which in (dataclasses.replace(one, vector=torch.zeros_like(learnt)), one)
+        )
+        say(
+            f"{token}: error on its picture {before:.4f} as {noun!r}, {after:.4f} learnt "
+            f"({after / before - 1:+.1%})"
+        )
+        return one
+
+    def error(self, token: str, one: Token, cutout: Cutout) -> float:
+        """The loss of the picture with this token, at noise levels and under noise that never change."""
+        latents, weights = self._picture(cutout)
+        levels = sigma_quantiles(CHECKED, mean=self.sigma.mean, std=self.sigma.std, shift=self._shift())
+        noise = torch.randn(
+            (CHECKED, *latents.shape), generator=generator_for(self.seed, 0, f"check/{token}")
+        )
+        with torch.no_grad():
+            embeds = encode(self.encoders, [self.textual.prompt.replace("{subject}", token)], {token: one})
+            return float(self._loss(embeds, latents, weights, levels, noise).mean())
+
+    def verb(self, token: str, words: Sequence[str], clips: Sequence[Item], settings: Verb) -> Token:
+        """Learn a motion from cached clips whose captions have the token: a vector for each token of words.
+
+        It begins as those of `words` that explain the clips best. Words that the base does not know may
+        explain less than any that it knows, and a verb that begins as such learns slowly or not at all.
+        """
+        begun = {one: self._explained(token, Token(one, "output", torch.zeros(0)), clips) for one in words}
+        nearest = min(begun, key=lambda one: begun[one])
+        if len(words) > 1:
+            ranked = sorted(begun.items(), key=itemgetter(1))
+            told = ", ".join(f"{one!r} {error:.4f}" for one, error in ranked)
+            say(f"{token} begins as {nearest!r}; the clips' error by words: {told}")
+        noun = " ".join([nearest] * settings.repeat)
+        (positions,) = self.encoders.positions(noun, [(0, len(noun))])
+        size, width = noun_size(self.encoders, noun, "output")
+        vectors = torch.zeros(len(positions), width, requires_grad=True, device=self.denoiser.device)
+        optimizer = torch.optim.Adam([vectors], lr=settings.lr)
+        fixed = [self._embedded(token, noun, clip) for clip in clips]
+        for step in track(range(settings.steps), f"learning {token}"):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+            (k,) = choose(len(clips), range(step, step + 1), seed=self.seed, what=f"clip/{token}")
+            latents, (embeds, at) = clips[k].load()[0], fixed[k]
+            levels, noise = self._drawn(token, step, settings.batch_size, latents)
+            added = embeds.index_add(1, at, (vectors * size).unsqueeze(0).to(embeds))
+            loss = self._loss(added, latents, _EVEN, levels, noise).mean()
+            (vectors.grad,) = torch.autograd.grad(loss, vectors)
+            optimizer.step()
+        one = Token(noun, "output", (vectors * size).detach().cpu(), verb=True)
+        after = self._explained(token, one, clips)
+        say(
+            f"{token}: error on its clips {begun[nearest]:.4f} as {nearest!r}, {after:.4f} learnt "
+            f"({after / begun[nearest] - 1:+.1%})"
+        )
+        return one
+
+    def _explained(self, token: str, one: Token, clips: Sequence[Item]) -> float:
+        """The loss of clips with a verb, at noise levels and under noise that never change."""
+        levels = sigma_quantiles(CHECKED, mean=self.sigma.mean, std=self.sigma.std, shift=self._shift())
+        losses = []
+        with torch.no_grad():
+            for clip in clips:
+                latents, (embeds, at) = clip.load()[0], self._embedded(token, one.noun, clip)
+                if one.vector.numel():
+                    embeds = embeds.index_add(1, at, one.vector.unsqueeze(0).to(embeds))
+                noise = torch.randn(
+                    (CHECKED, *latents.shape), generator=generator_for(self.seed, 0, f"check/{token}")
+                )
+                losses.append(self._loss(embeds, latents, _EVEN, levels, noise).mean())
+        return float(torch.stack(losses).mean())
+
+    def _embedded(self, token: str, noun: str, clip: Item) -> tuple[Tensor, Tensor]:
+        """A caption with the noun in the token's place, (1, L, D), and the positions of the noun's tokens."""
+        text, places = substitute(clean_prompt(clip.text), {token: noun})
+        (positions,) = self.encoders.positions(text, [places[0][1:]])
+        embeds = self.encoders.encode_text([text])
+        return embeds, torch.tensor(positions, device=embeds.device)
+
+    def _drawn(self, token: str, step: int, count: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise levels (count,) and noise of a step."""
+        levels = sample_sigmas(
+            count,
+            mean=self.sigma.mean,
+            std=self.sigma.std,
+            shift=self._shift(),
+            generator=generator_for(self.seed, step, f"sigma/{token}"),
+        )
+        generator = generator_for(self.seed, step, f"noise/{token}")
+        return levels, torch.randn((count, *latents.shape), generator=generator)
+
+    def _shift(self) -> float:
+        return self.spec.shift if self.sigma.shift is None else self.sigma.shift
+
+    def _embedder(self, prompt: str, token: str, noun: str) -> Callable[[Tensor], Tensor]:
+        """vector -> the prompt's embedding (1, L, D); if it is added last, the encoder runs once."""
+        if self.textual.kind == "input":
+            return lambda vector: encode(self.encoders, [prompt], {token: Token(noun, "input", vector)})
+        text, places = substitute(clean_prompt(prompt), {token: noun})
+        fixed = self.encoders.encode_text([text])
+        where = torch.zeros(fixed.shape[1], 1, device=fixed.device)
+        for positions in self.encoders.positions(text, [(start, end) for _, start, end in places]):
+            where[list(positions)] = 1
+        return lambda vector: fixed + where * vector.to(fixed)
+
+    def _picture(self, cutout: Cutout) -> tuple[Tensor, Tensor]:
+        """Latents (C, f, h, w) of the picture, and the weight of each of their sites, (h, w), of mean 1."""
+        frame = torch.from_numpy(cutout.picture).permute(2, 0, 1).float() / 127.5 - 1
+        video = frame[None, :, None].expand(-1, -1, self.textual.frames, -1, -1)
+        latents = self.encoders.encode_video(video)[0].cpu()
+        mask = torch.from_numpy(cutout.mask)[None, None]
+        sites = latents.shape[-2], latents.shape[-1]
+        share = torch.nn.functional.adaptive_avg_pool2d(mask, sites)[0, 0]
+        weights = share + (1 - share) * self.textual.background
+        return latents, weights / weights.mean()
+
+    def _loss(
+        self, embeds: Tensor, latents: Tensor, weights: Tensor, levels: Tensor, noise: Tensor
+    ) -> Tensor:
+        """The weighted velocity error of each noise level, (B,)."""
+        device, count = self.denoiser.device, len(levels)
+        x0, noise, levels = (
+            latents.expand(count, -1, -1, -1, -1).to(device),
+            noise.to(device),
+            levels.to(device),
+        )
+        predicted = self.denoiser(interpolate(x0, noise, levels), levels, embeds.expand(count, -1, -1))
+        error = (predicted.float() - velocity_target(x0, noise)).square()
+        return (error * weights.to(device)).flatten(1).mean(1)
+
+
+def noun_size(encoders: Encoders, noun: str, kind: str) -> tuple[float, int]:
+    """The root mean square of a noun's own embedding, behind or before the encoder, and its width."""
+    rows = encoders.word_rows(noun)
+    if kind == "output":
+        rows = encoders.encode_text([noun])[0][list(encoders.positions(noun, [(0, len(noun))])[0])]
+    return float(rows.square().mean().sqrt()), rows.shape[-1]
