@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from toolkit.core.errors import CastmixError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
