@@ -5,7 +5,7 @@ Each backend gets the true box of the first frame and nothing else; J and F are 
 sandbox's SAM 2 was trained on drawn creatures only and is expected to be poor here.
 
 ``python benchmarks/segmentation.py --drawn 16`` measures it on drawn clips instead, 16 of each kind:
-the table of docs/segment.md.
+the table of docs/segmentation.md.
 """
 
 from __future__ import annotations

@@ -123,6 +123,15 @@ def test_flags_reach_the_verb_in_its_own_types(castmix_with: Callable[..., Resul
     ]
 
 
+@pytest.mark.parametrize(("word", "on"), [("checkpointing", True), ("no-checkpointing", False), ("", None)])
+def test_an_optional_switch_is_on_off_or_not_given(word: str, on: bool | None) -> None:
+    command = castmix().get_command(click.Context(castmix()), "generate")
+    assert command is not None
+    flags = [f"--collaboration.{word}"] if word else []
+    given = command.make_context("generate", ["a", "--out", "b", *flags])
+    assert given.params["collaboration__checkpointing"] is on
+
+
 def test_what_is_not_said_keeps_the_verbs_own_default(castmix_with: Callable[..., Result]) -> None:
     assert castmix_with("learn", "a", "--out", "o").exit_code == 0
     assert called[0]["optim"] == Optim()
@@ -234,7 +243,7 @@ def test_every_option_of_every_verb_has_a_help(words: str) -> None:
 
 def documented() -> Iterator[tuple[str, list[str]]]:
     """Every castmix command line that is written in README and docs/, by file."""
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         text = path.read_text("utf-8").replace("\\\n", " ")
         for line in re.findall(r"^ {4}(?:\w+=\S+ )*castmix (.*)", text, flags=re.MULTILINE):

@@ -280,6 +280,6 @@ def test_the_package_names_the_models_that_it_knows(monkeypatch: pytest.MonkeyPa
 
 def test_the_sandboxes_own_model_follows_whom_it_has_never_seen(tmp_path: Path) -> None:
     found = sam2_report.measure_sam2("sandbox", tmp_path, clips=4)
-    # of four clips each; docs/segment.md has the numbers of many
+    # of four clips each; docs/segmentation.md has the numbers of many
     least = {"episodes": 0.85, "cross": 0.65, "alike": 0.65, "leave": 0.6}
     assert {family: one.iou for family, one in found.items() if one.iou < least[family]} == {}

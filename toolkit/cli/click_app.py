@@ -201,7 +201,7 @@ def _argument(setting: Setting) -> click.Argument:
 def _option(setting: Setting) -> click.Option:
     flag = _flag(setting)
     text = " ".join([setting.help, _default(setting)]).strip()
-    if setting.hint is bool:
+    if bool in (setting.hint, *typing.get_args(setting.hint)):
         group, dot, last = flag[2:].rpartition(".")
         return click.Option(
             [f"{flag}/--{group}{dot}no-{last}", _identifier(setting)], default=None, help=text
