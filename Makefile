@@ -8,7 +8,7 @@ READY  := $(VENV)/ready
 # $(call timed,what,command): run it, then say how long it took.
 timed = @SECONDS=0; { $(2); }; status=$$?; echo "make: $(1) took $$SECONDS s"; exit $$status
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint picture clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(READY)  ## all tests
 
 lint: $(READY)  ## style, types, layers
 	$(call timed,linting,$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py)
+
+picture: $(READY)  ## draw docs/packages.svg anew from the imports of toolkit/
+	$(BIN)/python docs/draw_packages.py
 
 clean:  ## remove the environment and all caches; what is in runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Where a prompt's words are in the picture: maps read from a network's attention."""
+"""Maps of where each word of a prompt appears in the video."""

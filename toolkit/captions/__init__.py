@@ -1,4 +1,4 @@
-"""Captions: the tag grammar, the cast registry, text files and captioners."""
+"""The tag grammar, the cast registry, text files, captioners."""
 
 from toolkit.captions.grammar import Caption, Clause, format, parse, tag, validate
 

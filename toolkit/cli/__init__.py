@@ -1,1 +1,1 @@
-"""The command line, made from the verbs' signatures, and presets."""
+"""The command line, made from the verbs' signatures; presets."""

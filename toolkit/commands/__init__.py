@@ -1,1 +1,1 @@
-"""The verbs, one a file: each is one function and one command."""
+"""One verb per file: each is one function and one command."""

@@ -1,1 +1,1 @@
-"""Characters cut out of one show and pasted into another."""
+"""Cuts characters out of one show and pastes them into another."""

@@ -1,1 +1,1 @@
-"""What every package needs: errors, files, seeds, progress, run records."""
+"""Shared by all: errors, files, seeds, progress, run records."""

@@ -1,1 +1,1 @@
-"""Scores of videos: metrics, judges, tables and the report."""
+"""Scores of videos: metrics, judges, tables, HTML report."""

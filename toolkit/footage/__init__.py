@@ -1,1 +1,1 @@
-"""Footage and clips on disk: decoding, shots, masks, the index."""
+"""Videos, clips and masks on disk: decoding, shots, index."""

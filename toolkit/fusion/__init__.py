@@ -1,1 +1,1 @@
-"""LoRAs that were trained apart become one: one file a method."""
+"""Merges separately trained LoRAs into one: one file per method."""

@@ -1,1 +1,1 @@
-"""LoRAs: file formats, layers inside a network, special tokens."""
+"""LoRA files, LoRA layers inside a network, special tokens."""

@@ -1,1 +1,1 @@
-"""Base models: the registry, weights on disk, Wan, flow matching."""
+"""Base models: registry, weights on disk, Wan, flow matching."""

@@ -1,1 +1,1 @@
-"""From prompts to latents and videos."""
+"""From prompts to videos: samplers, guidance, masked LoRAs."""

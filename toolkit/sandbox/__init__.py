@@ -1,1 +1,1 @@
-"""The sandbox: a drawn world with its truth, and a tiny Wan that knows it."""
+"""A drawn world with its truth, and a tiny Wan trained on it."""

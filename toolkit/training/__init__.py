@@ -1,1 +1,1 @@
-"""Training: cached clips, batches, objectives, the loop, checkpoints."""
+"""Cached clips, batches, objectives, the loop, checkpoints."""
