@@ -27,7 +27,7 @@ from toolkit.compositing.placement import Place
 from toolkit.compositing.render import check_parents, render
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
-from toolkit.footage.masks import mask_path, masked_names, read_mask, write_mask
+from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask, write_mask
 from toolkit.footage.video import read_video, write_video
 from toolkit.sandbox.true_masks import true_ground
 
@@ -323,7 +323,7 @@ def test_pairs_have_masks_and_clean_backgrounds(shows: list[Path], tmp_path: Pat
     out = tmp_path / "out"
     composite(shows, out, count=5, kind="pairs", backgrounds=[tmp_path / "rooms"], style="cartoon")
     for clip in read_clips(out):
-        names = masked_names(clip)
+        names = accepted_mask_names(clip)
         assert len(names) == 2
         assert {STYLES[name] for name in names} == {"cartoon", "realistic"}
         masks = [read_mask(mask_path(clip, name)) for name in names]

@@ -19,7 +19,7 @@ from PIL import Image
 from toolkit.commands.prepare import prepare
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip, read_clips, write_clip
-from toolkit.footage.video import cover, read_video
+from toolkit.footage.video import read_video, resize_and_crop
 
 SMALL: dict[str, Any] = {"height": 64, "width": 96}
 SHORT: dict[str, Any] = SMALL | {"num_frames": 9}
@@ -491,7 +491,7 @@ def upright(clip: Clip, stored: np.ndarray) -> np.ndarray:
         stored = np.rot90(stored, -1)
     if "anamorphic" in clip.source:
         stored = stored[:, np.arange(640) * 9 // 8]  # 720 pixels, each 8/9 as wide as high
-    return cover(stored[None], clip.height, clip.width)[0]
+    return resize_and_crop(stored[None], clip.height, clip.width)[0]
 
 
 def test_clips_of_real_footage_are_what_their_json_says(footage: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from toolkit.commands.segment import DETECTORS, OVERLAYS, REJECTED, RUN, SEGMENT
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip, read_clips, write_clip
 from toolkit.footage.frame_spool import Spool
-from toolkit.footage.masks import mask_path, masked_names, read_mask, write_mask
+from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask, write_mask
 from toolkit.footage.video import probe
 from toolkit.sandbox.true_masks import true_mask
 from toolkit.sandbox.world import shows, world
@@ -88,7 +88,7 @@ def test_true_masks_are_written_judged_and_shown(folder: Path) -> None:
     good = segment(folder, backend="truth")
     cross, away = read_clips(folder)
     assert [clip.id for clip in good] == [cross.id]
-    assert masked_names(cross) == ["Pixo", "Mimi"]
+    assert accepted_mask_names(cross) == ["Pixo", "Mimi"]
     for name in ("Pixo", "Mimi"):
         record = cross.extra["masks"][name]
         np.testing.assert_array_equal(read_mask(mask_path(cross, name)), true_mask(cross, name))
@@ -129,9 +129,9 @@ def test_what_a_person_strikes_out_stays_out(folder: Path) -> None:
     masks = cross.extra["masks"]
     masks = {**masks, "Mimi": {**masks["Mimi"], "accepted": False}}
     write_clip(folder, replace(cross, extra={**cross.extra, "masks": masks}))
-    assert masked_names(segment(folder, backend="truth")[0]) == ["Pixo"]
+    assert accepted_mask_names(segment(folder, backend="truth")[0]) == ["Pixo"]
     assert ["struck out by hand"] in [row["reasons"] for row in rejected(folder)]
-    assert masked_names(segment(folder, backend="truth", overwrite=True)[0]) == ["Pixo", "Mimi"]
+    assert accepted_mask_names(segment(folder, backend="truth", overwrite=True)[0]) == ["Pixo", "Mimi"]
 
 
 def test_one_missing_mask_leaves_the_others_as_they_are(
@@ -190,7 +190,7 @@ def test_masks_without_numbers_are_left_as_they_are(folder: Path) -> None:
     }
     bare["Mimi"]["accepted"] = False
     write_clip(folder, replace(cross, extra={**cross.extra, "masks": bare}))
-    assert masked_names(segment(folder, backend="truth")[0]) == ["Pixo"]
+    assert accepted_mask_names(segment(folder, backend="truth")[0]) == ["Pixo"]
     assert read_clips(folder)[0].extra["masks"] == bare
     assert ["struck out by hand"] in [row["reasons"] for row in rejected(folder)]
 
@@ -200,12 +200,12 @@ def test_who_is_not_there_is_reported_and_looked_for_again(folder: Path) -> None
     write_clip(folder, replace(cross, text=CROSS.replace("Mimi", "Bruno")))
     write_clip(folder, replace(away, source="no/such/episode.mp4"))
     (good,) = segment(folder, backend="truth")
-    assert masked_names(good) == ["Pixo"]
+    assert accepted_mask_names(good) == ["Pixo"]
     reasons = {str(row["character"]): row["reasons"] for row in rejected(folder)}
     assert reasons["Bruno"] == ["not found by truth"]
     assert "no/such/episode.masks.npz is missing" in str(reasons["Pixo"])
     write_clip(folder, replace(good, text=CROSS))
-    assert masked_names(segment(folder, backend="truth")[0]) == ["Pixo", "Mimi"]
+    assert accepted_mask_names(segment(folder, backend="truth")[0]) == ["Pixo", "Mimi"]
 
 
 def test_clips_without_captions_want_names(folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_clips_without_captions_want_names(folder: Path) -> None:
         write_clip(folder, replace(clip, text=""))
     with pytest.raises(CastmixError, match="none of 2 clips got a mask; the first: it has no caption"):
         segment(folder, backend="truth")
-    assert [masked_names(clip) for clip in segment(folder, backend="truth", characters=["mimi"])] == [
+    assert [accepted_mask_names(clip) for clip in segment(folder, backend="truth", characters=["mimi"])] == [
         ["Mimi"]
     ]
 

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip
-from toolkit.footage.masks import iter_mask, mask_path, masked_names, read_mask, write_mask
+from toolkit.footage.masks import accepted_mask_names, iter_mask, mask_path, read_mask, write_mask
 
 
 def clip(**extra: object) -> Clip:
@@ -57,6 +57,6 @@ def test_missing_and_damaged_masks_say_what_to_do(tmp_path: Path) -> None:
 def test_where_masks_lie_and_which_count() -> None:
     assert mask_path(clip(), "Mr. Bean") == Path("d/clips/e1.x_s000.mr-bean.mask.mkv")
     assert mask_path(clip(), "Ёлка") == mask_path(clip(), "ёлка")
-    assert masked_names(clip()) == []
+    assert accepted_mask_names(clip()) == []
     masks = {"Pixo": {"accepted": True}, "Bruk": {"accepted": False}, "Mimi": {"accepted": True}}
-    assert masked_names(clip(masks=masks)) == ["Pixo", "Mimi"]
+    assert accepted_mask_names(clip(masks=masks)) == ["Pixo", "Mimi"]

@@ -11,7 +11,15 @@ from films import film, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.footage.shots import LONGEST_HOLD, ROUNDING, Shot, Survey, split_shots, survey, windows
+from toolkit.footage.shots import (
+    MAX_FRAME_SECONDS,
+    TIMESTAMP_TOLERANCE,
+    Shot,
+    ShotDetection,
+    clip_windows,
+    detect_shots,
+    split_shots,
+)
 
 TRUTH = [
     "derived/mixed_show.mp4",
@@ -30,8 +38,8 @@ TRUTH = [
 ]
 
 
-def look(path: Path) -> Survey:
-    return survey(path, content_threshold=27.0, adaptive_threshold=3.0)
+def look(path: Path) -> ShotDetection:
+    return detect_shots(path, content_threshold=27.0, adaptive_threshold=3.0)
 
 
 def hard_cuts(truth: dict[str, Any]) -> list[int]:
@@ -97,7 +105,7 @@ def test_time_that_runs_back_or_stands_still_ends_a_shot() -> None:
 
 def test_the_last_frame_is_shown_for_a_second_at_most() -> None:
     (shot,) = split_shots(np.array([0.0, 0.1]), np.array([0.1, 60.0]), [], [])
-    assert shot.end == pytest.approx(0.1 + LONGEST_HOLD)
+    assert shot.end == pytest.approx(0.1 + MAX_FRAME_SECONDS)
 
 
 steps = st.lists(st.floats(0.005, 0.3), min_size=1, max_size=150)
@@ -120,7 +128,7 @@ def test_windows_show_at_every_moment_the_frame_that_the_source_shows(
     shots = split_shots(times, np.full(len(times), 0.04), sorted(cuts), [])
     assert [frame for shot in shots for frame in range(shot.first, shot.stop)] == list(range(len(times)))
     for shot in shots:
-        found = windows(times, shot, fps, num_frames)
+        found = clip_windows(times, shot, fps, num_frames)
         used = [set(window) for window in found]
         assert all(a.isdisjoint(b) for a, b in itertools.pairwise(used))
         for window in found:
@@ -128,7 +136,7 @@ def test_windows_show_at_every_moment_the_frame_that_the_source_shows(
             assert shot.first <= window[0] <= window[-1] < shot.stop
             for number, frame in enumerate(window):
                 moment = times[window[0]] + number / fps
-                assert times[frame] <= moment + ROUNDING + 1e-9
+                assert times[frame] <= moment + TIMESTAMP_TOLERANCE + 1e-9
                 following = times[frame + 1] if frame + 1 < len(times) else np.inf
                 assert moment < following or frame == shot.stop - 1
         seconds = shot.end - shot.start
@@ -142,9 +150,9 @@ def test_a_shot_of_exactly_one_window_gives_it() -> None:
     for rate, count in ((16, 81), (24, 122), (30, 152), (8, 41)):
         times = np.arange(count) / rate
         shot = Shot(0, count, 0.0, count / rate)
-        (window,) = windows(times, shot, 16.0, 81)
+        (window,) = clip_windows(times, shot, 16.0, 81)
         assert len(window) == 81
     rounded = np.round(np.arange(200) / 16, 3)  # as in Matroska
-    first, second = windows(rounded, Shot(0, 200, 0.0, 12.5), 16.0, 81)
+    first, second = clip_windows(rounded, Shot(0, 200, 0.0, 12.5), 16.0, 81)
     assert first == list(range(81))
     assert second == list(range(81, 162))

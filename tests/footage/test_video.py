@@ -11,8 +11,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from films import film, orient, picture, sound, write
 
 from toolkit.core.errors import CastmixError
-from toolkit.footage.decoding import VideoReader, resize_to_cover
-from toolkit.footage.video import contact_sheet, cover, probe, read_video, write_video
+from toolkit.footage.decoding import VideoReader, resize_and_crop_image
+from toolkit.footage.video import contact_sheet, probe, read_video, resize_and_crop, write_video
 
 
 def smooth(frames: int = 5, height: int = 48, width: int = 64) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_cover_neither_stretches_nor_pads() -> None:
     y, x = np.mgrid[:300, :500]
     disc[0, (y - 150) ** 2 + (x - 250) ** 2 < 100**2] = 255
     for height, width in ((150, 250), (200, 200), (96, 300), (600, 300)):
-        (small,) = cover(disc, height, width)
+        (small,) = resize_and_crop(disc, height, width)
         assert small.shape == (height, width, 3)
         scale = max(height / 300, width / 500)
         across = (small[height // 2, :, 0] > 127).sum()
@@ -95,7 +95,7 @@ def test_cover_neither_stretches_nor_pads() -> None:
 
 
 def test_cover_at_its_own_size_is_the_identity() -> None:
-    assert np.array_equal(cover(smooth(), 48, 64), smooth())
+    assert np.array_equal(resize_and_crop(smooth(), 48, 64), smooth())
 
 
 def test_the_planar_way_gives_the_levels_of_the_packed_one_and_a_converter_serves_any_frame() -> None:
@@ -108,14 +108,16 @@ def test_the_planar_way_gives_the_levels_of_the_packed_one_and_a_converter_serve
         for height, width in ((48, 64), (24, 32), (96, 128)):
             kernel = Interpolation.AREA if height < 48 else Interpolation.BICUBIC
             packed = frame.reformat(width, height, "rgb24", interpolation=kernel | exact).to_ndarray()
-            assert np.array_equal(resize_to_cover(frame, 1.0, height, width, convert=shared), packed)
+            assert np.array_equal(
+                resize_and_crop_image(frame, 1.0, height, width, reformatter=shared), packed
+            )
 
 
 def test_cover_averages_what_it_cannot_show() -> None:
     stripes = np.zeros((1, 64, 512, 3), np.uint8)
     stripes[:, :, ::2] = 255
-    assert np.ptp(cover(stripes, 16, 128)) < 8
-    assert cover(stripes, 16, 128).mean() == pytest.approx(127.5, abs=2)
+    assert np.ptp(resize_and_crop(stripes, 16, 128)) < 8
+    assert resize_and_crop(stripes, 16, 128).mean() == pytest.approx(127.5, abs=2)
 
 
 @pytest.mark.parametrize("swap", [False, True])

@@ -16,7 +16,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track
 from toolkit.core.seeds import generator_for
 from toolkit.footage.clips import Clip, read_clips
-from toolkit.footage.masks import mask_path, masked_names, read_mask
+from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.footage.video import read_video
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser
@@ -63,7 +63,7 @@ def read_scenes(look: Look, clips: Path, count: int) -> list[Scene]:
     """
     found: list[tuple[Clip, list[str]]] = []
     for clip in read_clips(clips):
-        names = [name for name in masked_names(clip) if _says(clip.text, name)]
+        names = [name for name in accepted_mask_names(clip) if _says(clip.text, name)]
         found += [(clip, names)] if names else []
     if not found or count < 1:
         raise CastmixError(

@@ -185,12 +185,12 @@ def _given(look: Look, path: Path, sigmas: Sequence[float], seed: int) -> tuple[
 
     from toolkit.attention.session import encode, whole
     from toolkit.core.seeds import generator_for
-    from toolkit.footage.video import cover, read_video
+    from toolkit.footage.video import read_video, resize_and_crop
     from toolkit.models.flow_matching import interpolate
 
     spec = look.spec
     frames, _ = read_video(path)
-    frames = cover(frames[: whole(min(len(frames), spec.num_frames))], spec.height, spec.width)
+    frames = resize_and_crop(frames[: whole(min(len(frames), spec.num_frames))], spec.height, spec.width)
     latents = encode(look, frames)
     noised = {}
     for i, sigma in enumerate(sigmas):

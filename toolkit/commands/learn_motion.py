@@ -22,7 +22,7 @@ from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, stage
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
-from toolkit.footage.masks import masked_names
+from toolkit.footage.masks import accepted_mask_names
 from toolkit.lora.settings import Adapter
 from toolkit.models.interfaces import ModelSpec
 from toolkit.models.registry import find_model
@@ -213,7 +213,7 @@ def _rewrite(data: Path, clip: Clip, text: str, caption: str) -> None:
 
 def _segment(data: Path, cast: Path, names: Mapping[str, str], masks: Masking) -> None:
     """Masks of all subjects, unless they are there."""
-    have = {name for clip in read_clips(data) for name in masked_names(clip)}
+    have = {name for clip in read_clips(data) for name in accepted_mask_names(clip)}
     if set(names) <= have:
         return
     strange = [name for name in names if name not in read_cast(masks.cast).spellings]
@@ -222,7 +222,7 @@ def _segment(data: Path, cast: Path, names: Mapping[str, str], masks: Masking) -
     own = masks.cast or (cast if strange else None)
     options = {key: value for key, value in vars(masks).items() if key != "cast"}
     segment(data, characters=list(names), cast=own, **options)
-    have = {name for clip in read_clips(data) for name in masked_names(clip)}
+    have = {name for clip in read_clips(data) for name in accepted_mask_names(clip)}
     if lost := [name for name in names if name not in have]:
         files = ", ".join(f"clips/{clip.path.name}" for clip in read_clips(data)[:3])
         raise CastmixError(

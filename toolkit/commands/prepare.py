@@ -14,14 +14,14 @@ from toolkit.core.files import fingerprint_file, write_atomic
 from toolkit.core.progress import say, track
 from toolkit.footage.clips import Clip, adopt_edits, read_clips, write_clip, write_index
 from toolkit.footage.decoding import Frame, Frames, VideoReader
-from toolkit.footage.shots import Survey, survey, windows
+from toolkit.footage.shots import ShotDetection, clip_windows, detect_shots
 from toolkit.footage.source_records import (
-    Record,
+    SourceRecord,
+    delete_outdated,
     find_sources,
-    forget,
-    new_name,
-    open_ledger,
+    open_records,
     path_text,
+    unique_name,
     write_record,
 )
 from toolkit.footage.video import write_video
@@ -99,9 +99,9 @@ def prepare(
         raise CastmixError(
             f"{out} holds composites ({COMPOSITES}): give clips of footage a folder of their own, --out"
         )
-    sources, barren = find_sources(footage, out, pictures=num_frames == 1)
-    rejected = [{"source": path_text(folder), **_row(None, None, "no video files", 0)} for folder in barren]
-    known = open_ledger(out, asdict(settings))
+    sources, empty = find_sources(footage, out, images=num_frames == 1)
+    rejected = [{"source": path_text(folder), **_row(None, None, "no video files", 0)} for folder in empty]
+    known = open_records(out, asdict(settings))
     adopt_edits(out)  # before metadata.jsonl is written anew
     made: set[str] = set()
     done: dict[str, Path] = {}
@@ -146,8 +146,8 @@ def _check(settings: _Settings) -> None:
 
 
 def _look_up(
-    source: Path, out: Path, settings: _Settings, known: dict[str, Record], done: dict[str, Path]
-) -> tuple[Record | None, dict[str, Any] | None]:
+    source: Path, out: Path, settings: _Settings, known: dict[str, SourceRecord], done: dict[str, Path]
+) -> tuple[SourceRecord | None, dict[str, Any] | None]:
     """What is known of a source, surveying it if need be; or the row that says why nothing is."""
     try:
         if not source.stat().st_size:
@@ -159,8 +159,8 @@ def _look_up(
         return None, _row(None, None, "duplicate", path_text(done[fingerprint]))
     record = known.get(fingerprint)
     if record is None:
-        forget(out, known, path_text(source))
-        record = _plan(source, fingerprint, new_name(source, known), settings)
+        delete_outdated(out, known, path_text(source))
+        record = _plan(source, fingerprint, unique_name(source, known), settings)
     elif record.source == path_text(source):
         return record, None
     record = replace(record, source=path_text(source))  # it may have been moved
@@ -169,15 +169,15 @@ def _look_up(
     return record, None
 
 
-def _plan(source: Path, fingerprint: str, name: str, settings: _Settings) -> Record:
+def _plan(source: Path, fingerprint: str, name: str, settings: _Settings) -> SourceRecord:
     """Survey a source and decide which of its frames make which clip."""
-    record = Record(name, path_text(source), fingerprint, 0.0, [], [])
+    record = SourceRecord(name, path_text(source), fingerprint, 0.0, [], [])
     try:
         with VideoReader(source) as reader:
             for frame in reader:
                 frame.rgb(crop=settings.crop)  # a crop that leaves nothing is found here
                 break
-        found = survey(
+        found = detect_shots(
             source,
             content_threshold=settings.content_threshold,
             adaptive_threshold=settings.adaptive_threshold,
@@ -187,7 +187,7 @@ def _plan(source: Path, fingerprint: str, name: str, settings: _Settings) -> Rec
     clips, rejected = [], _damage(found)
     for number, shot in enumerate(found.shots):
         times = found.times
-        picks = windows(times, shot, settings.fps, settings.num_frames)
+        picks = clip_windows(times, shot, settings.fps, settings.num_frames)
         if not picks:
             last = float(times[shot.stop - 1])
             rejected.append(_row(shot.start, last, "shot too short", round(shot.end - shot.start, 3)))
@@ -198,9 +198,9 @@ def _plan(source: Path, fingerprint: str, name: str, settings: _Settings) -> Rec
     return replace(record, source_fps=round(found.fps, 3), clips=clips, rejected=rejected)
 
 
-def _damage(found: Survey) -> list[dict[str, Any]]:
+def _damage(found: ShotDetection) -> list[dict[str, Any]]:
     """Rows for the parts of a file that are not there."""
-    rows = [_row(loss.start, loss.end, "damaged", loss.packets) for loss in found.losses]
+    rows = [_row(span.start, span.end, "damaged", span.packets) for span in found.undecoded]
     if not found.shots:
         return [*rows, _row(None, None, "unreadable", found.failure or "no frame can be decoded")]
     end = found.shots[-1].end
@@ -211,7 +211,7 @@ def _damage(found: Survey) -> list[dict[str, Any]]:
     return rows
 
 
-def _cut(source: Path, record: Record, out: Path, settings: _Settings) -> None:
+def _cut(source: Path, record: SourceRecord, out: Path, settings: _Settings) -> None:
     """Write those clips of a source that are not there yet."""
     paths = {clip["id"]: out / "clips" / f"{clip['id']}.mp4" for clip in record.clips}
     missing = [clip for clip in record.clips if not _is_complete(paths[clip["id"]])]
@@ -231,7 +231,7 @@ def _is_complete(path: Path) -> bool:
     return path.exists() and path.with_suffix(".json").exists()
 
 
-def _describe(path: Path, clip: Mapping[str, Any], record: Record, settings: _Settings) -> Clip:
+def _describe(path: Path, clip: Mapping[str, Any], record: SourceRecord, settings: _Settings) -> Clip:
     return Clip(
         path=path,
         text="",
@@ -258,7 +258,7 @@ def _pick(frames: Iterator[Frame], indices: list[int], settings: _Settings, sour
     raise CastmixError(f"{source} changed while it was being read: run the same command again")
 
 
-def _summary(record: Record | None, rows: list[dict[str, Any]]) -> str:
+def _summary(record: SourceRecord | None, rows: list[dict[str, Any]]) -> str:
     """A few words on what comes out of a source."""
     clips = len(record.clips) if record else 0
     words = [f"{clips} clip{'s' * (clips != 1)}"]

@@ -21,7 +21,7 @@ from toolkit.compositing.standing import Standing, standing
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.footage.clips import Clip
-from toolkit.footage.source_records import SUFFIXES, path_text
+from toolkit.footage.source_records import VIDEO_SUFFIXES, path_text
 
 IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 BARE = 0.95
@@ -241,7 +241,9 @@ def _find(given: Sequence[Path]) -> list[Path]:
             raise CastmixError(f"{path} does not exist: give pictures, videos, or folders of them")
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         files = [
-            f for f in inside if f.is_file() and f.suffix.lower() in IMAGES | SUFFIXES and f.name[0] != "."
+            f
+            for f in inside
+            if f.is_file() and f.suffix.lower() in IMAGES | VIDEO_SUFFIXES and f.name[0] != "."
         ]
         if not files:
             raise CastmixError(f"{path}: no picture or video in it")

@@ -20,7 +20,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file, write_atomic
 from toolkit.footage.clips import Clip
 from toolkit.footage.decoding import VideoReader
-from toolkit.footage.masks import iter_mask, mask_path, masked_names
+from toolkit.footage.masks import accepted_mask_names, iter_mask, mask_path
 
 FOLDER = "facts"
 VERSION = 3
@@ -46,7 +46,7 @@ def clip_facts(folder: Path, clip: Clip, ground: Ground = no_ground) -> Facts:
     Raises:
         CastmixError: The clip or one of its accepted masks cannot be read, or they do not fit each other.
     """
-    masks = {name: mask_path(clip, name) for name in masked_names(clip)}
+    masks = {name: mask_path(clip, name) for name in accepted_mask_names(clip)}
     return _kept(folder / FOLDER / f"{clip.id}.json", clip.path, masks, lambda name: ground(clip, name))
 
 

@@ -34,7 +34,7 @@ def stage(title: str) -> None:
         say(f"== {title}")
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, start: int = 0) -> Iterator[T]:
+def track(items: Iterable[T], label: str, total: int | None = None, start: int = 0) -> Iterator[T]:
     """Yield the items and show how far the loop is.
 
     Args:
@@ -49,15 +49,15 @@ def track(items: Iterable[T], what: str, total: int | None = None, start: int = 
     if total is not None and total <= start:
         yield from items
     elif _console().is_terminal:
-        yield from _bar(items, what, total, start)
+        yield from _bar(items, label, total, start)
     else:
-        yield from _lines(items, what, total, start)
+        yield from _lines(items, label, total, start)
 
 
-def _bar(items: Iterable[T], what: str, total: int | None, start: int) -> Iterator[T]:
+def _bar(items: Iterable[T], label: str, total: int | None, start: int) -> Iterator[T]:
     bars = _bars()
     outermost = not bars.live.is_started
-    task = bars.add_task(what, total=total, completed=start)
+    task = bars.add_task(label, total=total, completed=start)
     if outermost:
         bars.start()
     try:
@@ -71,7 +71,7 @@ def _bar(items: Iterable[T], what: str, total: int | None, start: int) -> Iterat
             bars.remove_task(finished)
 
 
-def _lines(items: Iterable[T], what: str, total: int | None, start: int) -> Iterator[T]:
+def _lines(items: Iterable[T], label: str, total: int | None, start: int) -> Iterator[T]:
     """A line every few seconds, and a last one: quick loops leave a log clean."""
     began = last = time.monotonic()
     done = start
@@ -80,17 +80,17 @@ def _lines(items: Iterable[T], what: str, total: int | None, start: int) -> Iter
         done += 1
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and done != total:
-            say(_line(what, done, total, start, now - began))
+            say(_line(label, done, total, start, now - began))
             last = now
     if time.monotonic() - began >= SECONDS_BETWEEN_LINES:
-        say(f"{what}: {done} done in {_clock(time.monotonic() - began)}")
+        say(f"{label}: {done} done in {_clock(time.monotonic() - began)}")
 
 
-def _line(what: str, done: int, total: int | None, start: int, seconds: float) -> str:
+def _line(label: str, done: int, total: int | None, start: int, seconds: float) -> str:
     if total is None:
-        return f"{what}: {done} done, {_clock(seconds)} so far"
+        return f"{label}: {done} done, {_clock(seconds)} so far"
     left = seconds / max(done - start, 1) * max(total - done, 0)
-    return f"{what}: {100 * done // total}% ({done}/{total}), {_clock(left)} left"
+    return f"{label}: {100 * done // total}% ({done}/{total}), {_clock(left)} left"
 
 
 def _clock(seconds: float) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toolkit.core.errors import CastmixError
 from toolkit.evaluation.videos import Footage, Measured, Video
 from toolkit.footage.decoding import Frames
-from toolkit.footage.video import cover
+from toolkit.footage.video import resize_and_crop
 
 Floats = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ def motion(frames: Frames, fps: float) -> dict[str, float | None]:
             f"{height}x{width}"
         )
     if height > HEIGHT:
-        frames = cover(frames, HEIGHT, round(width * HEIGHT / height))
+        frames = resize_and_crop(frames, HEIGHT, round(width * HEIGHT / height))
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     speeds = []

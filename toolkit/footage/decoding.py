@@ -45,7 +45,7 @@ class Frame:
     lost_before: int
     image: av.VideoFrame
     pixel_aspect: float
-    convert: VideoReformatter
+    reformatter: VideoReformatter
 
     def rgb(
         self,
@@ -65,7 +65,7 @@ class Frame:
         """
         image, aspect = _upright(self.image, self.pixel_aspect, crop)
         size = height or image.height, width or max(1, round(image.width * aspect))
-        return resize_to_cover(image, aspect, *size, convert=self.convert)
+        return resize_and_crop_image(image, aspect, *size, reformatter=self.reformatter)
 
 
 class VideoReader:
@@ -115,14 +115,14 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         from av.video.reformatter import VideoReformatter
 
-        convert = VideoReformatter()
+        reformatter = VideoReformatter()
         index, known_lost, last = 0, 0, -1 / self.fps
         for image in self._images():
             if self.lost > known_lost and not image.key_frame:
                 continue
             time = image.time if image.time is not None else last + 1 / self.fps
             duration = float((image.duration or 0) * (image.time_base or 0)) or 1 / self.fps
-            yield Frame(index, time, duration, self.lost - known_lost, image, self.pixel_aspect, convert)
+            yield Frame(index, time, duration, self.lost - known_lost, image, self.pixel_aspect, reformatter)
             index, known_lost, last = index + 1, self.lost, time
 
     def missing_after(self, end: float) -> float:
@@ -221,8 +221,8 @@ def _orientation(image: av.VideoFrame) -> tuple[bool, bool, bool]:
     return False, bool(a < 0), bool(d < 0)
 
 
-def resize_to_cover(
-    image: av.VideoFrame, pixel_aspect: float, height: int, width: int, *, convert: VideoReformatter
+def resize_and_crop_image(
+    image: av.VideoFrame, pixel_aspect: float, height: int, width: int, *, reformatter: VideoReformatter
 ) -> Frames:
     """Resize a picture to cover (height, width), pixel aspect undone, and cut at its centre: (H, W, 3)."""
     from av.video.reformatter import Interpolation
@@ -236,7 +236,7 @@ def resize_to_cover(
     # swscale's quick default darkens a picture by more than one level and blocks its colour
     flags = kernel | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     # swscale's planar path gives the same levels as the packed one (rgb24) in a third of the time
-    planar = convert.reformat(image, scaled_width, scaled_height, "gbrp", interpolation=flags)
+    planar = reformatter.reformat(image, scaled_width, scaled_height, "gbrp", interpolation=flags)
     pixels = planar.to_ndarray()
     top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
     return np.ascontiguousarray(pixels[top : top + height, left : left + width], dtype=np.uint8)

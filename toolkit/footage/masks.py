@@ -30,7 +30,7 @@ def mask_path(clip: Clip, name: str) -> Path:
     return clip.path.with_name(f"{clip.id}.{slug}{SUFFIX}")
 
 
-def masked_names(clip: Clip) -> list[str]:
+def accepted_mask_names(clip: Clip) -> list[str]:
     """The characters of a clip whose masks were accepted, in the order of the clip's json."""
     masks = clip.extra.get("masks", {})
     return [name for name, record in masks.items() if record.get("accepted") is True]

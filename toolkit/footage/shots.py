@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 DETECTION_WIDTH = 256
 """Pictures are shrunk to this width to look for cuts, as PySceneDetect does on its own."""
 
-HELD = 0.5
+SAME_FRAME_DIFFERENCE = 0.5
 """A picture that differs by less than this (mean over its values, 0 to 255) shows the same drawing."""
 
-LONGEST_CADENCE = 3
+MAX_REPEATS = 3
 """Repeats of a drawing in animation on ones to fours, and in 24 fps film on 60 fps video."""
 
-LONGEST_HOLD = 1.0
+MAX_FRAME_SECONDS = 1.0
 """Seconds. A frame that would be shown for longer ends its shot: frames are missing, or nothing moves."""
 
-ROUNDING = 0.002
+TIMESTAMP_TOLERANCE = 0.002
 """Seconds. Matroska rounds timestamps to a millisecond: a frame this late still counts as being on time."""
 
 
@@ -44,7 +44,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Loss:
+class UndecodedSpan:
     """`packets` that could not be decoded between the frames at `start` and `end` (seconds in the file)."""
 
     start: float
@@ -53,7 +53,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Survey:
+class ShotDetection:
     """One look at every frame of a file.
 
     Attributes:
@@ -68,12 +68,12 @@ class Survey:
     fps: float
     times: NDArray[np.float64]
     shots: list[Shot]
-    losses: list[Loss]
+    undecoded: list[UndecodedSpan]
     missing: float
     failure: str | None
 
 
-def survey(path: Path, *, content_threshold: float, adaptive_threshold: float) -> Survey:
+def detect_shots(path: Path, *, content_threshold: float, adaptive_threshold: float) -> ShotDetection:
     """Decode a file once and find its shots.
 
     A shot ends at a hard cut, which is what PySceneDetect's ContentDetector or AdaptiveDetector finds (each
@@ -86,26 +86,28 @@ def survey(path: Path, *, content_threshold: float, adaptive_threshold: float) -
         CastmixError: The file has no video.
     """
     times, durations = array("d"), array("d")
-    losses: list[Loss] = []
+    undecoded: list[UndecodedSpan] = []
     breaks: list[int] = []
-    cuts = _HardCuts(content_threshold, adaptive_threshold)
+    cuts = _CutDetector(content_threshold, adaptive_threshold)
     with VideoReader(path) as reader:
         expected = reader.stream.frames or round(reader.missing_after(0.0) * reader.fps)
         for frame in track(reader, f"{path.name}: finding shots", total=max(expected, 0) or None):
             if frame.lost_before:
                 breaks.append(frame.index)
-                losses.append(Loss(times[-1] if times else frame.time, frame.time, frame.lost_before))
+                undecoded.append(
+                    UndecodedSpan(times[-1] if times else frame.time, frame.time, frame.lost_before)
+                )
             times.append(frame.time)
             durations.append(frame.duration)
-            cuts.look(frame.image)
-        end = times[-1] + min(durations[-1], LONGEST_HOLD) if times else 0.0
-        if at_end := reader.lost - sum(loss.packets for loss in losses):
-            losses.append(Loss(times[-1] if times else 0.0, end, at_end))
+            cuts.add(frame.image)
+        end = times[-1] + min(durations[-1], MAX_FRAME_SECONDS) if times else 0.0
+        if at_end := reader.lost - sum(span.packets for span in undecoded):
+            undecoded.append(UndecodedSpan(times[-1] if times else 0.0, end, at_end))
         # the length of the last frame is a guess in some files: three frames too few are no truncation
         missing = reader.missing_after(end)
         missing = missing if missing > max(0.25, 3 / reader.fps) else 0.0
-        shots = split_shots(np.array(times), np.array(durations), cuts.found(), breaks)
-        return Survey(reader.fps, np.array(times), shots, losses, missing, reader.failure)
+        shots = split_shots(np.array(times), np.array(durations), cuts.finish(), breaks)
+        return ShotDetection(reader.fps, np.array(times), shots, undecoded, missing, reader.failure)
 
 
 def split_shots(
@@ -122,19 +124,19 @@ def split_shots(
     if not len(times):
         return []
     steps = np.diff(times)
-    jumps = set(breaks) | {int(i) + 1 for i in np.flatnonzero((steps < 0) | (steps > LONGEST_HOLD))}
+    jumps = set(breaks) | {int(i) + 1 for i in np.flatnonzero((steps < 0) | (steps > MAX_FRAME_SECONDS))}
     starts = sorted({0, *cuts, *jumps})
     shots = []
     for first, stop in zip(starts, [*starts[1:], len(times)], strict=True):
         if stop in jumps or stop == len(times):
-            end = float(times[stop - 1] + min(durations[stop - 1], LONGEST_HOLD))
+            end = float(times[stop - 1] + min(durations[stop - 1], MAX_FRAME_SECONDS))
         else:
             end = float(times[stop])
         shots.append(Shot(first, stop, float(times[first]), end))
     return shots
 
 
-def windows(times: NDArray[np.float64], shot: Shot, fps: float, num_frames: int) -> list[list[int]]:
+def clip_windows(times: NDArray[np.float64], shot: Shot, fps: float, num_frames: int) -> list[list[int]]:
     """Consecutive windows of a shot: for each, the indices of the frames shown at its start + k/fps.
 
     A window starts at a frame's timestamp, lies in the shot as a whole, and shares no frame with the next.
@@ -153,13 +155,15 @@ def windows(times: NDArray[np.float64], shot: Shot, fps: float, num_frames: int)
         moments = inside[first] + np.arange(num_frames) / fps
         if moments[-1] >= shot.end:
             break
-        shown = np.searchsorted(inside, moments + ROUNDING, side="right") - 1
+        shown = np.searchsorted(inside, moments + TIMESTAMP_TOLERANCE, side="right") - 1
         found.append([shot.first + int(index) for index in shown])
-        first = int(np.searchsorted(inside, inside[first] + num_frames / fps - ROUNDING, side="left"))
+        first = int(
+            np.searchsorted(inside, inside[first] + num_frames / fps - TIMESTAMP_TOLERANCE, side="left")
+        )
     return found
 
 
-class _HardCuts:
+class _CutDetector:
     """PySceneDetect's two detectors of hard cuts, fed with frames that PyAV decoded.
 
     Their own readers count frames; here a frame's number is its index in the file by construction. The
@@ -180,11 +184,11 @@ class _HardCuts:
         self.margin = adaptive.window_width
         self.height = 0  # that of the first picture: the detectors cannot follow a change of size
         self.index = -1
-        self.held = 0
+        self.repeats = 0
         self.picture: Any = None
         self.cuts: set[int] = set()
 
-    def look(self, image: av.VideoFrame) -> None:
+    def add(self, image: av.VideoFrame) -> None:
         """Take the next frame of the file."""
         self.height = self.height or max(2, round(DETECTION_WIDTH * image.height / image.width))
         picture = image.reformat(DETECTION_WIDTH, self.height, "bgr24", interpolation="AREA").to_ndarray()
@@ -192,15 +196,15 @@ class _HardCuts:
         if self.index == 0:
             for early in range(-self.margin, 0):
                 self._feed(early, picture)
-        elif _difference(picture, self.picture) < HELD:
-            self.held += 1
-            if self.held <= LONGEST_CADENCE:
+        elif _difference(picture, self.picture) < SAME_FRAME_DIFFERENCE:
+            self.repeats += 1
+            if self.repeats <= MAX_REPEATS:
                 return
         else:
-            self.held = 0
+            self.repeats = 0
         self._feed(self.index, picture)
 
-    def found(self) -> set[int]:
+    def finish(self) -> set[int]:
         """All cuts, each as the index of the first frame after it. Call it once, after the last frame."""
         for late in range(1, self.margin + 1 if self.index >= 0 else 1):
             self._feed(self.index + late, self.picture)

@@ -19,17 +19,17 @@ from typing import Any
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 
-SUFFIXES = frozenset(
+VIDEO_SUFFIXES = frozenset(
     """.3gp .asf .avi .divx .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm
     .rmvb .ts .vob .webm .wmv .y4m""".split()  # noqa: SIM905 - readable as it is
 )
 """The files of a folder that are taken for video. A file given by its name is always tried."""
-PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Those that are taken, too, where clips of a single frame are wanted."""
 
 
 @dataclass(frozen=True)
-class Record:
+class SourceRecord:
     """What is known of one source.
 
     Attributes:
@@ -50,7 +50,7 @@ class Record:
 
 
 def find_sources(
-    footage: Sequence[Path], out: Path, *, pictures: bool = False
+    footage: Sequence[Path], out: Path, *, images: bool = False
 ) -> tuple[list[Path], list[Path]]:
     """The video files that the arguments name, in order, each once; and the folders that have none.
 
@@ -59,21 +59,21 @@ def find_sources(
     Raises:
         CastmixError: A path that does not exist.
     """
-    suffixes = SUFFIXES | PICTURES if pictures else SUFFIXES
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if images else VIDEO_SUFFIXES
     found: dict[Path, Path] = {}
-    barren = []
+    empty = []
     for given in map(Path, footage):
         if not given.exists():
             raise CastmixError(f"{given} does not exist: give video files, or folders of them")
         files = _walk(given, out.resolve(), suffixes) if given.is_dir() else [given]
         if not files:
-            barren.append(given)
+            empty.append(given)
         for file in files:
             found.setdefault(file.resolve(), file)
-    return list(found.values()), barren
+    return list(found.values()), empty
 
 
-def open_ledger(out: Path, settings: Mapping[str, Any]) -> dict[str, Record]:
+def open_records(out: Path, settings: Mapping[str, Any]) -> dict[str, SourceRecord]:
     """Read the records of a folder by fingerprint, and claim the folder for these settings.
 
     Raises:
@@ -96,12 +96,12 @@ def open_ledger(out: Path, settings: Mapping[str, Any]) -> dict[str, Record]:
     return records
 
 
-def write_record(out: Path, record: Record) -> None:
+def write_record(out: Path, record: SourceRecord) -> None:
     """Write the record of one source."""
     write_atomic(_record_path(out, record.name), json.dumps(asdict(record), ensure_ascii=False) + "\n")
 
 
-def forget(out: Path, known: dict[str, Record], source: str) -> None:
+def delete_outdated(out: Path, known: dict[str, SourceRecord], source: str) -> None:
     """Remove the clips of what was at this path before: the file there has changed.
 
     Raises:
@@ -122,7 +122,7 @@ def forget(out: Path, known: dict[str, Record], source: str) -> None:
         del known[old.fingerprint]
 
 
-def new_name(source: Path, known: Mapping[str, Record]) -> str:
+def unique_name(source: Path, known: Mapping[str, SourceRecord]) -> str:
     """A name for a source's clips, from its file name: letters of any script, digits, and any of ._-"""
     stem = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", source.stem)).strip("._")
     stem = stem.encode()[:120].decode(errors="ignore") or "video"  # file systems allow 255 bytes a name
@@ -161,9 +161,9 @@ def _record_paths(out: Path) -> list[Path]:
     return sorted(path for path in (out / "sources").glob("*.json") if not path.name.startswith("."))
 
 
-def _read_record(path: Path) -> Record:
+def _read_record(path: Path) -> SourceRecord:
     try:
-        return Record(**_read_json(path))
+        return SourceRecord(**_read_json(path))
     except TypeError as error:
         raise CastmixError(
             f"{path} is not a record of a source ({error}): delete it to survey it again"

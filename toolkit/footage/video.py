@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.core.errors import CastmixError
-from toolkit.footage.decoding import Frames, VideoReader, resize_to_cover
+from toolkit.footage.decoding import Frames, VideoReader, resize_and_crop_image
 
 if TYPE_CHECKING:
     import av
@@ -101,7 +101,7 @@ def write_video(
         "crf": str(crf), "preset": "veryfast", "tune": "fastdecode", "threads": "1", "bf": "0", "mbtree": "0"
     }  # fmt: skip
     exact = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
-    convert = VideoReformatter()
+    reformatter = VideoReformatter()
     rate = Fraction(fps).limit_denominator(1001)
     try:
         with av.open(f"file:{partial}", "w", format="mp4", options=muxer) as container:
@@ -117,7 +117,7 @@ def write_video(
                         f"expected uint8 ({stream.height}, {stream.width}, 3)"
                     )
                 image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-                image = convert.reformat(
+                image = reformatter.reformat(
                     image,
                     format="yuv420p",
                     dst_colorspace=Colorspace.SMPTE170M,
@@ -134,14 +134,16 @@ def write_video(
         partial.unlink(missing_ok=True)
 
 
-def cover(frames: Frames, height: int, width: int) -> Frames:
+def resize_and_crop(frames: Frames, height: int, width: int) -> Frames:
     """Resize frames (F, H, W, 3) to cover (height, width) without stretching, and cut around the centre."""
     import av
     from av.video.reformatter import VideoReformatter
 
-    convert = VideoReformatter()
+    reformatter = VideoReformatter()
     images = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24") for frame in frames)
-    return np.stack([resize_to_cover(image, 1.0, height, width, convert=convert) for image in images])
+    return np.stack(
+        [resize_and_crop_image(image, 1.0, height, width, reformatter=reformatter) for image in images]
+    )
 
 
 def contact_sheet(videos: Sequence[Frames], path: Path, columns: int = 8) -> None:
@@ -150,7 +152,7 @@ def contact_sheet(videos: Sequence[Frames], path: Path, columns: int = 8) -> Non
 
     height, width = videos[0].shape[1:3]
     picked = [video[np.linspace(0, len(video) - 1, columns).round().astype(int)] for video in videos]
-    rows = [np.concatenate(list(cover(frames, height, width)), axis=1) for frames in picked]
+    rows = [np.concatenate(list(resize_and_crop(frames, height, width)), axis=1) for frames in picked]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     av.VideoFrame.from_ndarray(np.concatenate(rows, axis=0), "rgb24").save(path)
 

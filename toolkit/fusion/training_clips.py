@@ -12,7 +12,7 @@ from torch import Tensor
 from toolkit.attention.maps import Grid, mask_target
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips
-from toolkit.footage.masks import mask_path, masked_names, read_mask
+from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.fusion.job import Job
 from toolkit.lora.parts import Part
 from toolkit.lora.special_tokens import TOKEN, apply, read_tokens, spans, token_of, written
@@ -79,7 +79,9 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
         clip = clips[item.path.stem]
         there = named(item.text, known)
         # a mask is of a name, which the caption says or stands in for with its special token
-        called = {name: one for name in masked_names(clip) for one in (name, token_of(name)) if one in there}
+        called = {
+            name: one for name in accepted_mask_names(clip) for one in (name, token_of(name)) if one in there
+        }
         if len(called) > 1:
             found, real = spans(encoders, item.text, [*called.values()], nouns)
             masks = tuple(mask_path(clip, name) for name in called)

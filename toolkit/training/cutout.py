@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip
-from toolkit.footage.masks import mask_path, masked_names, read_mask
+from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.footage.video import read_video
 
 FILL = 0.7
@@ -38,7 +38,7 @@ def cut_out(clips: Sequence[Clip], name: str) -> Cutout:
     best: tuple[bool, float] = (False, 0.0)
     found: tuple[Clip, int, NDArray[np.uint8]] | None = None
     for clip in clips:
-        if name not in masked_names(clip):
+        if name not in accepted_mask_names(clip):
             continue
         for frame, mask in enumerate(read_mask(mask_path(clip, name))):
             seen = mask >= 128
@@ -46,7 +46,7 @@ def cut_out(clips: Sequence[Clip], name: str) -> Cutout:
             if seen.any() and (whole, float(seen.mean())) > best:
                 best, found = (whole, float(seen.mean())), (clip, frame, mask)
     if found is None:
-        have = sorted({one for clip in clips for one in masked_names(clip)})
+        have = sorted({one for clip in clips for one in accepted_mask_names(clip)})
         raise CastmixError(
             f"no clip has an accepted mask of {name!r} (there are: {', '.join(have) or 'none'}): make "
             "it with `castmix segment`"

@@ -19,12 +19,11 @@ from toolkit.core.progress import track
 from toolkit.footage.clips import Clip
 from toolkit.footage.video import contact_sheet, write_video
 from toolkit.sandbox.sam2_model.examples import Kind, case
-from toolkit.sandbox.true_masks import box_of
 from toolkit.sandbox.world import shows, world
 from toolkit.segmentation.box_matching import box_iou
 from toolkit.segmentation.detectors import reference
 from toolkit.segmentation.interfaces import Options, Prompt
-from toolkit.segmentation.mask_iou import region_iou
+from toolkit.segmentation.mask_iou import box_of, region_iou
 from toolkit.segmentation.sam2 import sam2
 
 Family = Literal["episodes", "cross", "alike", "leave"]
