@@ -33,6 +33,47 @@ class Optim:
     fused: bool = False
 
 
+@dataclass(frozen=True)
+class Sigma:
+    """Noise levels.
+
+    Attributes:
+        shift: Towards noise.
+        spatial: In space.
+    """
+
+    shift: float = 1.0
+    spatial: bool = True
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned: one of two.
+
+    Attributes:
+        name: Which.
+        sigma: Noise levels.
+        weight: Of it.
+    """
+
+    name: Literal["velocity", "motion"] = "velocity"
+    sigma: Sigma = Sigma()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Textual:
+    """Words.
+
+    Attributes:
+        lr: Learning rate.
+        steps: How many.
+    """
+
+    lr: float = 1e-2
+    steps: int = 5
+
+
 called: list[dict[str, Any]] = []
 
 
@@ -64,6 +105,25 @@ def learn(
     return out / "lora.safetensors"
 
 
+def nest(
+    out: Path,
+    *,
+    steps: int = 3,
+    grad_clip: float = 1.0,
+    objective: Objective = Objective(),
+    optim: Optim = Optim(),
+    textual: Textual = Textual(),
+) -> None:
+    """Learn in groups inside groups.
+
+    Args:
+        out: Where the result goes.
+        steps: How many.
+        grad_clip: Largest norm.
+    """
+    called.append(locals() | {})
+
+
 def show(out: Path, *, error: str = "") -> list[Path]:
     """Show it.
 
@@ -83,7 +143,7 @@ def castmix_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run a castmix whose verbs are those of this file: `castmix_with("learn", "a")`."""
     called.clear()
     monkeypatch.setattr(cli, "find_verb", lambda target: globals()[target])
-    app = castmix({"learn": "learn", "show": "show"})
+    app = castmix({"learn": "learn", "show": "show", "nest": "nest"})
     return lambda *words: CliRunner().invoke(app, list(words), prog_name="castmix")
 
 
@@ -153,11 +213,71 @@ def test_flags_win_over_the_preset_which_may_hold_everything(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "--objective.name motion --objective.sigma.shift 5 --objective.sigma.no-spatial",
+        "--objective motion --shift 5 --no-spatial",
+        "--objective=motion --sigma.shift=5 --sigma.no-spatial",
+    ],
+)
+def test_short_names_reach_the_same_setting(castmix_with: Callable[..., Result], words: str) -> None:
+    result = castmix_with("nest", "--out", "o", *words.split())
+    assert result.exit_code == 0, result.output
+    assert called[0]["objective"] == Objective("motion", Sigma(shift=5, spatial=False))
+    assert called[0]["optim"] == Optim()
+
+
+def test_an_underscore_is_a_dash(castmix_with: Callable[..., Result]) -> None:
+    assert castmix_with("nest", "--out", "o", "--grad_clip", "2").exit_code == 0
+    assert called[0]["grad_clip"] == 2
+
+
+def test_a_flag_wins_over_a_preset_that_spells_it_otherwise(
+    castmix_with: Callable[..., Result], tmp_path: Path
+) -> None:
+    preset = tmp_path / "p.yaml"
+    preset.write_text("objective: motion\nsigma: {shift: 3}\nwarmup: 4\n")
+    result = castmix_with("nest", "--out", "o", "--preset", str(preset), "--shift", "7", "--optim.lr", "1")
+    assert result.exit_code == 0, result.output
+    assert called[0]["objective"] == Objective("motion", Sigma(shift=7))
+    assert called[0]["optim"] == Optim(lr=1, warmup=4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--lr 1", "--lr: stands for several settings, write one of --optim.lr, --textual.lr"),
+        ("--optim 1", "--optim: is a group of settings: --optim.lr, --optim.warmup, --optim.fused"),
+        ("--shfit 1", "--shfit: no such setting, did you mean --objective.sigma.shift?"),
+        ("--no-spatail", "--no-spatail: no such setting, did you mean --objective.sigma.spatial?"),
+    ],
+)
+def test_a_name_that_finds_none_or_several(
+    castmix_with: Callable[..., Result], words: str, message: str
+) -> None:
+    result = castmix_with("nest", "--out", "o", *words.split())
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert called == []
+
+
+def test_help_has_a_heading_for_each_group_and_full_names_only(castmix_with: Callable[..., Result]) -> None:
+    text = castmix_with("nest", "--help").stdout
+    headings = ["What is learned: one of two:", "Noise levels:", "The optimiser:", "Words:"]
+    assert [text.count(f"\n{heading}\n") for heading in headings] == [1, 1, 1, 1]
+    assert "--objective.sigma.spatial / --objective.sigma.no-spatial" in text
+    assert "--shift" not in text
+    learned, _, noise = text[text.index(headings[0]) : text.index(headings[2])].partition(headings[1])
+    assert "--objective.weight" in learned  # after the inner group in the class, but under its own heading
+    assert "--objective.sigma.shift" in noise
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["learn", "a"], "Missing --out: a path."),
         (["learn", "--out", "o"], "Missing DATA: a list (each a path)."),
-        (["learn", "a", "--out", "o", "--step", "3"], "'--steps'"),
+        (["learn", "a", "--out", "o", "--step", "3"], "--step: no such setting, did you mean --steps?"),
         (["learn", "a", "--out", "o", "--steps", "many"], "expected a whole number, got 'many'"),
         (["learn", "a", "--out", "o", "--kind", "both"], "expected one of subject, motion, got 'both'"),
         (["learn", "a", "--out", "o", "--crop", "1,2"], "expected 4 values (each a whole number), got '1,2'"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -9,6 +10,8 @@ import toolkit
 from toolkit.cli.click_app import COMMANDS, find_verb
 from toolkit.cli.presets import preset_names, read_preset
 from toolkit.core.errors import CastmixError
+
+OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_0_1_0" / "run" / "run.yaml"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,45 @@ class Optim:
 
 def learn(data: list[Path], out: Path, *, steps: int = 100, optim: Optim = Optim(), note: str = "") -> None:
     """Learn."""
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """Noise levels.
+
+    Attributes:
+        mean: Of the normal.
+        shift: Towards noise.
+    """
+
+    mean: float = 0.0
+    shift: float | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned.
+
+    Attributes:
+        name: Which.
+        sigma: Noise levels.
+        tokens: A file.
+    """
+
+    name: Literal["velocity", "motion"] = "velocity"
+    sigma: Sigma = Sigma()
+    tokens: Path | None = None
+
+
+def train(
+    data: list[Path],
+    out: Path,
+    *,
+    steps: int = 100,
+    objective: Objective = Objective(),
+    optim: Optim = Optim(),
+) -> None:
+    """Train."""
 
 
 def written(tmp_path: Path, text: str) -> str:
@@ -56,10 +98,49 @@ def test_all_problems_at_once_each_with_the_nearest_name(tmp_path: Path) -> None
     )
 
 
+MOTION = {"objective.name": "motion", "objective.sigma.shift": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("objective: {name: motion, sigma: {shift: 3}}", MOTION),
+        ("objective: motion\nsigma: {shift: 3}", MOTION),
+        ("shift: null\nlr: 1e-3", {"objective.sigma.shift": None, "optim.lr": 1e-3}),
+        ("sigma.shift: 3", {"objective.sigma.shift": 3.0}),
+        ("objective: {sigma.shift: 3}", {"objective.sigma.shift": 3.0}),
+        ("tokens: a.safetensors", {"objective.tokens": Path("a.safetensors")}),
+        ("verb: train\narguments: {objective: velocity, sigma: {mean: 1}}",
+         {"objective.name": "velocity", "objective.sigma.mean": 1.0}),
+    ],
+)  # fmt: skip
+def test_short_and_partly_nested_names(tmp_path: Path, text: str, values: dict[str, object]) -> None:
+    assert read_preset(written(tmp_path, text), "train", train) == values
+
+
+def test_the_same_setting_twice_is_an_error(tmp_path: Path) -> None:
+    preset = written(tmp_path, "optim: {lr: 1}\nlr: 2")
+    with pytest.raises(CastmixError, match=r"lr: sets optim\.lr a second time"):
+        read_preset(preset, "train", train)
+
+
+def test_a_run_of_an_older_version_is_read() -> None:
+    values = read_preset(str(OLD_RUN), "train", find_verb(str(COMMANDS["train"])))
+    expected = {
+        "data": [Path("data")],
+        "out": Path("run"),
+        "preserve_share": 0.2,
+        "shift": None,
+        "omega": 0.5,
+    }
+    found = {name.rpartition(".")[2]: value for name, value in values.items()}
+    assert found | expected == found
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optim: 3", r"optim: is a group, write optim: \{lr: \.\.\.\} \(it has lr, betas\)"),
+        ("optim: 3", "optim: is a group of settings: optim.lr, optim.betas"),
         ("- a\n- b", "must hold settings as `name: value`"),
         ("a: [1", "is not YAML"),
         ("verb: train\narguments: {steps: 3}", "is a run of `castmix train`, not of `castmix learn`"),

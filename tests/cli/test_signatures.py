@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from toolkit.cli.signatures import REQUIRED, bind, convert, describe, item_hint, settings, words
+from toolkit.cli.signatures import REQUIRED, bind, convert, describe, groups, item_hint, settings, words
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,52 @@ def test_describe_keeps_prose_and_drops_other_sections() -> None:
 def test_bind_keeps_what_a_group_was_not_given() -> None:
     arguments = bind(build, {"house": Path("a"), "floors": 2, "paint.colour": "blue"})
     assert build(**arguments) == (Path("a"), 2, Paint(layers=3, colour="blue"))
+
+
+@dataclass(frozen=True)
+class Walls:
+    """What stands.
+
+    Attributes:
+        name: Their material.
+        paint: How they are painted.
+        height: In metres.
+    """
+
+    name: str = "brick"
+    paint: Paint = Paint(layers=4)
+    height: float = 2.5
+
+
+def wall_in(*, walls: Walls = Walls(height=3.0), paint: Paint = Paint()) -> tuple[Walls, Paint]:
+    """Wall it in."""
+    return walls, paint
+
+
+def test_groups_inside_groups_are_spread_with_the_outermost_default() -> None:
+    known = settings(wall_in)
+    inside = ["walls.name", "walls.paint.layers", "walls.paint.colour", "walls.height"]
+    assert list(known) == [*inside, "paint.layers", "paint.colour"]
+    assert known["walls.paint.layers"].default == 4
+    assert known["walls.paint.layers"].help == "How many, at least 1."
+    assert known["walls.height"].default == 3.0
+    assert groups(wall_in) == {"walls": Walls, "walls.paint": Paint, "paint": Paint}
+
+
+def test_bind_replaces_only_what_is_given_at_every_depth() -> None:
+    assert wall_in(**bind(wall_in, {"walls.paint.colour": "blue", "paint.layers": 1})) == (
+        Walls(height=3.0, paint=Paint(layers=4, colour="blue")),
+        Paint(layers=1),
+    )
+
+
+def test_bind_puts_fields_on_top_of_a_group_given_whole_in_any_order() -> None:
+    whole = Walls(name="mud", paint=Paint(layers=9))
+    values = {"walls.paint.colour": "blue", "walls.height": 1.0, "walls": whole}
+    expected = {"walls": Walls(name="mud", paint=Paint(layers=9, colour="blue"), height=1.0)}
+    assert bind(wall_in, values) == expected
+    assert bind(wall_in, dict(reversed(values.items()))) == expected
+    assert bind(wall_in, {"walls.paint": Paint(colour="green")})["walls"].paint == Paint(colour="green")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from toolkit.cli import options
+from toolkit.cli.names import SettingNameError, resolve, spellings
 from toolkit.cli.presets import RENAMED, preset_names, read_preset
 from toolkit.cli.signatures import (
     REQUIRED,
@@ -21,7 +23,6 @@ from toolkit.cli.signatures import (
     convert,
     describe,
     groups,
-    item_hint,
     settings,
     words,
 )
@@ -84,36 +85,36 @@ class Verbs(click.Group):
 class Verb(click.Command):
     """A command whose help shows each group of settings under a heading."""
 
-    def __init__(self, headings: Mapping[str, str], **attributes: Any) -> None:
+    def __init__(self, known: Mapping[str, Setting], headings: Mapping[str, str], **attributes: Any) -> None:
         super().__init__(**attributes)
+        self.known = known
         self.headings = headings
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; an unknown option is explained by the same rules as in presets."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise self._explained(error, ctx) from error
+
+    def _explained(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+        try:
+            resolve(error.option_name.lstrip("-"), self.known)
+        except SettingNameError as wrong:
+            return click.UsageError(f"{error.option_name}: {wrong.message(options.flag)}", ctx)
+        return error
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, those of a group apart."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        """Write the options, those of each group under its own heading."""
+        sections: dict[str, list[tuple[str, str]]] = {"": []}
         for parameter in self.get_params(ctx):
-            group = (parameter.name or "").partition("__")[0]
+            group = (parameter.name or "").rpartition("__")[0].replace("__", ".")
             record = parameter.get_help_record(ctx)
             if record is not None and not isinstance(parameter, click.Argument):
-                sections.setdefault(self.headings.get(group, "Options"), []).append(record)
-        for heading, records in sections.items():
-            with formatter.section(heading):
+                sections.setdefault(group, []).append(record)
+        for group, records in sections.items():
+            with formatter.section(self.headings.get(group, "Options")):
                 formatter.write_dl(records)
-
-
-class Value(click.ParamType[Any]):
-    """A value read by the verb's own annotation."""
-
-    def __init__(self, hint: Any) -> None:
-        self.hint = hint
-        self.name = "value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value in the annotated type; what it cannot be is a usage error."""
-        try:
-            return convert(value, self.hint)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def find_verb(target: str) -> Callable[..., Any]:
@@ -126,31 +127,37 @@ def command(name: str, verb: Callable[..., Any]) -> click.Command:
     """Make the command of a verb: options, help and errors come from its signature and docstring."""
     known = settings(verb)
     argument = _argument_of(known)
-    parameters: list[click.Parameter] = [_option(one) for one in known.values() if one is not argument]
+    names: dict[str, list[str]] = {}
+    for short, full in spellings(known).items():
+        names.setdefault(full, []).append(short)
+    parameters: list[click.Parameter] = [
+        options.option(one, names[one.name]) for one in known.values() if one is not argument
+    ]
     if argument is not None:
-        parameters.insert(0, _argument(argument))
+        parameters.insert(0, options.argument(argument))
     about = "Settings from a preset or a run.yaml; flags win."
     parameters.append(click.Option(["--preset"], metavar="NAME|FILE", help=about))
 
     def callback(preset: str | None, **flags: Any) -> None:
         context = click.get_current_context()
         given = {
-            setting.name: convert(flags[_identifier(setting)], setting.hint)
+            setting.name: convert(flags[options.identifier(setting)], setting.hint)
             for setting in known.values()
-            if context.get_parameter_source(_identifier(setting)) is ParameterSource.COMMANDLINE
+            if context.get_parameter_source(options.identifier(setting)) is ParameterSource.COMMANDLINE
         }
         context.exit(_run(name, verb, preset, given))
 
-    names = preset_names(name)
+    presets = preset_names(name)
     return Verb(
+        known=known,
         headings={
-            name: describe(group)[0].partition("\n")[0].rstrip(".") for name, group in groups(verb).items()
+            group: describe(hint)[0].partition("\n")[0].rstrip(".") for group, hint in groups(verb).items()
         },
         name=name,
         callback=callback,
         params=parameters,
         help=describe(verb)[0],
-        epilog=f"Presets: {', '.join(names)}" if names else None,
+        epilog=f"Presets: {', '.join(presets)}" if presets else None,
         no_args_is_help=any(setting.default is REQUIRED for setting in known.values()),
     )
 
@@ -162,8 +169,8 @@ def _run(name: str, verb: Callable[..., Any], preset: str | None, given: Mapping
         known = settings(verb)
         for setting in known.values():
             if setting.default is REQUIRED and setting.name not in values:
-                written = _shout(setting.name) if setting is _argument_of(known) else _flag(setting)
-                raise click.UsageError(f"Missing {written}: {words(setting.hint)}.")
+                spell = options.placeholder if setting is _argument_of(known) else options.flag
+                raise click.UsageError(f"Missing {spell(setting.name)}: {words(setting.hint)}.")
         result = verb(**bind(verb, values))
     except CastmixError as error:
         print(f"castmix: {error}", file=sys.stderr)
@@ -186,73 +193,6 @@ def _argument_of(known: Mapping[str, Setting]) -> Setting | None:
     return None if first is None or first.name == "out" or first.default is not REQUIRED else first
 
 
-def _argument(setting: Setting) -> click.Argument:
-    item = item_hint(setting.hint)
-    return click.Argument(
-        [_identifier(setting)],
-        type=Value(item or setting.hint),
-        nargs=-1 if item else 1,
-        required=False,  # a preset may hold it: _run checks
-        help=setting.help,
-        metavar=_shout(setting.name) + ("..." if item else ""),
-    )
-
-
-def _option(setting: Setting) -> click.Option:
-    flag = _flag(setting)
-    text = " ".join([setting.help, _default(setting)]).strip()
-    if bool in (setting.hint, *typing.get_args(setting.hint)):
-        group, dot, last = flag[2:].rpartition(".")
-        return click.Option(
-            [f"{flag}/--{group}{dot}no-{last}", _identifier(setting)], default=None, help=text
-        )
-    item = item_hint(setting.hint)
-    hint = item or setting.hint
-    return click.Option(
-        [flag, _identifier(setting)],
-        type=Value(hint),
-        metavar=_metavar(hint),
-        multiple=item is not None,
-        help=text + (" Repeat it for more." if item else ""),
-    )
-
-
-def _identifier(setting: Setting) -> str:
-    return setting.name.replace(".", "__")
-
-
-def _flag(setting: Setting) -> str:
-    return "--" + setting.name.replace("_", "-")
-
-
-def _shout(name: str) -> str:
-    return name.upper().replace("_", "-")
-
-
-def _default(setting: Setting) -> str:
-    value = setting.default
-    if value is REQUIRED:
-        return "[required]"
-    if value is None or value == "" or value == () or value == []:
-        return ""
-    if isinstance(value, bool):
-        return f"[default: {'on' if value else 'off'}]"
-    if isinstance(value, (tuple, list)):
-        return f"[default: {','.join(map(str, value))}]"
-    return f"[default: {value}]"
-
-
-def _metavar(hint: Any) -> str:
-    inside = [option for option in typing.get_args(hint) if option is not type(None)]
-    if typing.get_origin(hint) is typing.Literal:
-        return "|".join(map(str, inside))
-    if typing.get_origin(hint) is tuple:
-        return ",".join(["N"] * len(inside))
-    if inside:
-        return _metavar(inside[0])
-    return {int: "N", float: "X", Path: "PATH"}.get(hint, "TEXT")
-
-
 def castmix(table: Table = COMMANDS) -> click.Group:
     """The command with all its verbs."""
     group = Verbs(
@@ -260,7 +200,11 @@ def castmix(table: Table = COMMANDS) -> click.Group:
         name="castmix",
         help="Fine-tune a cast of characters from show footage and mix them in one video.",
         params=[],
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": 110,
+            "token_normalize_func": lambda name: name.replace("_", "-"),
+        },
         epilog="Start with `castmix demo --out runs/demo`.",
     )
     click.version_option(__version__, prog_name="castmix", message="%(prog)s %(version)s")(group)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from toolkit.cli.signatures import Setting, convert, settings
+from toolkit.cli.names import SettingNameError, resolve
+from toolkit.cli.signatures import convert, settings
 from toolkit.core.errors import CastmixError
 
 RENAMED = {"invert": "learn-tokens", "look-attention": "attention-maps", "motion": "learn-motion"}
@@ -24,7 +24,9 @@ def preset_names(verb: str) -> list[str]:
 
 
 def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, Any]:
-    """Values by dotted name, checked against the verb's signature and converted to its types.
+    """Values by full name, checked against the verb's signature and converted to its types.
+
+    The file may use short names (see `names`), nested or dotted.
 
     Args:
         preset: A name under ``presets/<verb>/``, or the path of a YAML file: a preset or a ``run.yaml``.
@@ -42,14 +44,15 @@ def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, A
             raise CastmixError(f"{path} is a run of `castmix {document['verb']}`, not of `castmix {name}`")
         document = _mapping(document["arguments"], path)
     known = settings(verb)
-    values, problems = {}, []
-    for key, value in _flatten(document, known):
-        if key not in known:
-            problems.append(f"{key}: {_unknown(key, known)}")
-            continue
+    values: dict[str, Any] = {}
+    problems = []
+    for key, value in _flatten(document):
         try:
-            values[key] = convert(value, known[key].hint)
-        except ValueError as error:
+            setting = known[resolve(key, known)]
+            if setting.name in values:
+                raise SettingNameError("sets {} a second time", [setting.name])
+            values[setting.name] = convert(value, setting.hint)
+        except (SettingNameError, ValueError) as error:
             problems.append(f"{key}: {error}")
     if problems:
         raise CastmixError(f"{path}: {'; '.join(problems)}")
@@ -91,18 +94,10 @@ def _mapping(document: Any, path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _flatten(document: Mapping[str, Any], known: Mapping[str, Setting]) -> Iterable[tuple[str, Any]]:
-    """`{optim: {lr: 1}}` as `optim.lr`; a setting that itself takes a mapping stays whole."""
+def _flatten(document: Mapping[Any, Any]) -> Iterable[tuple[str, Any]]:
+    """`{optim: {lr: 1}}` as `optim.lr`."""
     for key, value in document.items():
-        if isinstance(value, Mapping) and key not in known:
-            yield from ((f"{key}.{inner}", item) for inner, item in _flatten(value, {}))
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", item) for inner, item in _flatten(value))
         else:
             yield str(key), value
-
-
-def _unknown(key: str, known: Mapping[str, Setting]) -> str:
-    inside = [name.partition(".")[2] for name in known if name.startswith(f"{key}.")]
-    if inside:
-        return f"is a group, write {key}: {{{inside[0]}: ...}} (it has {', '.join(inside)})"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"no such setting, did you mean {near[0]}?"

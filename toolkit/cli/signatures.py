@@ -1,8 +1,9 @@
 """Reads a verb's signature: the one description from which the command line and the presets are made.
 
 A verb is a function with full annotations and a docstring in Google style; what its `Args:` section says of
-a parameter is that option's help. A parameter whose type is a frozen dataclass is a group of settings,
-described by the class's `Attributes:` section, and goes by dotted names: `optim.lr`.
+a parameter is that option's help. A parameter whose type is a frozen dataclass is a group of settings. The
+class's `Attributes:` section describes its fields, whose names are dotted: `optim.lr`. A field that is itself
+a frozen dataclass is a group inside the group: `objective.sigma.shift`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
+import functools
 import inspect
+import operator
 import re
 import types
 import typing
@@ -53,7 +56,7 @@ def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
         name, hint, default = parameter.name, hints[parameter.name], parameter.default
         if _is_group(hint):
             for inner in settings(hint).values():
-                value = inner.default if default is REQUIRED else getattr(default, inner.name)
+                value = inner.default if default is REQUIRED else operator.attrgetter(inner.name)(default)
                 setting = dataclasses.replace(inner, name=f"{name}.{inner.name}", default=value)
                 found[setting.name] = setting
         else:
@@ -62,24 +65,38 @@ def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
 
 
 def groups(verb: Callable[..., Any]) -> dict[str, type]:
-    """The verb's parameters that are groups of settings, with their classes."""
-    return {name: hint for name, hint in typing.get_type_hints(verb).items() if _is_group(hint)}
+    """The verb's groups of settings by dotted name, those inside groups included, with their classes."""
+    found: dict[str, type] = {}
+    for name, hint in typing.get_type_hints(verb).items():
+        if _is_group(hint):
+            found[name] = hint
+            found |= {f"{name}.{inner}": group for inner, group in groups(hint).items()}
+    return found
 
 
 def bind(verb: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of the verb from values by dotted name; what a group is not given, it keeps."""
+    """Keyword arguments of the verb from values by full name.
+
+    A group starts from the verb's default, or from a value given for the group as a whole; only the fields
+    that are given are replaced.
+    """
     parameters = inspect.signature(verb).parameters
-    arguments: dict[str, Any] = {}
+    return _bound(values, lambda name: parameters[name].default)
+
+
+def _bound(values: Mapping[str, Any], default: Callable[[str], Any]) -> dict[str, Any]:
+    bound: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        group, dot, inner = name.partition(".")
+        first, dot, rest = name.partition(".")
         if dot:
-            inside.setdefault(group, {})[inner] = value
+            inside.setdefault(first, {})[rest] = value
         else:
-            arguments[name] = value
-    for group, changes in inside.items():
-        arguments[group] = dataclasses.replace(parameters[group].default, **changes)
-    return arguments
+            bound[first] = value
+    for name, changes in inside.items():
+        group = bound[name] if name in bound else default(name)
+        bound[name] = dataclasses.replace(group, **_bound(changes, functools.partial(getattr, group)))
+    return bound
 
 
 def describe(verb: Callable[..., Any]) -> tuple[str, dict[str, str]]:
