@@ -24,11 +24,11 @@ sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's
 from toolkit.captions.cast import read_cast  # noqa: E402
 from toolkit.captions.grammar import Caption, Clause  # noqa: E402
 from toolkit.compositing.blending import Edge, Picture  # noqa: E402
-from toolkit.compositing.eligible_clips import Back, Choice, Front, look_through  # noqa: E402
-from toolkit.compositing.pairing import Meetings  # noqa: E402
+from toolkit.compositing.eligible_clips import Background, Choice, Foreground, select_clips  # noqa: E402
+from toolkit.compositing.pairing import PairingSampler  # noqa: E402
 from toolkit.compositing.placement import Place  # noqa: E402
-from toolkit.compositing.plan import make_rows  # noqa: E402
-from toolkit.compositing.write_composites import make  # noqa: E402
+from toolkit.compositing.plan import plan_rows  # noqa: E402
+from toolkit.compositing.write_composites import write_composite  # noqa: E402
 from toolkit.footage.clips import Clip, write_clip  # noqa: E402
 from toolkit.footage.masks import mask_path, write_mask  # noqa: E402
 from toolkit.footage.video import write_video  # noqa: E402
@@ -45,16 +45,16 @@ def main() -> None:
         shows = {"Pixo": ("cartoon", 1), "Rufus": ("realistic", 2)}
         clips = [_clip(folder, who, style, seed) for who, (style, seed) in shows.items()]
         took, found = _timed(
-            lambda: look_through([(folder, clip) for clip in clips], read_cast(), Choice(), true_ground)
+            lambda: select_clips([(folder, clip) for clip in clips], read_cast(), Choice(), true_ground)
         )
         fronts, backs, reasons = found
         assert not reasons, reasons
         print(f"facts, once a clip: {took / 2:.2f} s of CPU")
-        meetings = Meetings("mix", "opposite", fronts, backs)
-        rows, _ = make_rows(range(4), meetings, three=0, place=Place(), edge=Edge(), seed=0)
+        sampler = PairingSampler("mix", "opposite", fronts, backs)
+        rows, _ = plan_rows(range(4), sampler, three=0, place=Place(), edge=Edge(), seed=0)
         began = time.perf_counter()
         with ThreadPoolExecutor(2) as pool:
-            took, _ = _timed(lambda: list(pool.map(lambda row: make(row, folder / "out"), rows)))
+            took, _ = _timed(lambda: list(pool.map(lambda row: write_composite(row, folder / "out"), rows)))
         wall, real = time.perf_counter() - began, len(rows) * FRAMES / FPS
         size = sum(clip.path.stat().st_size for clip in clips) / len(clips) / FRAMES / 1000
         print(
@@ -63,9 +63,9 @@ def main() -> None:
             f"{2 * real / took:.1f} times real time on two cores of their own, {real / wall:.1f} here and now"
         )
         many = _many(fronts, backs, 1000)
-        meetings = Meetings("mix", "opposite", *many)
+        sampler = PairingSampler("mix", "opposite", *many)
         took, (rows, _) = _timed(
-            lambda: make_rows(range(5000), meetings, three=0.2, place=Place(), edge=Edge(), seed=1)
+            lambda: plan_rows(range(5000), sampler, three=0.2, place=Place(), edge=Edge(), seed=1)
         )
         print(f"{len(rows)} composites of {len(many[1])} clips planned in {took:.1f} s of CPU")
 
@@ -107,7 +107,9 @@ def _clip(folder: Path, who: str, style: str, seed: int) -> Clip:
     return clip
 
 
-def _many(fronts: list[Front], backs: list[Back], times: int) -> tuple[list[Front], list[Back]]:
+def _many(
+    fronts: list[Foreground], backs: list[Background], times: int
+) -> tuple[list[Foreground], list[Background]]:
     """The same clips under many names."""
     more_fronts, more_backs = [], []
     for number in range(times):

@@ -18,9 +18,8 @@ from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import parse, validate
 from toolkit.cli.click_app import castmix
 from toolkit.commands.composite import composite
-from toolkit.compositing import blending as paste
-from toolkit.compositing import plan
-from toolkit.compositing.clean_plates import plate
+from toolkit.compositing import blending, plan
+from toolkit.compositing.clean_plates import clean_plate
 from toolkit.compositing.eligible_clips import Choice
 from toolkit.compositing.output_folder import read_rows
 from toolkit.compositing.placement import Place
@@ -93,17 +92,19 @@ def test_pixels_change_only_where_somebody_is_pasted(mixed: Path) -> None:
         back = read_video(Path(row["background"]["path"]))[0]
         front = read_video(Path(row["pasted"][0]["path"]))[0]
         for number, frame in enumerate(render(row, masks=True)):
-            covered = np.max([frame.seen[one["name"]] for one in row["pasted"]], axis=0)
+            covered = np.max([frame.alphas[one["name"]] for one in row["pasted"]], axis=0)
             assert 0 < np.count_nonzero(covered) < 0.6 * covered.size
             np.testing.assert_array_equal(frame.picture[covered == 0], back[number][covered == 0])
             if len(row["pasted"]) > 1:
                 continue
             one = row["pasted"][0]
             way = np.array([[one["scale"], 0, one["dx"]], [0, one["scale"], one["dy"]], [0, 0, 1]])
-            cut = paste.cut_out(front[number], np.full(front.shape[1:3], 255, np.uint8), way, *covered.shape)
+            cut = blending.cut_out(
+                front[number], np.full(front.shape[1:3], 255, np.uint8), way, *covered.shape
+            )
             assert cut is not None
             whole = np.zeros_like(frame.picture)
-            whole[cut.where] = cut.rgb
+            whole[cut.region] = cut.rgb
             off = np.abs(whole[covered == 255].astype(int) - frame.picture[covered == 255])
             assert off.max() <= 2  # OpenCV's places are 1/32 pixel, and count from the crop
 
@@ -127,21 +128,21 @@ def test_a_row_makes_the_same_frames_again_and_a_seed_the_same_plan(
 def test_of_several_draws_the_one_that_costs_least_is_taken(
     shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place_one, tried = plan._place, []
+    lay_out, tried = plan._layout, []
 
     def watched(*args: Any) -> Any:
-        tried.append(place_one(*args))
+        tried.append(lay_out(*args))
         return tried[-1]
 
-    monkeypatch.setattr(plan, "_place", watched)
+    monkeypatch.setattr(plan, "_layout", watched)
     composite(shows, tmp_path / "one", count=1)
     found = [one for one in tried if one is not None]
-    assert len(found) == plan.CHOICES
+    assert len(found) == plan.CANDIDATES
     assert len({one.cost for one in found}) > 1
     best = min(found, key=lambda one: one.cost)
     there = rows_of(tmp_path / "one")[0]["pasted"]
     assert [(one["scale"], one["dx"], one["dy"]) for one in there] == [
-        (stand.scale, stand.dx, stand.dy) for stand in best.stands
+        (stand.scale, stand.dx, stand.dy) for stand in best.placements
     ]
 
 
@@ -233,8 +234,8 @@ def test_clips_that_cannot_be_used_say_why(shows: list[Path], tmp_path: Path) ->
     assert "camera moves by 1.0" in why["fast", "foreground"]
     assert "camera moves by 1.0" in why["fast", "background"]
     assert "2 characters, Pixo, Luma" in why["two", "foreground"]
-    assert "touches the right border in 100% of the frames" in why["edge", "foreground"]
-    assert "lost in 1 of 9 frames" in why["lost", "foreground"]
+    assert "touches the right edge of the picture in 100% of the frames" in why["edge", "foreground"]
+    assert "no mask in 1 of 9 frames" in why["lost", "foreground"]
     assert "has fewer frames than" in why["short", "foreground"]
     assert "no caption" in why["silent", "background"]
     assert "a composite itself" in why["done", "foreground"]
@@ -281,7 +282,7 @@ def test_cameras_are_undone_and_followed(tmp_path: Path) -> None:
                 or Path(row["pasted"][0]["path"]).parts[-3] != front
             ):
                 continue
-            masks = [frame.seen[row["pasted"][0]["name"]] for frame in render(row, masks=True)]
+            masks = [frame.alphas[row["pasted"][0]["name"]] for frame in render(row, masks=True)]
             middles = [float(np.flatnonzero(mask.max(0) > 127).mean()) for mask in masks]
             moves[front] = middles[-1] - middles[0], row
     sway = 0.04 * 96 * np.sin(5.0)
@@ -350,7 +351,7 @@ def test_videos_without_anybody_as_backgrounds(shows: list[Path], tmp_path: Path
         assert (clip.num_frames, clip.fps) == (9, 8.0)  # those of who is pasted
         frames = read_video(loop.path)[0]
         for number, frame in enumerate(render(row, masks=True)):
-            bare = np.max([*frame.seen.values()], axis=0) == 0
+            bare = np.max([*frame.alphas.values()], axis=0) == 0
             np.testing.assert_array_equal(frame.picture[bare], frames[3 * number][bare])
 
 
@@ -365,7 +366,7 @@ def test_plates_are_the_wall_behind(tmp_path: Path) -> None:
     frames[:, 55:60, 40:50] = 0
     write_video(tmp_path / "crossing.mp4", frames, 8)
     write_mask(tmp_path / "crossing.mkv", masks, 8)
-    off = np.abs(plate(tmp_path / "crossing.mp4", [tmp_path / "crossing.mkv"]).astype(int) - wall)
+    off = np.abs(clean_plate(tmp_path / "crossing.mp4", [tmp_path / "crossing.mkv"]).astype(int) - wall)
     assert off.mean() < 3
     assert off[:53].max() < 25
     assert off[55:60, 40:50].mean() < 20
@@ -422,7 +423,7 @@ def test_references_on_clean_plates(shows: list[Path], tmp_path: Path) -> None:
         ({"backgrounds": [Path("nowhere")]}, "--backgrounds and --style go together"),
         ({"backgrounds": [Path("nowhere")], "style": "cartoon"}, "nowhere does not exist"),
         ({"choice": Choice(area=(0.5, 0.2))}, "choice.area must be two shares"),
-        ({"edge": paste.Edge(feather=-1)}, "edge.feather must be 0 to 40, got -1"),
+        ({"edge": blending.Edge(feather=-1)}, "edge.feather must be 0 to 40, got -1"),
     ],
 )
 def test_wrong_settings(shows: list[Path], tmp_path: Path, settings: dict, message: str) -> None:
@@ -446,7 +447,7 @@ def test_who_never_finds_room_is_named(shows: list[Path], tmp_path: Path) -> Non
         [*shows, tmp_path / "large"], tmp_path / "out", count=30, place=Place(height=(0.7, 0.8), overlap=0)
     )
     rows = read_rows(tmp_path / "out" / "rejected.jsonl")
-    assert [row["id"] for row in rows if "found no room in any of" in row["reason"]] == ["luma"]
+    assert [row["id"] for row in rows if "did not fit in any of" in row["reason"]] == ["luma"]
 
 
 def test_nothing_to_cut_out(tmp_path: Path) -> None:
@@ -460,10 +461,10 @@ def test_nothing_to_cut_out(tmp_path: Path) -> None:
 
 
 def test_hard_edges(shows: list[Path], tmp_path: Path) -> None:
-    composite(shows, tmp_path / "hard", count=3, edge=paste.Edge(erode=0, feather=0))
+    composite(shows, tmp_path / "hard", count=3, edge=blending.Edge(erode=0, feather=0))
     for row in rows_of(tmp_path / "hard"):
         for frame in render(row, masks=True):
-            assert {*np.unique(frame.seen[row["pasted"][0]["name"]])} <= {0, 255}
+            assert {*np.unique(frame.alphas[row["pasted"][0]["name"]])} <= {0, 255}
 
 
 def test_shadows_darken_the_ground_and_nothing_else(mixed: Path) -> None:

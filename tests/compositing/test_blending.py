@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.compositing.blending import Edge, alpha_of, blend, covered, cut_out, edge_pixels, steady
+from toolkit.compositing.blending import Edge, alpha_of, blend, cut_out, edge_pixels, occluded, stabilised
 
 STILL = np.eye(3)
 
@@ -71,7 +71,7 @@ def test_blending_rounds_to_the_nearest_level() -> None:
         assert (picture[:, 0] == back).all()
         np.testing.assert_array_equal(picture[:, 255, 1], front[:, 255])
         exact = alpha * (1 - back / 255)
-        assert np.abs(covered(alpha, np.full_like(alpha, back)) - exact).max() <= 0.5 + 1e-9
+        assert np.abs(occluded(alpha, np.full_like(alpha, back)) - exact).max() <= 0.5 + 1e-9
 
 
 def test_whole_pixels_are_moved_unchanged() -> None:
@@ -81,14 +81,14 @@ def test_whole_pixels_are_moved_unchanged() -> None:
     cut = cut_out(picture, mask, way, 80, 90)
     assert cut is not None
     whole, where = np.zeros((80, 90, 3), np.uint8), np.zeros((80, 90), np.uint8)
-    whole[cut.where], where[cut.where] = cut.rgb, cut.mask
+    whole[cut.region], where[cut.region] = cut.rgb, cut.mask
     np.testing.assert_array_equal(where[:61, 7:71], mask[3:])
     assert where.sum() == mask.sum()
     np.testing.assert_array_equal(whole[:61, 7:71][mask[3:] > 0], picture[3:][mask[3:] > 0])
     mirror = cut_out(picture, mask, np.array([[-1.0, 0, 64], [0, 1, 0], [0, 0, 1]]), 64, 64)
     assert mirror is not None
     np.testing.assert_array_equal(
-        mirror.rgb[mirror.mask > 0], picture[:, ::-1][mirror.where][mirror.mask > 0]
+        mirror.rgb[mirror.mask > 0], picture[:, ::-1][mirror.region][mirror.mask > 0]
     )
 
 
@@ -114,13 +114,13 @@ def test_flicker_goes_and_movement_stays() -> None:
     flicker = [disc(20), disc(20), disc(20), disc(20), disc(20)]
     flicker[2] = flicker[2].copy()
     flicker[2][32, 51:54] = 255
-    steadied = list(steady(flicker, 3))
+    steadied = list(stabilised(flicker, 3))
     np.testing.assert_array_equal(steadied[2], disc(20))
     walking = [np.roll(disc(12), 9 * k - 18, axis=1) for k in range(5)]
-    for before, after in zip(walking, steady(walking, 3), strict=True):
+    for before, after in zip(walking, stabilised(walking, 3), strict=True):
         np.testing.assert_array_equal(before, after)
     far = [disc(20), disc(8), disc(20)]  # more than an outline's flicker
-    np.testing.assert_array_equal(list(steady(far, 2))[1] > 0, np.stack(list(steady(far, 2)))[1] > 0)
-    assert list(steady(iter(flicker), 0))[2] is flicker[2]
-    one = list(steady([disc(20)], 2))
+    np.testing.assert_array_equal(list(stabilised(far, 2))[1] > 0, np.stack(list(stabilised(far, 2)))[1] > 0)
+    assert list(stabilised(iter(flicker), 0))[2] is flicker[2]
+    one = list(stabilised([disc(20)], 2))
     np.testing.assert_array_equal(one[0], disc(20))

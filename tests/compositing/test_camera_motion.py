@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from toolkit.compositing.camera_motion import Movement, follow, matrices, to_undo
+from toolkit.compositing.camera_motion import CameraMotion, estimate_motion, matrices, motion_to_compensate
 from toolkit.core.errors import CastmixError
 
 HEIGHT, WIDTH, FPS = 96, 144, 8.0
@@ -51,32 +51,34 @@ def path_of(**ends: float) -> np.ndarray:
 )
 def test_pans_zooms_and_turns_are_found(ends: dict[str, float], masked: bool) -> None:
     path = path_of(**ends)
-    found = follow(seen(path, masked=masked), FPS)
-    assert found.told == 1
+    found = estimate_motion(seen(path, masked=masked), FPS)
+    assert found.tracked == 1
     corners = np.array([[0, WIDTH, 0], [0, 0, HEIGHT], [1, 1, 1]])
-    off = (matrices(found.path) - matrices(path)) @ corners
+    off = (matrices(found.trajectory) - matrices(path)) @ corners
     assert np.abs(off).max() < 0.5
     if not ends:
         assert found.speed < 0.003
-        assert to_undo(found, HEIGHT, WIDTH, 0.035, 0.5) is None
+        assert motion_to_compensate(found, HEIGHT, WIDTH, 0.035, 0.5) is None
     else:
-        np.testing.assert_array_equal(to_undo(found, HEIGHT, WIDTH, 0.035, 2.0), found.path)
+        np.testing.assert_array_equal(
+            motion_to_compensate(found, HEIGHT, WIDTH, 0.035, 2.0), found.trajectory
+        )
     if ends == {"x": 40.0}:
         assert abs(found.speed - 5 / HEIGHT * FPS) < 0.02
 
 
 def test_what_cannot_be_used_says_why() -> None:
     path = path_of(x=40.0)
-    with pytest.raises(CastmixError, match=r"moves by 0.40 picture heights a second, more than 0.3"):
-        to_undo(Movement(0.4, path, 1.0), HEIGHT, WIDTH, 0.035, 0.3)
-    with pytest.raises(CastmixError, match="can be told in 50% of the frames only"):
-        to_undo(Movement(0.1, path, 0.5), HEIGHT, WIDTH, 0.035, 0.3)
-    with pytest.raises(CastmixError, match=r"zooms 2.00 times, more than 1.6"):
-        to_undo(Movement(0.1, path_of(a=1.0), 1.0), HEIGHT, WIDTH, 0.035, 0.3)
-    assert to_undo(Movement(0.01, path, 0.5), HEIGHT, WIDTH, 0.035, 0.3) is None
+    with pytest.raises(CastmixError, match=r"moves by 0.40 picture heights per second, limit 0.3"):
+        motion_to_compensate(CameraMotion(0.4, path, 1.0), HEIGHT, WIDTH, 0.035, 0.3)
+    with pytest.raises(CastmixError, match="estimated in only 50% of the frames"):
+        motion_to_compensate(CameraMotion(0.1, path, 0.5), HEIGHT, WIDTH, 0.035, 0.3)
+    with pytest.raises(CastmixError, match=r"zooms by a factor of 2.00, limit 1.6"):
+        motion_to_compensate(CameraMotion(0.1, path_of(a=1.0), 1.0), HEIGHT, WIDTH, 0.035, 0.3)
+    assert motion_to_compensate(CameraMotion(0.01, path, 0.5), HEIGHT, WIDTH, 0.035, 0.3) is None
 
 
 def test_a_plain_wall_stands_still() -> None:
-    found = follow(seen(path_of(x=40.0), masked=True, plain=True), FPS)
-    assert (found.speed, found.told) == (0, 1)
-    np.testing.assert_array_equal(found.path, path_of())
+    found = estimate_motion(seen(path_of(x=40.0), masked=True, plain=True), FPS)
+    assert (found.speed, found.tracked) == (0, 1)
+    np.testing.assert_array_equal(found.trajectory, path_of())

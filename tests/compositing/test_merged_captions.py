@@ -6,7 +6,7 @@ import pytest
 
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import Caption, Clause, parse, validate
-from toolkit.compositing.merged_captions import compose, names_in, without_place
+from toolkit.compositing.merged_captions import merge_captions, names_in, without_place
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_clauses_from_left_to_right_in_the_style_of_the_scene() -> None:
     text += "[scene-style:cartoon]"
     there = parse(text, cast)
     assert names_in(there) == ["Pixo", "Mimi"]
-    made = compose("cartoon", there, {"Rufus": "walks"}, ["Rufus", "Pixo", "Mimi"])
+    made = merge_captions("cartoon", there, {"Rufus": "walks"}, ["Rufus", "Pixo", "Mimi"])
     assert made == "[Character: Rufus], walks. " + text
     assert validate(made, cast) == []
-    assert compose("realistic", None, {"Mimi": "hops", "Pixo": "ducks"}, ["Pixo", "Mimi"]) == (
+    assert merge_captions("realistic", None, {"Mimi": "hops", "Pixo": "ducks"}, ["Pixo", "Mimi"]) == (
         "[Character: Pixo], ducks. [Character: Mimi], hops. [scene-style:realistic]"
     )
 

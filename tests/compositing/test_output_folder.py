@@ -14,8 +14,9 @@ from masked_clips import draw
 from PIL import Image
 
 from toolkit.commands.composite import composite
-from toolkit.compositing import write_composites as make
-from toolkit.compositing.eligible_clips import Choice, given_backgrounds
+from toolkit.compositing import write_composites
+from toolkit.compositing.background_files import backgrounds_from_files
+from toolkit.compositing.eligible_clips import Choice
 from toolkit.compositing.output_folder import PLAN, REJECTED, SETTINGS, claim, read_rows
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips
@@ -80,7 +81,7 @@ def test_other_folders_are_another_set_and_a_smaller_count_keeps_all(
     assert yaml.safe_load((out / "run.yaml").read_text())["arguments"]["count"] == 2
     run = (out / "run.yaml").read_bytes()
     with pytest.raises(
-        CastmixError, match=r"planned with clips .*/realistic \(now .*/moon\): give another --out"
+        CastmixError, match=r"planned with clips .*/realistic \(now .*/moon\): choose another --out"
     ):
         composite([*shows, Path("moon")], out, count=2)
     with pytest.raises(CastmixError, match=r"planned with cast None \(now .*/mine\)"):
@@ -113,7 +114,7 @@ def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(data[:30])
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "void.jpg").write_bytes(b"")
-    backs, reasons = given_backgrounds([tmp_path], "cartoon", tmp_path / "out", Choice())
+    backs, reasons = backgrounds_from_files([tmp_path], "cartoon", tmp_path / "out", Choice())
     assert [back.path.name for back in backs] == ["good.png"]
     assert [Path(row["id"]).name for row in reasons] == ["cut.png", "text.png", "void.jpg"]
     assert all("cannot be read as" in row["reason"] or "no video stream" in row["reason"] for row in reasons)
@@ -137,22 +138,22 @@ def test_masks_of_pairs_do_not_stay_in_memory(
     Image.new("RGB", (96, 64), (90, 120, 60)).save(room)
     composite(shows, tmp_path / "out", count=1, kind="pairs", backgrounds=[room], style="cartoon")
     row = read_rows(tmp_path / "out" / PLAN)[0]
-    frames, alive, most = list(make.render(row, masks=True)), [], []
+    frames, alive, most = list(write_composites.render(row, masks=True)), [], []
 
     def watched(row: dict, *, masks: bool) -> Iterator[object]:
         import weakref
 
         for frame in frames:
-            seen = {name: mask.copy() for name, mask in frame.seen.items()}
+            seen = {name: mask.copy() for name, mask in frame.alphas.items()}
             alive.extend(weakref.ref(mask) for mask in seen.values())
             most.append(sum(ref() is not None for ref in alive))
             yield type(frame)(frame.picture, seen)
             del seen
 
-    monkeypatch.setattr(make, "render", watched)
-    make.make(row, tmp_path / "again")
+    monkeypatch.setattr(write_composites, "render", watched)
+    write_composites.write_composite(row, tmp_path / "again")
     assert max(most) <= 4
     (clip,) = read_clips(tmp_path / "again")
     for one in row["pasted"]:
-        seen = np.stack([frame.seen[one["name"]] for frame in frames])
+        seen = np.stack([frame.alphas[one["name"]] for frame in frames])
         np.testing.assert_array_equal(read_mask(mask_path(clip, one["name"])), seen)

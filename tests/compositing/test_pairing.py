@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.compositing.pairing import Kind, Meetings, Styles
+from toolkit.compositing.pairing import Kind, PairingSampler, Styles
 from toolkit.core.errors import CastmixError
 
 CAST = {
@@ -21,25 +21,25 @@ CAST = {
 }
 
 
-def meetings(
+def sampler(
     kind: Kind, styles: Styles, who: Sequence[str], style: str, there: Sequence[str] = ()
-) -> Meetings:
+) -> PairingSampler:
     fronts: list[Any] = [SimpleNamespace(name=one, show=CAST[one][0], style=CAST[one][1]) for one in who]
     shows = frozenset(CAST[one][0] for one in there)
     backs: list[Any] = [SimpleNamespace(names=tuple(there), shows=shows, style=style)]
-    return Meetings(kind, styles, fronts, backs)
+    return PairingSampler(kind, styles, fronts, backs)
 
 
-def drawn(made: Meetings, three: float = 0.5) -> set[tuple[str, ...]]:
+def drawn(made: PairingSampler, three: float = 0.5) -> set[tuple[str, ...]]:
     """Whom 200 draws paste, in order."""
     rng = np.random.default_rng(0)
     names = [made.names[int(rng.integers(len(made.names)))] for _ in range(200)]
-    return {tuple(one.name for one in made.draw(name, rng, three)[0]) for name in names}
+    return {tuple(one.name for one in made.sample(name, rng, three)[0]) for name in names}
 
 
 @pytest.mark.parametrize("kind", ["mix", "pairs"])
 def test_the_same_style_on_nobody_is_of_different_shows(kind: Kind) -> None:
-    made = drawn(meetings(kind, "same", [*CAST], "cartoon"))
+    made = drawn(sampler(kind, "same", [*CAST], "cartoon"))
     shows = {"Pixo": "inkwell_bay", "Mimi": "inkwell_bay", "Luma": "paper_moon"}
     for who in made:
         assert len(who) == 2  # there is no third show
@@ -52,38 +52,38 @@ def test_the_same_style_on_nobody_is_of_different_shows(kind: Kind) -> None:
         ("Luma", "Mimi"),
     }
     with pytest.raises(CastmixError, match="no background or partner of the same style and another show"):
-        meetings(kind, "same", ["Pixo", "Mimi"], "cartoon")
+        sampler(kind, "same", ["Pixo", "Mimi"], "cartoon")
 
 
 def test_the_same_style_beside_somebody_is_of_another_show_too() -> None:
-    made = meetings("mix", "same", ["Pixo", "Mimi", "Luma"], "cartoon", ["Pixo"])
+    made = sampler("mix", "same", ["Pixo", "Mimi", "Luma"], "cartoon", ["Pixo"])
     assert drawn(made, three=1) == {("Luma",)}  # Mimi is of Pixo's show
 
 
 @pytest.mark.parametrize("kind", ["mix", "pairs"])
 def test_opposite_styles_on_nobody_both_come(kind: Kind) -> None:
-    made = drawn(meetings(kind, "opposite", [*CAST], "realistic"))
+    made = drawn(sampler(kind, "opposite", [*CAST], "realistic"))
     assert {len(who) for who in made} == ({2, 3} if kind == "mix" else {2})
     for who in made:
         assert {CAST[one][1] for one in who} == {"cartoon", "realistic"}
         assert kind == "pairs" or CAST[who[0]][1] == "cartoon"
     with pytest.raises(CastmixError, match="no background or partner of the opposite style"):
-        meetings(kind, "opposite", ["Pixo", "Mimi", "Luma"], "realistic")
+        sampler(kind, "opposite", ["Pixo", "Mimi", "Luma"], "realistic")
 
 
 @pytest.mark.parametrize("kind", ["mix", "pairs"])
 def test_any_two_meet_those_of_one_show_too(kind: Kind) -> None:
-    made = drawn(meetings(kind, "any", ["Pixo", "Mimi"], "cartoon"))
+    made = drawn(sampler(kind, "any", ["Pixo", "Mimi"], "cartoon"))
     assert made == {("Pixo", "Mimi"), ("Mimi", "Pixo")}
-    beside = drawn(meetings("mix", "any", ["Pixo", "Mimi"], "cartoon", ["Pixo"]), three=0)
+    beside = drawn(sampler("mix", "any", ["Pixo", "Mimi"], "cartoon", ["Pixo"]), three=0)
     assert beside == {("Mimi",)}
     with pytest.raises(CastmixError, match="no background or partner for any of them"):
-        meetings(kind, "any", ["Pixo"], "cartoon")
+        sampler(kind, "any", ["Pixo"], "cartoon")
 
 
 def test_who_joins_a_picture_of_both_styles_is_of_any() -> None:
-    made = drawn(meetings("mix", "opposite", [*CAST], "realistic", ["Rufus"]))
+    made = drawn(sampler("mix", "opposite", [*CAST], "realistic", ["Rufus"]))
     assert {who[0] for who in made} == {"Pixo", "Mimi", "Luma"}
     assert {("Pixo",), ("Pixo", "Mimi"), ("Pixo", "Luma"), ("Pixo", "Olga")} <= made
-    alone = meetings("mix", "opposite", ["Pixo"], "realistic", ["Rufus"])
+    alone = sampler("mix", "opposite", ["Pixo"], "realistic", ["Rufus"])
     assert drawn(alone, three=1) == {("Pixo",)}

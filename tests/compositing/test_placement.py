@@ -5,32 +5,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.compositing.placement import Newcomer, Place, Stand, find_place, visible
-from toolkit.compositing.standing import Standing
+from toolkit.compositing.character_track import CharacterTrack
+from toolkit.compositing.placement import CharacterToPlace, Place, Placement, find_placement, visible_area
 
 HEIGHT, WIDTH, COUNT = 64, 96, 5
 
 
 def somebody(
-    left: float, top: float, right: float, bottom: float, *, walks: float = 0.0, whole: bool = True
-) -> Standing:
+    left: float, top: float, right: float, bottom: float, *, walks: float = 0.0, feet_visible: bool = True
+) -> CharacterTrack:
     boxes = np.repeat([[left, top, right, bottom]], COUNT, 0).astype(float)
     boxes[:, [0, 2]] += walks * np.linspace(-1, 1, COUNT)[:, None]
-    return Standing(boxes, bottom, bottom - top, float(np.sqrt((right - left) * (bottom - top))), whole)
+    return CharacterTrack(
+        boxes, bottom, bottom - top, float(np.sqrt((right - left) * (bottom - top))), feet_visible
+    )
 
 
-def newcomer(body: Standing, *, cut: bool = False, over: bool = False) -> Newcomer:
-    return Newcomer(body, WIDTH, HEIGHT, cut, over)
+def character(
+    body: CharacterTrack, *, cropped_bottom: bool = False, cropped_top: bool = False
+) -> CharacterToPlace:
+    return CharacterToPlace(body, WIDTH, HEIGHT, cropped_bottom, cropped_top)
 
 
 def put(
-    who: Newcomer, others: list[Standing], seed: int = 0, place: Place = Place(), overlap: float = 0
-) -> Stand | None:
-    views = visible(None, COUNT, HEIGHT, WIDTH)
-    return find_place(who, others, views, place, overlap, np.random.default_rng(seed))
+    who: CharacterToPlace,
+    others: list[CharacterTrack],
+    seed: int = 0,
+    place: Place = Place(),
+    overlap: float = 0,
+) -> Placement | None:
+    views = visible_area(None, COUNT, HEIGHT, WIDTH)
+    return find_placement(who, others, views, place, overlap, np.random.default_rng(seed))
 
 
-def hidden(one: Standing, other: Standing) -> float:
+def hidden(one: CharacterTrack, other: CharacterTrack) -> float:
     """The mean share of the smaller box that two boxes have in common, counted in small squares."""
     shares = []
     for a, b in zip(one.boxes, other.boxes, strict=True):
@@ -43,12 +51,12 @@ def hidden(one: Standing, other: Standing) -> float:
 @pytest.mark.parametrize("seed", range(12))
 def test_as_large_on_the_same_line_and_hardly_hidden(seed: int) -> None:
     there = somebody(60, 20, 84, 56, walks=6)
-    stand = put(newcomer(somebody(30, 10, 46, 40, walks=8)), [there], seed)
+    stand = put(character(somebody(30, 10, 46, 40, walks=8)), [there], seed)
     assert stand is not None
-    assert 0.7 < stand.there.size / there.size < 1.12
-    assert abs(stand.there.foot - there.foot) < 0.05 * HEIGHT
-    assert hidden(stand.there, there) <= 0.2
-    boxes = stand.there.boxes
+    assert 0.7 < stand.track.size / there.size < 1.12
+    assert abs(stand.track.foot - there.foot) < 0.05 * HEIGHT
+    assert hidden(stand.track, there) <= 0.2
+    boxes = stand.track.boxes
     spare = 0.2 * (boxes[0, 2] - boxes[0, 0]) + 1e-9
     assert boxes[:, 0].min() >= -spare
     assert boxes[:, 1].min() >= 0
@@ -57,24 +65,24 @@ def test_as_large_on_the_same_line_and_hardly_hidden(seed: int) -> None:
 
 
 def test_who_hides_its_feet_still_tells_how_large() -> None:
-    there = somebody(60, 20, 84, 64, whole=False)
+    there = somebody(60, 20, 84, 64, feet_visible=False)
     for seed in range(12):
-        stand = put(newcomer(somebody(30, 10, 46, 40)), [there], seed)
+        stand = put(character(somebody(30, 10, 46, 40)), [there], seed)
         assert stand is not None
-        assert 0.7 < stand.there.size / there.size < 1.12
+        assert 0.7 < stand.track.size / there.size < 1.12
 
 
 def test_a_place_costs_what_is_hidden_and_what_was_resampled() -> None:
-    who, there = newcomer(somebody(30, 20, 50, 56)), somebody(40, 20, 60, 56)
+    who, there = character(somebody(30, 20, 50, 56)), somebody(40, 20, 60, 56)
     close = put(who, [there], overlap=0.15)
     assert close is not None
-    assert close.cost == pytest.approx(hidden(close.there, there) + abs(np.log(close.scale)), abs=0.03)
+    assert close.cost == pytest.approx(hidden(close.track, there) + abs(np.log(close.scale)), abs=0.03)
 
 
 def test_the_same_draw_gives_the_same_place_and_places_differ() -> None:
     there = [somebody(70, 20, 90, 56)]
-    stands = [put(newcomer(somebody(30, 10, 46, 40)), there, seed) for seed in range(20)]
-    again = put(newcomer(somebody(30, 10, 46, 40)), there, 3)
+    stands = [put(character(somebody(30, 10, 46, 40)), there, seed) for seed in range(20)]
+    again = put(character(somebody(30, 10, 46, 40)), there, 3)
     assert again is not None
     assert (again.scale, again.dx, again.dy) == (stands[3].scale, stands[3].dx, stands[3].dy)  # type: ignore[union-attr]
     assert len({stand.dx for stand in stands if stand}) > 5
@@ -83,27 +91,30 @@ def test_the_same_draw_gives_the_same_place_and_places_differ() -> None:
 def test_nobody_tells_so_the_settings_do() -> None:
     place = Place(height=(0.5, 0.6), foot=(0.8, 0.9))
     for seed in range(10):
-        stand = put(newcomer(somebody(30, 10, 46, 40)), [], seed, place)
+        stand = put(character(somebody(30, 10, 46, 40)), [], seed, place)
         assert stand is not None
-        assert 0.8 * 0.5 <= stand.there.tall / HEIGHT <= 0.61
-        assert 0.78 <= stand.there.foot / HEIGHT <= 0.91
+        assert 0.8 * 0.5 <= stand.track.height / HEIGHT <= 0.61
+        assert 0.78 <= stand.track.foot / HEIGHT <= 0.91
 
 
 def test_no_room_is_none() -> None:
     wide = somebody(2, 20, 94, 56)
-    assert put(newcomer(somebody(10, 10, 80, 50)), [wide]) is None
-    assert put(newcomer(somebody(10, 10, 80, 50)), [wide], place=Place(overlap=1.0)) is not None
+    assert put(character(somebody(10, 10, 80, 50)), [wide]) is None
+    assert put(character(somebody(10, 10, 80, 50)), [wide], place=Place(overlap=1.0)) is not None
 
 
 def test_who_is_cut_off_below_stays_at_the_border() -> None:
-    stand = put(newcomer(somebody(30, 30, 60, 64, whole=False), cut=True), [somebody(70, 20, 90, 50)])
+    stand = put(
+        character(somebody(30, 30, 60, 64, feet_visible=False), cropped_bottom=True),
+        [somebody(70, 20, 90, 50)],
+    )
     assert stand is not None
     assert stand.scale * HEIGHT + stand.dy >= HEIGHT
 
 
 def test_who_is_cut_off_above_stays_at_the_border() -> None:
     there = somebody(60, 14, 84, 54)
-    who = newcomer(somebody(20, 0, 44, 50), over=True)
+    who = character(somebody(20, 0, 44, 50), cropped_top=True)
     stands = [put(who, [there], seed, Place(overlap=0.5)) for seed in range(20)]
     assert sum(stand is not None for stand in stands) > 10
     for stand in (stand for stand in stands if stand):
@@ -111,42 +122,42 @@ def test_who_is_cut_off_above_stays_at_the_border() -> None:
 
 
 def test_a_walker_may_leave_the_picture_a_little() -> None:
-    walker, there = newcomer(somebody(30, 10, 46, 40, walks=20)), somebody(45, 20, 65, 56)
+    walker, there = character(somebody(30, 10, 46, 40, walks=20)), somebody(45, 20, 65, 56)
     assert put(walker, [there], place=Place(overlap=0.02, outside=0)) is None
     stand = put(walker, [there], place=Place(overlap=0.02, outside=0.5))
     assert stand is not None
-    left, _, right, _ = stand.there.boxes.T
+    left, _, right, _ = stand.track.boxes.T
     gone = np.maximum(-left, 0) + np.maximum(right - WIDTH, 0)
     assert 0 < gone.max() <= 0.5 * (right - left).max()
-    assert put(newcomer(somebody(30, 10, 46, 40)), [], place=Place(outside=0.5)).cost < 0.5  # type: ignore[union-attr]
+    assert put(character(somebody(30, 10, 46, 40)), [], place=Place(outside=0.5)).cost < 0.5  # type: ignore[union-attr]
 
 
 def test_an_overlap_that_is_asked_for() -> None:
     there = somebody(40, 20, 60, 56)
     asked = [
-        hidden(s.there, there)
+        hidden(s.track, there)
         for seed in range(8)
-        if (s := put(newcomer(somebody(30, 20, 50, 56)), [there], seed, overlap=0.15))
+        if (s := put(character(somebody(30, 20, 50, 56)), [there], seed, overlap=0.15))
     ]
     assert np.mean(asked) > 0.07
 
 
 def test_mirrored_every_second_time() -> None:
-    who = newcomer(somebody(10, 10, 20, 40))
+    who = character(somebody(10, 10, 20, 40))
     flips = [stand.flip for seed in range(40) if (stand := put(who, [], seed, Place(flip=True)))]
     assert 8 < sum(flips) < 32
-    body = who.body.mirrored(WIDTH)
+    body = who.track.mirrored(WIDTH)
     np.testing.assert_allclose(body.boxes[:, [0, 2]], [[76, 86]] * COUNT)
 
 
 def test_a_camera_that_moves_shows_less_in_common() -> None:
     path = np.array([[1, 0, 0, 0], [1, 0, 10, 0], [1, 0, 20, 0], [1, 0, 30, 0], [1, 0, 40, 0.0]])
-    views = visible(path, COUNT, HEIGHT, WIDTH)
+    views = visible_area(path, COUNT, HEIGHT, WIDTH)
     np.testing.assert_allclose(views[-1], [40, 0, 136, 64])
     for seed in range(5):
-        stand = find_place(
-            newcomer(somebody(30, 10, 46, 40)), [], views, Place(), 0, np.random.default_rng(seed)
+        stand = find_placement(
+            character(somebody(30, 10, 46, 40)), [], views, Place(), 0, np.random.default_rng(seed)
         )
         assert stand is not None
-        assert stand.there.boxes[0, 0] >= 40
-        assert stand.there.boxes[0, 2] <= WIDTH
+        assert stand.track.boxes[0, 0] >= 40
+        assert stand.track.boxes[0, 2] <= WIDTH

@@ -87,7 +87,7 @@ def test_a_dancer_in_a_drawn_valley(folders: tuple[Path, Path, Path], tmp_path: 
         assert "twirls. " in row["text"]  # the audience stays behind
         feet = []
         for number, frame in enumerate(render(row, masks=True)):
-            alpha = frame.seen["Dora"]
+            alpha = frame.alphas["Dora"]
             np.testing.assert_array_equal(frame.picture[alpha == 0], back[number][alpha == 0])
             assert 0.002 < (alpha > 0).mean() < 0.4
             assert not alpha[:, [0, -1]].any()

@@ -11,8 +11,15 @@ from time import perf_counter
 from typing import Any, get_args
 
 from toolkit.captions.cast import Style, read_cast
+from toolkit.compositing.background_files import backgrounds_from_files
 from toolkit.compositing.blending import Edge
-from toolkit.compositing.eligible_clips import Back, Choice, Front, given_backgrounds, look_through, plates
+from toolkit.compositing.eligible_clips import (
+    Background,
+    Choice,
+    Foreground,
+    clean_plate_backgrounds,
+    select_clips,
+)
 from toolkit.compositing.output_folder import (
     PLAN,
     REJECTED,
@@ -23,12 +30,12 @@ from toolkit.compositing.output_folder import (
     strike_out,
     write_rows,
 )
-from toolkit.compositing.pairing import Kind, Meetings, Styles
+from toolkit.compositing.pairing import Kind, PairingSampler, Styles
 from toolkit.compositing.placement import Place
-from toolkit.compositing.plan import make_rows
-from toolkit.compositing.render import check_parents, remembering
+from toolkit.compositing.plan import plan_rows
+from toolkit.compositing.render import cached_fingerprint, check_parents
 from toolkit.compositing.review_page import write_page
-from toolkit.compositing.write_composites import make
+from toolkit.compositing.write_composites import write_composite
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say, track
@@ -94,14 +101,14 @@ def composite(
     if todo := sorted({*range(count)} - {row["index"] for row in rows}):
         fronts, backs, reasons = _look(clips, out, cast, choice)
         if backgrounds:
-            backs, unusable = given_backgrounds(backgrounds, style or "cartoon", out, choice)
+            backs, unusable = backgrounds_from_files(backgrounds, style or "cartoon", out, choice)
             reasons = [row for row in reasons if row["as"] != "background"] + unusable
         elif kind != "mix":
-            backs = plates(backs, choice)
+            backs = clean_plate_backgrounds(backs)
         _refuse_nothing(fronts, backs, reasons, kind, out)
         began = perf_counter()
-        meetings = Meetings(kind, styles, fronts, backs)
-        new, nowhere = make_rows(todo, meetings, three=choice.three, place=place, edge=edge, seed=seed)
+        sampler = PairingSampler(kind, styles, fronts, backs)
+        new, nowhere = plan_rows(todo, sampler, three=choice.three, place=place, edge=edge, seed=seed)
         rows, reasons = sorted(rows + new, key=lambda row: row["index"]), reasons + nowhere
         if not rows:
             write_rows(out / REJECTED, reasons)
@@ -198,18 +205,18 @@ def _check_numbers(count: int, choice: Choice, place: Place, edge: Edge) -> None
 
 def _look(
     folders: Sequence[Path], out: Path, cast: Path | None, choice: Choice
-) -> tuple[list[Front], list[Back], list[dict[str, str]]]:
+) -> tuple[list[Foreground], list[Background], list[dict[str, str]]]:
     """All clips of all folders, sorted into what they can be used for."""
     found = []
     for folder in dict.fromkeys(map(Path, folders)):
         if folder.resolve() == out.resolve():
             raise CastmixError(f"{out} holds the clips themselves: give composites a folder of their own")
         found += [(folder, clip) for clip in read_clips(folder)]
-    return look_through(track(found, "looking at clips"), read_cast(cast), choice, true_ground)
+    return select_clips(track(found, "looking at clips"), read_cast(cast), choice, true_ground)
 
 
 def _refuse_nothing(
-    fronts: Sequence[Front], backs: Sequence[Back], reasons: Sequence[Row], kind: Kind, out: Path
+    fronts: Sequence[Foreground], backs: Sequence[Background], reasons: Sequence[Row], kind: Kind, out: Path
 ) -> None:
     """Stop where nobody can be cut out, or there is nothing to paste on."""
     if fronts and backs:
@@ -228,7 +235,7 @@ def _refuse_nothing(
 
 def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict[str, str]]) -> None:
     """Make those that are not there; fills `made` and `failed` as it goes."""
-    fingerprint = remembering(fingerprint_file)
+    fingerprint = cached_fingerprint(fingerprint_file)
     made += [row for row in rows if is_made(out, row)]
     there = {row["id"] for row in made}
     left = [row for row in rows if row["id"] not in there]
@@ -236,7 +243,7 @@ def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict
     def work(row: Row) -> tuple[Row, str | None]:
         try:
             check_parents(row, fingerprint)
-            make(row, out)
+            write_composite(row, out)
         except CastmixError as error:
             return row, str(error)
         return row, None

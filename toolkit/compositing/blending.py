@@ -1,8 +1,8 @@
-"""The pixels of a composite: cut out by its mask, moved, softened at its edge, laid over another picture.
+"""Cuts a character out by its mask, moves it, softens its edge and blends it over another picture.
 
-Nothing is recoloured: that a character keeps its native look in a foreign scene is what composites are for
-(Character Mixing, arXiv 2510.05093, section 3.2). Masks and alphas are uint8, 0 to 255; places are continuous
-pixels as in `camera`. All work is done on the character's box.
+Colours are not changed: composites teach a model that a character keeps its native look in a foreign scene
+(Character Mixing, arXiv 2510.05093, section 3.2). Masks and alphas are uint8, 0 to 255. Positions are
+continuous pixels as in `camera_motion`. Only the character's bounding box is processed.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ Picture = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 REFERENCE_HEIGHT = 480
-"""The picture height that the settings of `Edge` are meant for."""
+"""The picture height for which the lengths in `Edge` are given."""
 
-
-ALIKE = 0.85
-"""Two masks, one laid on the other, that share less of what either covers show a movement."""
+MIN_IOU = 0.85
+"""Aligned masks of neighbouring frames with a lower IoU differ by a movement, not by flicker."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """The rim of who is pasted.
+    """The edge of a pasted character.
 
-    Lengths are pixels of a picture 480 high, and grow and shrink with the clip's height.
+    Lengths are in pixels at a picture height of 480 and scale with the clip's height.
 
     Attributes:
-        erode: How far the mask is taken back, so that nothing of the old background comes along.
-        feather: Width of the soft rim, at least one pixel of the clip; 0 makes a hard edge.
-        steady: How far the median of three frames may move the outline, against flicker; 0 never.
-        shadow: Darkness of a soft shadow where the feet stand, 0 to 1.
+        erode: Erosion of the mask. It removes a rim of the old background.
+        feather: Width of the soft edge, at least one pixel of the clip; 0 makes a hard edge.
+        steady: How far a temporal median over three frames may move the outline, against flicker. 0 disables
+            it.
+        shadow: Darkness of a soft shadow at the feet, 0 (none) to 1.
     """
 
     erode: float = 1.0
@@ -47,7 +47,13 @@ class Edge:
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """A character's pixels in another picture: `rgb` (h, w, 3) and `mask` (h, w), from (top, left) on."""
+    """A character's pixels, moved into another picture.
+
+    Attributes:
+        rgb: (h, w, 3).
+        mask: (h, w).
+        top, left: Position of the upper left pixel in the other picture.
+    """
 
     rgb: Picture
     mask: Picture
@@ -55,17 +61,17 @@ class Cutout:
     left: int
 
     @property
-    def where(self) -> tuple[slice, slice]:
-        """The part of the picture that it covers."""
+    def region(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture that it covers."""
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def steady(masks: Iterable[Picture], reach: int) -> Iterator[Picture]:
-    """Each mask as the median of itself and its two neighbours, its outline moved by `reach` pixels or less.
+def stabilised(masks: Iterable[Picture], reach: int) -> Iterator[Picture]:
+    """Replace each mask by the median of itself and its two neighbours, to remove flicker.
 
-    The neighbours are first moved to where the mask is. Where they still differ much, that is movement and
-    not flicker, and the mask stays as it is.
+    The outline moves by at most `reach` pixels. The neighbours are aligned with the mask first. If they
+    still differ much, that is movement and not flicker, and the mask is not changed.
     """
     import cv2
 
@@ -76,7 +82,7 @@ def steady(masks: Iterable[Picture], reach: int) -> Iterator[Picture]:
     kernel = np.asarray(shape, np.uint8)
     before: Picture | None = None
     now: Picture | None = None
-    for after in _and_last_again(masks):
+    for after in _repeat_last(masks):
         if now is not None:
             first = now if before is None else before
             left, top, width, height = cv2.boundingRect(np.maximum(np.maximum(first, now), after))
@@ -84,25 +90,25 @@ def steady(masks: Iterable[Picture], reach: int) -> Iterator[Picture]:
                 slice(max(0, top - reach), top + height + reach),
                 slice(max(0, left - reach), left + width + reach),
             )
-            steadied = now.copy()
-            steadied[part] = _median(first[part], now[part], after[part], kernel)
-            yield steadied
+            stable = now.copy()
+            stable[part] = _median(first[part], now[part], after[part], kernel)
+            yield stable
             before = now
         now = after
 
 
 def cut_out(picture: Picture, mask: Picture, matrix: Floats, height: int, width: int) -> Cutout | None:
-    """Move a character into a picture of another size.
+    """Cut a character out and move it into a picture of another size.
 
     Args:
-        picture: What it is cut from, (H, W, 3).
-        mask: Where it is in there, (H, W).
-        matrix: (3, 3), from its pixels to those of the new picture.
-        height: Of the new picture.
-        width: Of the new picture.
+        picture: The picture to cut from, (H, W, 3).
+        mask: The character's mask, (H, W).
+        matrix: (3, 3), from pixels of `picture` to pixels of the new picture.
+        height: Of the new picture, in pixels.
+        width: Likewise.
 
     Returns:
-        None if nothing of it is in the new picture.
+        The cut-out; None if no part of it is inside the new picture.
     """
     import cv2
 
@@ -120,7 +126,7 @@ def cut_out(picture: Picture, mask: Picture, matrix: Floats, height: int, width:
         return None
     moved = _shifted(-x0, -y0) @ matrix @ _shifted(left, top)
     scale = float(np.sqrt(abs(np.linalg.det(moved[:2, :2]))))
-    if scale < 0.75:  # averages what falls together, where interpolation would flicker
+    if scale < 0.75:  # average pixels first: interpolation alone would alias and flicker
         small = max(2, round(rgb.shape[1] * scale)), max(2, round(rgb.shape[0] * scale))
         moved = moved @ np.diag([rgb.shape[1] / small[0], rgb.shape[0] / small[1], 1.0])
         rgb = np.asarray(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), np.uint8)
@@ -134,10 +140,10 @@ def cut_out(picture: Picture, mask: Picture, matrix: Floats, height: int, width:
 
 
 def alpha_of(mask: Picture, erode: float, feather: float) -> Picture:
-    """The alpha of a mask: 255 where its outline is `erode` + `feather`/2 pixels away or more, 0 on the other
-    side, and a straight ramp between, to the nearest level.
+    """The alpha of a mask, from the signed distance d of each pixel to its outline (positive inside).
 
-    The outline lies where the mask is half covered. A `feather` of 0 gives 0 and 255 alone.
+    Alpha is 255 for d >= erode + feather/2, 0 for d <= erode - feather/2, and linear between, rounded to the
+    nearest level. The outline is where the mask is half covered. With a `feather` of 0 the alpha is 0 or 255.
     """
     import cv2
 
@@ -151,34 +157,45 @@ def alpha_of(mask: Picture, erode: float, feather: float) -> Picture:
         distance = np.where(inside, distance, -outside)
     if not feather:
         return np.where((distance > erode) & (inside > 0), np.uint8(255), np.uint8(0))
-    rim = (np.abs(distance) <= 0.6) & (mask > 0) & (mask < 255)  # half-covered pixels know it exactly
+    rim = (
+        (np.abs(distance) <= 0.6) & (mask > 0) & (mask < 255)
+    )  # for partly covered pixels the coverage is exact
     distance[rim] = mask[rim] / np.float32(255) - np.float32(0.5)
     ramp = (distance - np.float32(erode)) * np.float32(255 / feather) + np.float32(128)
     return np.asarray(np.clip(ramp, 0, 255.5), np.uint8)
 
 
 def edge_pixels(edge: Edge, height: int) -> tuple[float, float]:
-    """Erosion and feather in pixels of a picture of this height."""
+    """Erosion and feather in pixels, for a picture of this height."""
     scale = height / REFERENCE_HEIGHT
     return edge.erode * scale, max(edge.feather * scale, 1.0) if edge.feather else 0.0
 
 
 def blend(back: Picture, front: Picture, alpha: Picture) -> None:
-    """Lay `front` (h, w, 3) over `back` in place: alpha·front + (255 - alpha)·back over 255, rounded."""
+    """Blend `front` (h, w, 3) over `back` in place: (alpha·front + (255 - alpha)·back) / 255, rounded."""
     a = alpha.astype(np.uint16)[..., None]
     mixed = a * front + (255 - a) * back
     mixed += 128
     back[...] = (mixed + (mixed >> 8)) >> 8  # division by 255, exact for 16 bits
 
 
-def covered(alpha: Picture, by: Picture) -> Picture:
-    """What is left of an alpha behind something else, both (h, w)."""
+def occluded(alpha: Picture, by: Picture) -> Picture:
+    """The part of an alpha that stays visible behind the alpha `by`, both (h, w): alpha·(1 - by)."""
     product = alpha.astype(np.uint16) * (255 - by) + 128
     return np.asarray((product + (product >> 8)) >> 8, np.uint8)
 
 
 def cast_shadow(back: Picture, box: tuple[float, float, float, float], ground: float, dark: float) -> None:
-    """Darken the ground below someone, in place: a soft ellipse that fades as its caster rises."""
+    """Darken the ground below a character, in place.
+
+    The shadow is a soft ellipse. It fades as the character rises above the ground line.
+
+    Args:
+        back: The picture, (H, W, 3).
+        box: Left, top, right, bottom of the character.
+        ground: y of the ground line.
+        dark: Darkness of the shadow's middle, 0 to 1.
+    """
     left, top, right, bottom = box
     x, radius = (left + right) / 2, 0.5 * (right - left)
     flat = max(1.0, 0.22 * radius)
@@ -199,32 +216,32 @@ def _shifted(x: float, y: float) -> Floats:
 
 
 def _median(before: Picture, now: Picture, after: Picture, kernel: Picture) -> Picture:
-    """The median of three masks, each laid on the second; within what `kernel` takes away or adds there."""
+    """The median of three masks, aligned with the second, limited to its erosion and dilation by `kernel`."""
     import cv2
 
-    first, last = _moved_to(now, before), _moved_to(now, after)
+    first, last = _aligned(before, now), _aligned(after, now)
     low, high = np.minimum(first, last), np.maximum(first, last)
-    if np.count_nonzero(low >= 128) < ALIKE * np.count_nonzero(high >= 128):
+    if np.count_nonzero(low >= 128) < MIN_IOU * np.count_nonzero(high >= 128):
         return now
     median = np.maximum(low, np.minimum(high, now))
     return np.asarray(np.clip(median, cv2.erode(now, kernel), cv2.dilate(now, kernel)), np.uint8)
 
 
-def _moved_to(here: Picture, mask: Picture) -> Picture:
-    """The mask, moved by whole pixels so that its middle is that of another."""
+def _aligned(mask: Picture, other: Picture) -> Picture:
+    """The mask, moved by whole pixels so that its centroid is that of another mask."""
     import cv2
 
-    a, b = cv2.moments(here), cv2.moments(mask)
-    if not a["m00"] or not b["m00"] or mask is here:
+    a, b = cv2.moments(other), cv2.moments(mask)
+    if not a["m00"] or not b["m00"] or mask is other:
         return mask
     x, y = (round(a[name] / a["m00"] - b[name] / b["m00"]) for name in ("m10", "m01"))
     if not x and not y:
         return mask
-    way = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
-    return np.asarray(cv2.warpAffine(mask, way, mask.shape[::-1], flags=cv2.INTER_NEAREST), np.uint8)
+    shift = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+    return np.asarray(cv2.warpAffine(mask, shift, mask.shape[::-1], flags=cv2.INTER_NEAREST), np.uint8)
 
 
-def _and_last_again(items: Iterable[Picture]) -> Iterator[Picture]:
+def _repeat_last(items: Iterable[Picture]) -> Iterator[Picture]:
     last: Any = None
     for last in items:
         yield last

@@ -1,4 +1,4 @@
-"""Backgrounds that are one picture: a picture's file, or a clip's clean plate, without the people in it."""
+"""Still backgrounds: a picture file, or the clean plate of a clip (its background without the characters)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from toolkit.core.errors import CastmixError
 from toolkit.footage.decoding import VideoReader
 from toolkit.footage.masks import iter_mask
 
-CLEAR = 0.012
-"""How far from everybody a pixel must be to be background, in picture heights: edges and shadows."""
-FILLED_AT = 160
-"""What nobody ever uncovers is filled in on a picture of this height."""
+MARGIN = 0.012
+"""Distance of background pixels from every character, in picture heights: excludes soft edges and shadows."""
+INPAINT_HEIGHT = 160
+"""Pixels that are never uncovered are inpainted at this picture height."""
 
 
-def image(path: Path, size: tuple[int, int] | None = None) -> Picture:
-    """A picture (H, W, 3), of this height and width or as it is.
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Picture:
+    """Read a picture (H, W, 3), resized to `size` (height, width) if given.
 
     Raises:
-        CastmixError: It cannot be read.
+        CastmixError: The file cannot be read.
     """
     with VideoReader(path) as reader:
         for frame in reader:
             return frame.rgb(*size) if size else frame.rgb()
-    raise CastmixError(f"{path} cannot be read as a picture: save it anew, or take it away")
+    raise CastmixError(f"{path} cannot be read as a picture: save it again, or remove it")
 
 
-def plate(video: Path, masks: Sequence[Path]) -> Picture:
-    """The background of a clip whose camera stands still, (H, W, 3).
+def clean_plate(video: Path, masks: Sequence[Path]) -> Picture:
+    """The background of a clip with a static camera, (H, W, 3).
 
-    Each pixel is the mean of the frames in which nobody is there; what is hidden in all of them is filled in
-    from around it (OpenCV's inpainting after Telea), which is a guess.
+    Each pixel is the mean over the frames in which no character covers it. Pixels that are covered in all
+    frames are inpainted (OpenCV, Telea's method) and may be wrong.
+
+    Raises:
+        CastmixError: No pixel is uncovered in any frame, or a file cannot be read.
     """
     import cv2
 
@@ -48,17 +51,17 @@ def plate(video: Path, masks: Sequence[Path]) -> Picture:
             hidden = np.zeros(picture.shape[:2], np.uint8)
             for stream in streams:
                 hidden |= next(stream)
-            reach = max(1, round(CLEAR * len(picture)))
-            free = cv2.dilate(hidden, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0
-            total += picture * free[..., None]
-            count += free
+            radius = max(1, round(MARGIN * len(picture)))
+            uncovered = cv2.dilate(hidden, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)) == 0
+            total += picture * uncovered[..., None]
+            count += uncovered
     never = (count == 0).astype(np.uint8)
     if never.all():
-        raise CastmixError(f"{video} shows no background in any frame: it has no clean plate")
+        raise CastmixError(f"{video}: masks cover every pixel in all frames, so there is no clean plate")
     mean = np.asarray(total / np.maximum(count, 1)[..., None] + 0.5, np.uint8)
     if not never.any():
         return mean
-    scale = min(1.0, FILLED_AT / len(mean))
+    scale = min(1.0, INPAINT_HEIGHT / len(mean))
     size = (max(2, round(mean.shape[1] * scale)), max(2, round(mean.shape[0] * scale)))
     hole = (cv2.resize(never * 255, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
     small = cv2.inpaint(cv2.resize(mean, size, interpolation=cv2.INTER_AREA), hole, 3, cv2.INPAINT_TELEA)

@@ -1,4 +1,7 @@
-"""Which clips can give a character and which can be a background, and why the others cannot."""
+"""Selects the clips that can give a foreground character and the clips that can be a background.
+
+A clip may be both. Each rejected clip gets a reason in rejected.jsonl.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +15,36 @@ import numpy as np
 
 from toolkit.captions.cast import Cast, Style
 from toolkit.captions.grammar import MAX_CHARACTERS, Caption, parse
-from toolkit.compositing.camera_motion import Floats, to_undo
-from toolkit.compositing.clean_plates import image
-from toolkit.compositing.clip_facts import Facts, Figure
-from toolkit.compositing.measure_clips import Ground, clip_facts, no_ground, video_facts
+from toolkit.compositing.camera_motion import Floats, motion_to_compensate
+from toolkit.compositing.character_track import CharacterTrack, character_track
+from toolkit.compositing.clip_facts import Facts, MaskFacts
+from toolkit.compositing.measure_clips import (
+    GroundLine,
+    facts_of_clip,
+    unknown_ground_line,
+)
 from toolkit.compositing.merged_captions import names_in, without_place
-from toolkit.compositing.standing import Standing, standing
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import fingerprint_file
 from toolkit.footage.clips import Clip
-from toolkit.footage.source_records import VIDEO_SUFFIXES, path_text
 
-IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-BARE = 0.95
-"""Share of a picture that must be seen without anybody in some frame, to make a plate of it."""
+MIN_UNCOVERED = 0.95
+"""A clean plate needs this share of the pixels uncovered in at least one frame."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which clips are good enough, and how they are drawn.
+    """Which clips are good enough, and how they are sampled.
 
     Attributes:
-        area: Smallest and largest share of the picture that a character covers, in 9 of 10 frames.
-        still: A camera whose way cannot be told counts as standing if it is slower, in picture heights a
-            second; else the clip is not used.
-        fastest: Clips with a faster camera are not used; a slower one's movement is compensated.
-        unmasked: Use backgrounds whose characters have no masks, too. Who is pasted then stands before them,
-            anywhere.
-        three: Share of the composites with three characters; the others have two.
+        area: Smallest and largest share of the picture that a character may cover; 10th and 90th percentile
+            over the frames.
+        still: A camera whose motion cannot be estimated counts as static below this speed, in picture
+            heights per second. Above it the clip is rejected.
+        fastest: Clips with a faster camera are rejected, in picture heights per second. A slower camera is
+            compensated.
+        unmasked: Also use backgrounds whose characters have no masks. The pasted character then stands in
+            front of them and may hide them.
+        three: Share of the composites with three characters. The others have two.
     """
 
     area: tuple[float, float] = (0.04, 0.4)
@@ -50,11 +55,21 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Front:
-    """A character that can be cut out of a clip.
+class Foreground:
+    """A clip whose one character can be cut out.
 
-    `action` is what it does, without the place. `camera` is the movement to undo, if there is any. `cut` says
-    that it reaches the bottom of its picture, `over` that it reaches the top.
+    Attributes:
+        clip: The clip.
+        name: The character's name.
+        show: Id of the character's show.
+        style: Style of that show.
+        action: What the character does, without the place.
+        facts: Facts about the clip.
+        mask: Facts about the character's mask.
+        camera: (F, 4), the camera motion to remove; None if the camera is static.
+        track: The character's position over time, without the camera motion.
+        cropped_bottom: Whether the bottom edge of the picture crops the character.
+        cropped_top: Whether the top edge does.
     """
 
     clip: Clip
@@ -63,16 +78,30 @@ class Front:
     style: Style
     action: str
     facts: Facts
-    figure: Figure
+    mask: MaskFacts
     camera: Floats | None
-    body: Standing
-    cut: bool
-    over: bool
+    track: CharacterTrack
+    cropped_bottom: bool
+    cropped_top: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Back:
-    """A background: a clip with its characters, a video or picture without any, or a clip's clean plate."""
+class Background:
+    """A background: a clip with its characters, a video or picture without any, or a clip's clean plate.
+
+    Attributes:
+        id: Id of the clip, or the name of the file.
+        path: The video or picture.
+        form: How it is used. A "plate" is made from the clip at `path`.
+        style: Style of the scene.
+        fingerprint: Of the file's content.
+        clip: The clip, None for a file given by the user.
+        caption: The clip's caption, None if nobody is in the background.
+        names: Characters in the background.
+        shows: Ids of their shows.
+        facts: Facts about the video, None for a picture.
+        camera: (F, 4), the camera motion to follow; None if the camera is static.
+    """
 
     id: str
     path: Path
@@ -87,169 +116,141 @@ class Back:
     camera: Floats | None
 
     @cached_property
-    def people(self) -> dict[str, Standing]:
-        """Those in a video whose masks are known, in all its frames."""
+    def tracks(self) -> dict[str, CharacterTrack]:
+        """Tracks of the characters with masks, by name, over all frames; {} unless it is a video."""
         if self.form != "video" or self.facts is None:
             return {}
-        figures = self.facts.figures.items()
-        return {name: standing(figure, self.facts, self.camera) for name, figure in figures}
+        masks = self.facts.masks.items()
+        return {name: character_track(mask, self.facts, self.camera) for name, mask in masks}
 
 
-Reasons = list[dict[str, str]]
-"""Rows of rejected.jsonl: what was set aside, as what, and why."""
+Rejections = list[dict[str, str]]
+"""Rows of rejected.jsonl: `id` of what is rejected, `as` what it was to be used, and the `reason`."""
 
 
-def look_through(
-    found: Iterable[tuple[Path, Clip]], cast: Cast, choice: Choice, ground: Ground = no_ground
-) -> tuple[list[Front], list[Back], Reasons]:
-    """Sort clips, given with their folders, into foregrounds and backgrounds; a clip may be both."""
-    fronts, backs, reasons = [], [], []
+def select_clips(
+    found: Iterable[tuple[Path, Clip]],
+    cast: Cast,
+    choice: Choice,
+    ground: GroundLine = unknown_ground_line,
+) -> tuple[list[Foreground], list[Background], Rejections]:
+    """Sort clips, given as (folder, clip), into foregrounds, backgrounds and rejections."""
+    foregrounds, backgrounds, rejected = [], [], []
     for folder, clip in found:
         try:
-            caption = _caption_of(clip, cast)
-            facts = clip_facts(folder, clip, ground)
-            camera = _movement(facts, choice)
+            caption = _parsed_caption(clip, cast)
+            facts = facts_of_clip(folder, clip, ground)
+            camera = camera_of(facts, choice)
         except CastmixError as error:
-            reasons += [_row(clip.id, use, str(error)) for use in ("foreground", "background")]
+            rejected += [rejection(clip.id, use, str(error)) for use in ("foreground", "background")]
             continue
         try:
-            fronts.append(_front(clip, caption, facts, camera, cast, choice))
+            foregrounds.append(_foreground(clip, caption, facts, camera, cast, choice))
         except CastmixError as error:
-            reasons.append(_row(clip.id, "foreground", str(error)))
+            rejected.append(rejection(clip.id, "foreground", str(error)))
         try:
-            backs.append(_back(clip, caption, facts, camera, cast, choice))
+            backgrounds.append(_background(clip, caption, facts, camera, cast, choice))
         except CastmixError as error:
-            reasons.append(_row(clip.id, "background", str(error)))
-    return fronts, backs, reasons
+            rejected.append(rejection(clip.id, "background", str(error)))
+    return foregrounds, backgrounds, rejected
 
 
-def plates(backs: Sequence[Back], choice: Choice) -> list[Back]:
-    """The clips of which a clean plate can be made: still camera, everybody masked, nearly all seen bare."""
+def clean_plate_backgrounds(backgrounds: Sequence[Background]) -> list[Background]:
+    """The clips from which a clean plate can be made.
+
+    Their camera is static, all their characters have masks, and almost every pixel is uncovered once.
+    """
     return [
-        Back(b.id, b.path, "plate", b.style, b.fingerprint, b.clip, None, (), frozenset(), b.facts, None)
-        for b in backs
-        if b.facts and b.camera is None and set(b.names) == b.facts.figures.keys() and b.facts.bare >= BARE
+        Background(
+            b.id, b.path, "plate", b.style, b.fingerprint, b.clip, None, (), frozenset(), b.facts, None
+        )
+        for b in backgrounds
+        if b.facts
+        and b.camera is None
+        and set(b.names) == b.facts.masks.keys()
+        and b.facts.uncovered >= MIN_UNCOVERED
     ]
 
 
-def given_backgrounds(
-    given: Sequence[Path], style: Style, out: Path, choice: Choice
-) -> tuple[list[Back], Reasons]:
-    """Backgrounds from pictures and videos that show nobody of the cast, and folders of them.
-
-    Raises:
-        CastmixError: A path that is not there, or a folder without pictures and videos.
-    """
-    backs, reasons = [], []
-    for path in _find(given):
-        try:
-            if path.suffix.lower() in IMAGES:
-                facts = camera = None
-                image(path)
-            else:
-                facts = video_facts(out, path)
-                camera = _movement(facts, choice)
-        except CastmixError as error:
-            reasons.append(_row(path_text(path), "background", str(error)))
-            continue
-        mark = facts.fingerprint if facts else fingerprint_file(path)
-        form: Literal["video", "image"] = "video" if facts else "image"
-        backs.append(Back(path.name, path, form, style, mark, None, None, (), frozenset(), facts, camera))
-    return backs, reasons
+def rejection(name: str, use: str, reason: str) -> dict[str, str]:
+    """A row of rejected.jsonl; `use` is "foreground", "background", "composite" or "making"."""
+    return {"id": name, "as": use, "reason": reason}
 
 
-def _movement(facts: Facts, choice: Choice) -> Floats | None:
-    return to_undo(facts.camera, facts.height, facts.width, choice.still, choice.fastest)
+def camera_of(facts: Facts, choice: Choice) -> Floats | None:
+    """The camera motion (F, 4) to compensate; None if the camera is static. Raises CastmixError."""
+    return motion_to_compensate(facts.camera, facts.height, facts.width, choice.still, choice.fastest)
 
 
-def _caption_of(clip: Clip, cast: Cast) -> Caption:
+def _parsed_caption(clip: Clip, cast: Cast) -> Caption:
     if "composite" in clip.extra:
-        raise CastmixError("it is a composite itself")
+        raise CastmixError("the clip is a composite itself")
     if not clip.text:
-        raise CastmixError("it has no caption: write one with `castmix caption`")
+        raise CastmixError("the clip has no caption: write one with `castmix caption`")
     return parse(clip.text, cast)
 
 
-def _front(
+def _foreground(
     clip: Clip, caption: Caption, facts: Facts, camera: Floats | None, cast: Cast, choice: Choice
-) -> Front:
-    """The one character of a clip, if its mask is good enough to be pasted."""
+) -> Foreground:
+    """The only character of a clip, if its mask is good enough to cut it out."""
     names = names_in(caption)
     if len(names) != 1:
-        raise CastmixError(f"it has {len(names)} characters, {', '.join(names)}: only one alone is cut out")
+        raise CastmixError(f"the clip has {len(names)} characters, {', '.join(names)}; expected exactly one")
     name = names[0]
-    if name not in facts.figures:
-        raise CastmixError(f"no accepted mask of {name}: {_why_not(clip, name)}")
-    figure = facts.figures[name]
-    lost = int(np.isnan(figure.boxes[:, 0]).sum())
-    if lost:
-        raise CastmixError(f"{name} is lost in {lost} of {len(figure.boxes)} frames")
-    least, most = np.percentile(figure.area, (10, 90))
-    if least < choice.area[0] or most > choice.area[1]:
-        raise CastmixError(
-            f"{name} covers {least:.1%} to {most:.1%} of the picture, wanted {choice.area[0]:.0%} to "
-            f"{choice.area[1]:.0%}: see --choice.area"
-        )
-    left, top, right, bottom = figure.touches
-    for side, share in (("left", left), ("top", top if camera is not None else 0), ("right", right)):
-        if share:  # where the camera is held still afterwards, the top border wanders
-            raise CastmixError(f"{name} touches the {side} border in {share:.0%} of the frames")
+    if name not in facts.masks:
+        raise CastmixError(f"no accepted mask of {name}: {_why_no_mask(clip, name)}")
+    mask = facts.masks[name]
+    _check_mask(name, mask, camera is not None, choice)
+    _, top, _, bottom = mask.touches
     show = cast.find(name)[0]
     action = without_place(caption.clauses[0].action)
-    return Front(
-        clip,
-        name,
-        show.id,
-        show.style,
-        action,
-        facts,
-        figure,
-        camera,
-        standing(figure, facts, camera),
-        bottom > 0,
-        top > 0,
+    track = character_track(mask, facts, camera)
+    return Foreground(
+        clip, name, show.id, show.style, action, facts, mask, camera, track, bottom > 0, top > 0
     )
 
 
-def _back(
+def _check_mask(name: str, mask: MaskFacts, is_camera_moving: bool, choice: Choice) -> None:
+    """Raise CastmixError if a mask is not good enough to cut its character out."""
+    lost = int(np.isnan(mask.boxes[:, 0]).sum())
+    if lost:
+        raise CastmixError(f"{name} has no mask in {lost} of {len(mask.boxes)} frames")
+    least, most = np.percentile(mask.area, (10, 90))
+    if least < choice.area[0] or most > choice.area[1]:
+        raise CastmixError(
+            f"{name} covers {least:.1%} to {most:.1%} of the picture, expected {choice.area[0]:.0%} to "
+            f"{choice.area[1]:.0%} (--choice.area)"
+        )
+    left, top, right, _ = mask.touches
+    # after compensating a moving camera, the top edge of the picture moves as well
+    for side, share in (("left", left), ("top", top if is_camera_moving else 0), ("right", right)):
+        if share:
+            raise CastmixError(f"{name} touches the {side} edge of the picture in {share:.0%} of the frames")
+
+
+def _background(
     clip: Clip, caption: Caption, facts: Facts, camera: Floats | None, cast: Cast, choice: Choice
-) -> Back:
-    """A clip as a background, with the characters that it has."""
+) -> Background:
+    """A clip as a background, with its characters."""
     names = tuple(names_in(caption))
     if len(names) >= MAX_CHARACTERS:
-        raise CastmixError(f"it has {len(names)} characters, and a caption no more than {MAX_CHARACTERS}")
-    unknown = [name for name in names if name not in facts.figures]
-    if unknown and not choice.unmasked:
         raise CastmixError(
-            f"no accepted mask of {' and '.join(unknown)}, who could be hidden: "
-            f"{_why_not(clip, unknown[0])}, or see --choice.unmasked"
+            f"the clip has {len(names)} characters already; a caption names at most {MAX_CHARACTERS}"
+        )
+    unmasked = [name for name in names if name not in facts.masks]
+    if unmasked and not choice.unmasked:
+        raise CastmixError(
+            f"no accepted mask of {' and '.join(unmasked)}, who could be hidden: "
+            f"{_why_no_mask(clip, unmasked[0])}, or allow it with --choice.unmasked"
         )
     shows = frozenset(cast.find(name)[0].id for name in names)
     mark = facts.fingerprint
-    return Back(clip.id, clip.path, "video", caption.style, mark, clip, caption, names, shows, facts, camera)
+    return Background(
+        clip.id, clip.path, "video", caption.style, mark, clip, caption, names, shows, facts, camera
+    )
 
 
-def _why_not(clip: Clip, name: str) -> str:
+def _why_no_mask(clip: Clip, name: str) -> str:
     reasons = clip.extra.get("masks", {}).get(name, {}).get("reasons", [])
     return "; ".join(reasons) if reasons else "make one with `castmix segment`"
-
-
-def _find(given: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, given):
-        if not path.exists():
-            raise CastmixError(f"{path} does not exist: give pictures, videos, or folders of them")
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files = [
-            f
-            for f in inside
-            if f.is_file() and f.suffix.lower() in IMAGES | VIDEO_SUFFIXES and f.name[0] != "."
-        ]
-        if not files:
-            raise CastmixError(f"{path}: no picture or video in it")
-        found += files
-    return list(dict.fromkeys(found))
-
-
-def _row(name: str, use: str, reason: str) -> dict[str, str]:
-    return {"id": name, "as": use, "reason": reason}

@@ -1,6 +1,6 @@
-"""Measures the facts of clips, once: they are kept in ``facts/<id>.json`` in the folder of clips.
+"""Measures the facts of clips once and caches them in ``facts/<id>.json`` in the folder of clips.
 
-They are measured anew when the video or a mask has another content.
+A clip is measured again when the content of its video or of one of its masks has changed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.compositing.camera_motion import Grey, follow
-from toolkit.compositing.clip_facts import Facts, Figure, from_row, to_row
+from toolkit.compositing.camera_motion import Grey, estimate_motion
+from toolkit.compositing.clip_facts import Facts, MaskFacts, from_row, to_row
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file, write_atomic
 from toolkit.footage.clips import Clip
@@ -24,71 +24,71 @@ from toolkit.footage.masks import accepted_mask_names, iter_mask, mask_path
 
 FOLDER = "facts"
 VERSION = 3
-STUMP = 0.4
-"""Who is cut by the lower border over more of its width than this shows no feet."""
-LONGEST = 400
-"""Frames of a video without masks that are looked at: a background is used from its beginning."""
+FEET_WIDTH = 0.4
+"""The bottom edge cuts through the body, not the feet, if it touches more of the mask's width than this."""
+MAX_FRAMES = 400
+"""Frames measured of a video without masks. Such a background is used from its beginning."""
+
+GroundLine = Callable[[Clip, str], "float | None"]
+"""Returns a character's ground line in a clip's first frame, in pixels from the top; None if unknown."""
 
 
-Ground = Callable[[Clip, str], "float | None"]
-"""Where a character stands in a clip's first frame, in pixels from the top; None where that is not known."""
+def unknown_ground_line(clip: Clip, name: str) -> None:
+    """The ground line of footage without ground truth: unknown."""
 
 
-def no_ground(clip: Clip, name: str) -> None:
-    """Of ordinary footage: the ground line is not known."""
+def facts_of_clip(folder: Path, clip: Clip, ground: GroundLine = unknown_ground_line) -> Facts:
+    """The facts of a clip, from the cache in its folder or measured now.
 
-
-def clip_facts(folder: Path, clip: Clip, ground: Ground = no_ground) -> Facts:
-    """The facts of a clip of a folder, measured if they are not known.
-
-    ground: Tells the ground line of footage that comes with its truth.
+    ground: Returns the ground line of footage that has ground truth.
 
     Raises:
-        CastmixError: The clip or one of its accepted masks cannot be read, or they do not fit each other.
+        CastmixError: The clip or one of its accepted masks cannot be read, or a mask does not fit the clip.
     """
     masks = {name: mask_path(clip, name) for name in accepted_mask_names(clip)}
-    return _kept(folder / FOLDER / f"{clip.id}.json", clip.path, masks, lambda name: ground(clip, name))
+    return _cached(folder / FOLDER / f"{clip.id}.json", clip.path, masks, lambda name: ground(clip, name))
 
 
-def video_facts(out: Path, video: Path) -> Facts:
-    """The facts of a video without masks, kept in the folder `out`."""
-    return _kept(out / FOLDER / f"{video.name}.json", video, {}, None)
+def facts_of_video(out: Path, video: Path) -> Facts:
+    """The facts of a video without masks, cached in the folder `out`."""
+    return _cached(out / FOLDER / f"{video.name}.json", video, {}, None)
 
 
 def measure(video: Path, masks: Mapping[str, Path]) -> Facts:
-    """Look at a video and its masks, frame by frame, in one pass.
+    """Measure a video and its masks in one pass.
 
     Raises:
-        CastmixError: One of them cannot be read, a mask has other frames than the video, or is empty.
+        CastmixError: A file cannot be read, or a mask is empty or has other frames than the video.
     """
     with VideoReader(video) as reader:
-        passing = _Passing(video, reader, masks)
-        camera = follow(passing.pictures(), reader.fps)
-    figures = {name: passing.figure(name) for name in masks}
-    height, width = passing.bare.shape
-    bare = float(np.mean(passing.bare))
-    return Facts(fingerprint_file(video), height, width, np.asarray(passing.times), camera, bare, figures)
+        one_pass = _OnePass(video, reader, masks)
+        camera = estimate_motion(one_pass.pictures(), reader.fps)
+    facts = {name: one_pass.mask_facts(name) for name in masks}
+    height, width = one_pass.uncovered.shape
+    uncovered = float(np.mean(one_pass.uncovered))
+    times = np.asarray(one_pass.times)
+    return Facts(fingerprint_file(video), height, width, times, camera, uncovered, facts)
 
 
-class _Passing:
-    """A video and its masks as they pass by, frame by frame."""
+class _OnePass:
+    """Reads a video and its masks once, frame by frame, and collects what `measure` needs."""
 
     def __init__(self, video: Path, reader: VideoReader, masks: Mapping[str, Path]) -> None:
         self.video, self.reader, self.masks = video, reader, masks
         self.times: list[float] = []
-        self.bare: NDArray[np.bool_] = np.zeros((1, 1), np.bool_)
+        self.uncovered: NDArray[np.bool_] = np.zeros((1, 1), np.bool_)
         self.boxes: dict[str, list[tuple[float, ...]]] = {name: [] for name in masks}
         self.area: dict[str, list[float]] = {name: [] for name in masks}
         self.touches: dict[str, list[list[bool]]] = {name: [] for name in masks}
 
     def pictures(self) -> Iterator[tuple[Grey, Grey]]:
-        """Grey pictures, and where somebody is; remembers what is to be known of each."""
+        """Yield the grey picture and the union of the masks of each frame."""
         import cv2
 
         streams = {name: iter_mask(path) for name, path in self.masks.items()}
         first = 0.0
         for frame in self.reader:
-            if len(self.times) == LONGEST and not streams:
+            if len(self.times) == MAX_FRAMES and not streams:
                 return
             picture = np.asarray(cv2.cvtColor(frame.rgb(), cv2.COLOR_RGB2GRAY), np.uint8)
             hidden = np.zeros_like(picture)
@@ -97,12 +97,12 @@ class _Passing:
                 if mask is None or mask.shape != picture.shape:
                     found = "fewer frames" if mask is None else f"frames of {mask.shape[1]}x{mask.shape[0]}"
                     raise self._does_not_fit(name, found)
-                self._see(name, mask)
+                self._collect(name, mask)
                 hidden |= mask
             if not self.times:
-                first, self.bare = frame.time, np.zeros(picture.shape, np.bool_)
+                first, self.uncovered = frame.time, np.zeros(picture.shape, np.bool_)
             self.times.append(frame.time - first)
-            self.bare |= np.equal(hidden, 0)
+            self.uncovered |= np.equal(hidden, 0)
             yield picture, hidden
         if self.reader.failure or self.reader.lost or not self.times:
             raise CastmixError(
@@ -114,11 +114,11 @@ class _Passing:
 
     def _does_not_fit(self, name: str, found: str) -> CastmixError:
         return CastmixError(
-            f"{self.masks[name]} has {found} than {self.video}, which it should cover frame by frame: "
-            "make it anew with `castmix segment --overwrite`"
+            f"{self.masks[name]} has {found} than {self.video}; expected one mask frame of the same size "
+            "per video frame: make it again with `castmix segment --overwrite`"
         )
 
-    def _see(self, name: str, mask: Grey) -> None:
+    def _collect(self, name: str, mask: Grey) -> None:
         import cv2
 
         solid = (mask >= 128).astype(np.uint8)
@@ -126,54 +126,48 @@ class _Passing:
         box = (left, top, left + width, top + height) if width else (np.nan,) * 4
         self.boxes[name].append(tuple(map(float, box)))
         self.area[name].append(float(np.count_nonzero(solid)) / solid.size)
-        borders = (solid[:, 0], solid[0], solid[:, -1], solid[-1])
-        contacts = [int(np.count_nonzero(line)) for line in borders]
-        touches = [count > 0.01 * line.size for count, line in zip(contacts, borders, strict=True)]
-        self.touches[name].append([*touches, contacts[3] > STUMP * max(width, 1)])
+        edges = (solid[:, 0], solid[0], solid[:, -1], solid[-1])
+        contacts = [int(np.count_nonzero(line)) for line in edges]
+        touches = [count > 0.01 * line.size for count, line in zip(contacts, edges, strict=True)]
+        self.touches[name].append([*touches, contacts[3] > FEET_WIDTH * max(width, 1)])
 
-    def figure(self, name: str) -> Figure:
+    def mask_facts(self, name: str) -> MaskFacts:
         path, boxes = self.masks[name], np.asarray(self.boxes[name])
         if not np.isfinite(boxes).any():
-            raise CastmixError(f"{path} is empty: make it anew with `castmix segment --overwrite`")
-        left, top, right, bottom, stump = map(float, np.mean(np.asarray(self.touches[name], float), axis=0))
-        return Figure(
-            path,
-            fingerprint_file(path),
-            boxes,
-            np.asarray(self.area[name]),
-            (left, top, right, bottom),
-            stump,
-        )
+            raise CastmixError(
+                f"{path} is empty in every frame: make it again with `castmix segment --overwrite`"
+            )
+        shares = np.mean(np.asarray(self.touches[name], float), axis=0)
+        left, top, right, bottom, feet_cut = map(float, shares)
+        area = np.asarray(self.area[name])
+        return MaskFacts(path, fingerprint_file(path), boxes, area, (left, top, right, bottom), feet_cut)
 
 
-# What is kept of them
-
-
-def _kept(
+def _cached(
     file: Path, video: Path, masks: Mapping[str, Path], ground: Callable[[str], float | None] | None
 ) -> Facts:
-    """The facts in a file if they are those of this video and these masks; else they are measured."""
+    """The facts in `file` if they belong to this video and these masks; else measure and write them."""
     stamps = {name: _stamp(path) for name, path in {"": video, **masks}.items()}
     row = json.loads(file.read_bytes()) if file.exists() else {}
     if row.get("version") == VERSION and row["stamps"].keys() == stamps.keys():
         if row["stamps"] == stamps:
             return from_row(row, masks)
-        kept = {"": row["fingerprint"]} | {name: row["figures"][name]["fingerprint"] for name in masks}
-        if kept == {name: fingerprint_file(path) for name, path in {"": video, **masks}.items()}:
-            _write(file, row | {"stamps": stamps})  # only touched, or copied
+        cached = {"": row["fingerprint"]} | {name: row["figures"][name]["fingerprint"] for name in masks}
+        if cached == {name: fingerprint_file(path) for name, path in {"": video, **masks}.items()}:
+            _write(file, row | {"stamps": stamps})  # a new date, the same content
             return from_row(row, masks)
     facts = measure(video, masks)
     if ground is not None:
-        figures = {name: replace(one, ground=ground(name)) for name, one in facts.figures.items()}
-        facts = replace(facts, figures=figures)
+        facts = replace(facts, masks={n: replace(one, ground=ground(n)) for n, one in facts.masks.items()})
     row = {"version": VERSION, "stamps": stamps, **to_row(facts)}
     _write(file, row)
-    return from_row(row, masks)  # rounded, as every later run reads them
+    return from_row(row, masks)  # rounded, so this run uses the same numbers as every later one
 
 
 def _stamp(path: Path) -> list[int]:
+    """Size in bytes and modification time in nanoseconds."""
     if not path.exists():
-        raise CastmixError(f"{path} is missing: make it anew, or delete what speaks of it")
+        raise CastmixError(f"{path} is missing: restore it, or delete the json entry that names it")
     known = path.stat()
     return [known.st_size, known.st_mtime_ns]
 

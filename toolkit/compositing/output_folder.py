@@ -1,4 +1,4 @@
-"""A folder of composites: its settings, its plan, what was set aside and what a person struck out."""
+"""The output folder of `castmix composite`: settings, plan, rejections, and composites struck out by hand."""
 
 from __future__ import annotations
 
@@ -21,43 +21,44 @@ RUN = "run.yaml"
 
 
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Take a folder for these settings; nothing is written into one that is not free.
+    """Prepare an output folder for these settings. A folder with other content is not changed.
 
     Raises:
-        CastmixError: It holds what composite did not make, or was planned with other settings.
+        CastmixError: It holds files that composite did not write, or was planned with other settings.
     """
-    if other := _foreign(out):
+    if other := _unrelated_content(out):
         raise CastmixError(
-            f"{out} holds {other}, which composite did not make: give composites a folder of their own with "
-            "another --out"
+            f"{out} holds {other}, which composite did not make: give composites a folder of their own "
+            "with another --out"
         )
     wanted = json.loads(json.dumps(settings))
     path = out / SETTINGS
     before = json.loads(path.read_text("utf-8")) if path.exists() and (out / PLAN).exists() else wanted
     if changed := [name for name in wanted if wanted[name] != before.get(name)]:
-        what = ", ".join(f"{name} {_short(before.get(name), wanted[name])}" for name in changed)
+        what = ", ".join(f"{name} {_change(before.get(name), wanted[name])}" for name in changed)
         raise CastmixError(
-            f"{out} was planned with {what}: give another --out or the same settings, or delete {out / PLAN}"
+            f"{out} was planned with {what}: choose another --out, use the same settings, "
+            f"or delete {out / PLAN}"
         )
     write_atomic(path, json.dumps(wanted, indent=1) + "\n")
 
 
-def _foreign(out: Path) -> str | None:
-    """The first thing in a folder that composites would overwrite or mix up, and that is not theirs."""
+def _unrelated_content(out: Path) -> str | None:
+    """The first file or clip in a folder that composite did not write and would overwrite or mix up."""
     if not (out / SETTINGS).exists() and not (out / PLAN).exists():
-        if there := [name for name in (REJECTED, RUN, INDEX) if (out / name).exists()]:
-            return there[0]
+        if present := [name for name in (REJECTED, RUN, INDEX) if (out / name).exists()]:
+            return present[0]
     elif (out / REJECTED).exists():
         rows = (out / REJECTED).read_text("utf-8").splitlines()
-        if not all(_has(row, "as") for row in rows):
+        if not all(_has_key(row, "as") for row in rows):
             return f"a {REJECTED}"
     planned = {row["id"] for row in read_rows(out / PLAN)}
     clips = (path for path in sorted((out / "clips").glob("[!.]*.json")) if path.stem not in planned)
-    other = next((path for path in clips if not _has(path.read_text("utf-8"), "composite")), None)
+    other = next((path for path in clips if not _has_key(path.read_text("utf-8"), "composite")), None)
     return f"the clip {other.stem}" if other else None
 
 
-def _has(text: str, key: str) -> bool:
+def _has_key(text: str, key: str) -> bool:
     """Whether a text is a JSON object with this key."""
     try:
         row = json.loads(text)
@@ -67,7 +68,11 @@ def _has(text: str, key: str) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; none where it is not there."""
+    """Read the rows of a .jsonl file; [] if the file does not exist.
+
+    Raises:
+        CastmixError: A line is not a JSON object with an `id`.
+    """
     if not path.exists():
         return []
     rows = []
@@ -77,7 +82,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             row["id"]
         except (ValueError, TypeError, KeyError) as error:
             raise CastmixError(
-                f"{path}, line {number} is no row ({error}): delete the file to make it anew"
+                f"{path}, line {number}: expected a JSON object with an id ({error}): delete the file, the "
+                "next run writes it again"
             ) from error
         rows.append(row)
     return rows
@@ -88,37 +94,37 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def result(out: Path, row: Mapping[str, Any]) -> Path:
-    """The video or picture of a row; its json, written last, lies beside it."""
+def output_path(out: Path, row: Mapping[str, Any]) -> Path:
+    """The video or picture of a row. Its json has the same name and is written last."""
     if row["kind"] == "references":
         return out / REFERENCES / f"{row['id']}.png"
     return out / "clips" / f"{row['id']}.mp4"
 
 
 def is_made(out: Path, row: Mapping[str, Any]) -> bool:
-    """Whether the composite of a row is there."""
-    path = result(out, row)
+    """Whether the composite of a row is complete."""
+    path = output_path(out, row)
     return path.exists() and path.with_suffix(".json").exists()
 
 
 def strike_out(out: Path, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Move what struck.txt names to ``struck/``, and return the rows that are left."""
+    """Move the composites listed in struck.txt to ``struck/`` and return the other rows."""
     path = out / STRUCK
     if not path.exists():
         return list(rows)
     struck = {line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()}
     known = {row["id"]: row for row in rows}
     for name in sorted(struck & known.keys()):
-        for file in sorted(result(out, known[name]).parent.glob(f"{name}.*")):
+        for file in sorted(output_path(out, known[name]).parent.glob(f"{name}.*")):
             (out / "struck").mkdir(exist_ok=True)
             file.replace(out / "struck" / file.name)
-    if strange := sorted(struck - known.keys()):
-        say(f"{path}: {len(strange)} ids are not in this plan, {strange[0]} the first")
+    if unknown := sorted(struck - known.keys()):
+        say(f"{path}: ignored {len(unknown)} ids that are not in plan.jsonl; the first is {unknown[0]}")
     return [row for row in rows if row["id"] not in struck]
 
 
-def _short(before: Any, now: Any) -> str:
-    """What a setting was and is; of a group only what differs."""
+def _change(before: Any, now: Any) -> str:
+    """A setting before and now, as text; only the differing members of a group."""
     if isinstance(before, dict) and isinstance(now, dict):
         return " ".join(
             f"{key} {before.get(key)} (now {now[key]})" for key in now if before.get(key) != now[key]

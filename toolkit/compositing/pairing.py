@@ -1,4 +1,4 @@
-"""Who meets whom: characters and backgrounds drawn for a row of the plan."""
+"""Samples which characters and which background make up a composite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from toolkit.compositing.eligible_clips import Back, Front
+from toolkit.compositing.eligible_clips import Background, Foreground
 from toolkit.core.errors import CastmixError
 
 T = TypeVar("T")
@@ -15,92 +15,120 @@ T = TypeVar("T")
 Kind = Literal["mix", "pairs", "references"]
 Styles = Literal["opposite", "same", "any"]
 TOTALS: dict[Kind, tuple[int, ...]] = {"mix": (2, 3), "pairs": (2,), "references": (1,)}
-"""How many characters a composite of each kind has in all."""
+"""Possible numbers of characters in a composite of each kind, those of the background included."""
 
 
-class Meetings:
-    """Draws characters to be pasted, and a background.
+class PairingSampler:
+    """Samples the characters to paste, and a background.
 
-    `names` are those who can be the first of a row, whom the plan takes equally often.
+    The kinds:
 
-    mix: into scenes of the opposite style, or of the same style and another show. pairs: on any background
-    without people. references: one, on such a background of a style as for mix. Where styles are opposite,
-    both are in every picture with two or more; where they are the same, whoever is pasted is of another show
-    than everybody else. Any styles: everybody meets everybody, those of one show, too.
+    - mix: paste into a clip that may have characters of its own, two or three characters in total.
+    - pairs: paste two characters onto any background without people.
+    - references: paste one character onto a background without people.
+
+    The styles:
+
+    - opposite: the background has the opposite style (not required for pairs). If there are two or more
+      characters, both styles occur among them.
+    - same: the background has the same style (not required for pairs). All characters have one style, and
+      every pasted character is from another show than all others.
+    - any: no condition; two characters may be from one show.
+
+    Attributes:
+        foregrounds: Foreground clips by character name.
+        names: Characters that can be pasted first. The plan uses each equally often.
     """
 
-    def __init__(self, kind: Kind, styles: Styles, fronts: Sequence[Front], backs: Sequence[Back]) -> None:
-        self.kind, self.styles, self.backs = kind, styles, backs
-        self.fronts: dict[str, list[Front]] = {}
-        for front in fronts:
-            self.fronts.setdefault(front.name, []).append(front)
-        self._fitting: dict[tuple[str, int], list[Back]] = {}
-        self.names = [name for name in sorted(self.fronts) if self._can_meet(self.fronts[name][0])]
+    def __init__(
+        self,
+        kind: Kind,
+        styles: Styles,
+        foregrounds: Sequence[Foreground],
+        backgrounds: Sequence[Background],
+    ) -> None:
+        self.kind, self.styles, self.backgrounds = kind, styles, backgrounds
+        self.foregrounds: dict[str, list[Foreground]] = {}
+        for foreground in foregrounds:
+            self.foregrounds.setdefault(foreground.name, []).append(foreground)
+        self._matching: dict[tuple[str, int], list[Background]] = {}
+        self.names = [name for name in sorted(self.foregrounds) if self._can_be_first(name)]
         if not self.names:
-            what = {
+            wanted = {
                 "opposite": "of the opposite style",
                 "same": "of the same style and another show",
                 "any": "for any of them",
             }[styles]
             raise CastmixError(
-                f"{', '.join(sorted(self.fronts))} can be cut out, but there is no background or partner "
-                f"{what} among {len(backs)} backgrounds: give clips of another show, "
-                "--backgrounds, or another --styles"
+                f"no background or partner {wanted} among {len(backgrounds)} backgrounds; characters that "
+                f"can be cut out: {', '.join(sorted(self.foregrounds))}. Add clips of another show, give "
+                "--backgrounds, or change --styles"
             )
 
-    def draw(self, name: str, rng: np.random.Generator, three: float) -> tuple[list[Front], Back]:
-        """Who is pasted, this one first, and on what; with three in all in this share of the mixes."""
-        first = _pick(self.fronts[name], rng)
+    def sample(
+        self, name: str, rng: np.random.Generator, three: float
+    ) -> tuple[list[Foreground], Background]:
+        """Sample the foregrounds to paste, `name` first, and the background.
+
+        three: Probability of three characters in total, for kind "mix".
+        """
+        first = _choose(self.foregrounds[name], rng)
         total = TOTALS[self.kind][0]
         if self.kind == "mix":
-            larger = rng.random() < three
-            total = next(n for n in ((3, 2) if larger else (2, 3)) if self.fitting(first, n))
-        back = _pick(self.fitting(first, total), rng)
-        fronts = [first]
-        while len(fronts) + len(back.names) < total:
-            fronts.append(_pick(self.fronts[_pick(self._joining(fronts, back), rng)], rng))
-        return fronts, back
+            prefers_three = rng.random() < three
+            total = next(n for n in ((3, 2) if prefers_three else (2, 3)) if self.backgrounds_for(first, n))
+        background = _choose(self.backgrounds_for(first, total), rng)
+        chosen = [first]
+        while len(chosen) + len(background.names) < total:
+            chosen.append(_choose(self.foregrounds[_choose(self._partners(chosen, background), rng)], rng))
+        return chosen, background
 
-    def fitting(self, front: Front, total: int) -> list[Back]:
-        """The backgrounds into which this one may be pasted, first of so many that make up the total."""
-        key = (front.name, total)
-        if key not in self._fitting:
-            self._fitting[key] = [back for back in self.backs if self._fits(front, back, total)]
-        return self._fitting[key]
+    def backgrounds_for(self, first: Foreground, total: int) -> list[Background]:
+        """Backgrounds into which `first` can be pasted so that the composite has `total` characters."""
+        key = (first.name, total)
+        if key not in self._matching:
+            self._matching[key] = [b for b in self.backgrounds if self._matches(first, b, total)]
+        return self._matching[key]
 
-    def _fits(self, front: Front, back: Back, total: int) -> bool:
-        newcomers = total - len(back.names)
-        if newcomers < 1 or front.name in back.names or not self._has_company(front, back, newcomers):
+    def _matches(self, first: Foreground, background: Background, total: int) -> bool:
+        to_paste = total - len(background.names)
+        if to_paste < 1 or first.name in background.names:
+            return False
+        if not self._has_partners(first, background, to_paste):
             return False
         if self.kind == "pairs" or self.styles == "any":
             return True
         if self.styles == "opposite":
-            return front.style != back.style
-        return front.style == back.style and front.show not in back.shows
+            return first.style != background.style
+        return first.style == background.style and first.show not in background.shows
 
-    def _has_company(self, first: Front, back: Back, newcomers: int) -> bool:
-        """Whether so many can be pasted, this one first. Who joins, of those who may, makes no difference."""
-        fronts = [first]
-        while len(fronts) < newcomers and (joining := self._joining(fronts, back)):
-            fronts.append(self.fronts[joining[0]][0])
-        return len(fronts) == newcomers
+    def _has_partners(self, first: Foreground, background: Background, to_paste: int) -> bool:
+        """Whether `to_paste` characters can be pasted, `first` included.
 
-    def _joining(self, fronts: Sequence[Front], back: Back) -> list[str]:
-        """Who may be pasted beside those on this background."""
-        taken = {*back.names, *(one.name for one in fronts)}
-        left = [ones[0] for name, ones in self.fronts.items() if name not in taken]
+        Each step takes the first possible partner: another one would leave as many partners.
+        """
+        chosen = [first]
+        while len(chosen) < to_paste and (partners := self._partners(chosen, background)):
+            chosen.append(self.foregrounds[partners[0]][0])
+        return len(chosen) == to_paste
+
+    def _partners(self, chosen: Sequence[Foreground], background: Background) -> list[str]:
+        """Names of the characters that can be pasted beside the chosen ones."""
+        taken = {*background.names, *(one.name for one in chosen)}
+        left = [clips[0] for name, clips in self.foregrounds.items() if name not in taken]
         if self.styles == "any":
             return [one.name for one in left]
         if self.styles == "same":
-            shows = {*back.shows, *(one.show for one in fronts)}
-            return [one.name for one in left if one.style == fronts[0].style and one.show not in shows]
-        # once both styles have met, who joins is of any
-        met = bool(back.names) or len({one.style for one in fronts}) > 1
-        return [one.name for one in left if met or one.style != fronts[0].style]
+            shows = {*background.shows, *(one.show for one in chosen)}
+            return [one.name for one in left if one.style == chosen[0].style and one.show not in shows]
+        # once both styles occur, a further character may have either
+        both_styles = bool(background.names) or len({one.style for one in chosen}) > 1
+        return [one.name for one in left if both_styles or one.style != chosen[0].style]
 
-    def _can_meet(self, front: Front) -> bool:
-        return any(self.fitting(front, total) for total in TOTALS[self.kind])
+    def _can_be_first(self, name: str) -> bool:
+        first = self.foregrounds[name][0]
+        return any(self.backgrounds_for(first, total) for total in TOTALS[self.kind])
 
 
-def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
+def _choose(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]

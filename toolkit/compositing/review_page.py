@@ -1,4 +1,4 @@
-"""The page of all composites: a person looks through them and strikes out the bad ones."""
+"""Writes index.html, the page on which a person reviews the composites and strikes out bad ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.compositing.output_folder import result
+from toolkit.compositing.output_folder import output_path
 from toolkit.core.files import write_atomic
 
 TEMPLATE = Path(__file__).parent / "review_page.html"
@@ -19,11 +19,18 @@ def write_page(
     struck: Sequence[Mapping[str, Any]],
     rejected: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Write `out/index.html` with the rows of composites that are there, and those that were struck out."""
+    """Write `out/index.html` and return its path.
+
+    Args:
+        out: The output folder.
+        made: Rows of the composites that exist.
+        struck: Rows of the composites struck out.
+        rejected: Rows of rejected.jsonl.
+    """
     from jinja2 import Environment
 
-    cards = [_card(row, result(out, row).relative_to(out).as_posix(), False) for row in made]
-    cards += [_card(row, f"struck/{result(out, row).name}", True) for row in struck]
+    cards = [_card(row, output_path(out, row).relative_to(out).as_posix(), False) for row in made]
+    cards += [_card(row, f"struck/{output_path(out, row).name}", True) for row in struck]
     reasons = Counter((row["as"], row["reason"]) for row in rejected)
     page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     html = page.render(
@@ -37,14 +44,16 @@ def write_page(
 
 
 def _card(row: Mapping[str, Any], file: str, struck: bool) -> dict[str, Any]:
-    back = row["background"]
-    facts = [f"background {back['clip'] or Path(back['path']).name} ({row['style']}, {back['form']})"]
+    """What the page shows of one composite."""
+    background = row["background"]
+    name = background["clip"] or Path(background["path"]).name
+    facts = [f"background {name} ({row['style']}, {background['form']})"]
     for one in row["pasted"]:
-        moved = ", camera held still" if one["camera"] is not None else ""
+        moved = ", camera motion removed" if one["camera"] is not None else ""
         mirrored = ", mirrored" if one["flip"] else ""
-        facts.append(f"{one['name']} from {one['clip']}, {one['scale']:.2f} times as large{mirrored}{moved}")
-    if back["camera"] is not None:
-        facts.append("goes along with the background's camera")
+        facts.append(f"{one['name']} from {one['clip']}, scale {one['scale']:.2f}{mirrored}{moved}")
+    if background["camera"] is not None:
+        facts.append("pasted characters follow the background's camera")
     facts.append(f"back to front: {', '.join(row['order'])}")
     edge = ", ".join(f"{name} {value:g}" for name, value in row["edge"].items())
     facts.append(f"edge: {edge}; seed {row['seed']}")

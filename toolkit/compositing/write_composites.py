@@ -1,4 +1,4 @@
-"""Composites as files: a clip with its json and its masks, or a reference picture with its json."""
+"""Writes composites: a clip with its json and masks, or a reference picture with its json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.compositing.blending import Picture
-from toolkit.compositing.output_folder import result
+from toolkit.compositing.output_folder import output_path
 from toolkit.compositing.render import render
 from toolkit.core.files import write_atomic
 from toolkit.footage.clips import Clip, write_clip
@@ -20,25 +20,25 @@ from toolkit.footage.video import write_video
 Row = Mapping[str, Any]
 
 
-def make(row: Row, out: Path) -> Path:
-    """Make the composite of a row; its json is written last."""
-    path = result(out, row)
+def write_composite(row: Row, out: Path) -> Path:
+    """Render the composite of a row and write it; its json is written last. Returns its path."""
+    path = output_path(out, row)
     if row["kind"] == "references":
         _write_picture(row, path)
         return path
-    back = row["background"]
-    end = back["start"] + (row["num_frames"] - 1) / row["fps"]
+    background = row["background"]
+    end = background["start"] + (row["num_frames"] - 1) / row["fps"]
     clip = Clip(
         path=path,
         text=row["text"],
-        source=back["source"],
-        start=back["start"],
+        source=background["source"],
+        start=background["start"],
         end=round(end, 6),
         fps=row["fps"],
         num_frames=row["num_frames"],
         width=row["width"],
         height=row["height"],
-        shot=back["shot"],
+        shot=background["shot"],
         extra={"composite": dict(row)},
     )
     if row["kind"] == "mix":
@@ -50,20 +50,20 @@ def make(row: Row, out: Path) -> Path:
 
 
 def _write_with_masks(row: Row, clip: Clip) -> dict[str, Any]:
-    """Write a clip and what is seen of each character; what its json says of these masks."""
-    with Spool() as seen:
+    """Write a clip and the masks of its pasted characters; returns the mask records for its json."""
+    with Spool() as alphas:
 
         def pictures() -> Iterator[Picture]:
             for number, frame in enumerate(render(row, masks=True)):
-                for name, mask in frame.seen.items():
-                    seen.put((number, name), mask)
+                for name, alpha in frame.alphas.items():
+                    alphas.put((number, name), alpha)
                 yield frame.picture
 
         write_video(clip.path, pictures(), clip.fps)
         records: dict[str, Any] = {}
         for name in [one["name"] for one in row["pasted"]]:
             path = mask_path(clip, name)
-            write_mask(path, (seen.get((number, name)) for number in range(clip.num_frames)), clip.fps)
+            write_mask(path, (alphas.get((number, name)) for number in range(clip.num_frames)), clip.fps)
             records[name] = {"file": path.name, "backend": "composite", "accepted": True, "reasons": []}
     return records
 
