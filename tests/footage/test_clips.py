@@ -76,7 +76,7 @@ def test_an_index_that_was_never_finished_takes_no_caption_away(tmp_path: Path) 
         (lambda folder: (folder / "clips" / "a.mp4").unlink(), "a.mp4 is missing"),
         (lambda folder: (folder / "clips" / "a.json").write_text("{"), "a.json is not valid JSON"),
         (lambda folder: (folder / "clips" / "a.json").write_text("[]"), "expected a JSON object, got list"),
-        (lambda folder: (folder / "clips" / "a.json").write_text("{}"), "`text` should be a text, got None"),
+        (lambda folder: (folder / "clips" / "a.json").write_text("{}"), "`text` must be text, got None"),
         (lambda folder: (folder / "metadata.jsonl").write_text("\n{'x'}\n"), "metadata.jsonl, line 2"),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_mask_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_masks_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CastmixError, match="missing: make it with `castmix segment`"):
+    with pytest.raises(CastmixError, match="missing: create it with `castmix segment`"):
         read_mask(tmp_path / "a.mask.mkv")
     path = tmp_path / "b.mask.mkv"
     write_mask(path, np.random.default_rng(0).integers(0, 256, (9, 64, 96)).astype(np.uint8), 8.0)

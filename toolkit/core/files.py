@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read safely, and told apart by fingerprints."""
+"""File helpers: atomic writes, reproducible safetensors files, content fingerprints."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: to a temporary name beside it first, then renamed over the target.
+    """Write a file atomically: write a temporary file in the same folder, then rename it over the target.
 
-    The name has the process in it: two that write the same file do not take it from each other.
+    The temporary name contains the process id, so that two processes can write the same file at once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,9 +29,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def safetensors_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with its header in sorted order: equal content, equal bytes.
+    """Return a safetensors file as bytes. Equal tensors and metadata give equal bytes.
 
-    The library writes the metadata in an order that changes from run to run.
+    The header is rewritten with sorted keys, because the library writes metadata in an order that changes
+    from run to run.
     """
     from safetensors.torch import save
 
@@ -39,33 +40,35 @@ def safetensors_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
     size = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + size])
     raw = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)  # the data that follows stays aligned
+    raw += b" " * (-len(raw) % 8)  # keeps the tensor data aligned to 8 bytes
     return len(raw).to_bytes(8, "little") + raw + blob[8 + size :]
 
 
 def fingerprint_file(path: Path) -> str:
-    """The first 16 hex digits of the SHA-256 of a file's content."""
+    """Return the first 16 hex digits of the SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def fingerprint_text(text: str) -> str:
-    """The first 16 hex digits of the SHA-256 of a text in UTF-8."""
+    """Return the first 16 hex digits of the SHA-256 of a text, encoded as UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (on the CPU) and metadata of a safetensors file.
+    """Read the tensors (on the CPU) and the metadata of a safetensors file. Nothing is unpickled.
 
     Raises:
-        CastmixError: there is no such file, or it is not of that kind. Nothing is ever unpickled.
+        CastmixError: The file does not exist or is not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise CastmixError(f"no file {path}")
+        raise CastmixError(f"{path} does not exist: expected a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise CastmixError(f"{path} is no safetensors file ({error}); castmix reads no other kind") from error
+        raise CastmixError(
+            f"{path} is not a safetensors file ({error}): castmix reads only this format"
+        ) from error

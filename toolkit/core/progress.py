@@ -1,4 +1,4 @@
-"""What a person sees while a verb works: a bar with time left, short lines, stage titles. All on stderr."""
+"""Progress output of the commands: bars with the time left, single lines, stage titles. All go to stderr."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 10.0
-"""How often a log file (anything that is not a terminal) gets a line."""
+"""Interval between progress lines where stderr is not a terminal, e.g. in a log file."""
 
 
 def say(message: str) -> None:
-    """Write one line on stderr. Above the bar, if one is being drawn."""
+    """Print one line to stderr. If a bar is shown, the line appears above it."""
     print(message, file=sys.stderr, flush=True)
 
 
 def stage(title: str) -> None:
-    """Write the title of the next stage of a longer run."""
+    """Print the title of the next stage of a longer run."""
     from rich.text import Text
 
     console = _console()
@@ -35,14 +35,14 @@ def stage(title: str) -> None:
 
 
 def track(items: Iterable[T], label: str, total: int | None = None, start: int = 0) -> Iterator[T]:
-    """Yield the items and show how far the loop is.
+    """Yield the items and show the progress of the loop.
 
     Args:
-        items: What is to be worked on.
-        what: The work in a word or two, e.g. ``"training"``.
-        total: How many items the whole job has; `len(items) + start` where items has a length,
-            unknown otherwise.
-        start: How many were done before this run (a resumed job begins part of the way).
+        items: The items to iterate over.
+        label: Name of the work in a word or two, e.g. ``"training"``.
+        total: Number of items of the whole job. Default: `len(items) + start` if `items` has a length,
+            otherwise unknown.
+        start: Number of items that an earlier run has done (for a resumed job).
     """
     if total is None and isinstance(items, Sized):
         total = len(items) + start
@@ -72,7 +72,7 @@ def _bar(items: Iterable[T], label: str, total: int | None, start: int) -> Itera
 
 
 def _lines(items: Iterable[T], label: str, total: int | None, start: int) -> Iterator[T]:
-    """A line every few seconds, and a last one: quick loops leave a log clean."""
+    """Print a line every few seconds and one at the end. Loops shorter than the interval print nothing."""
     began = last = time.monotonic()
     done = start
     for item in items:
@@ -101,7 +101,7 @@ def _clock(seconds: float) -> str:
 
 @functools.cache
 def _bars() -> Progress:
-    """One display for all bars, so that a loop inside a loop shows its bar under the outer one."""
+    """Return the one display of all bars. A nested loop shows its bar below the bar of the outer loop."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

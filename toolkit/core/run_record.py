@@ -1,4 +1,4 @@
-"""run.yaml: how a result was made, saved beside it; `castmix <verb> --preset run.yaml` makes it again."""
+"""Writes run.yaml, the record of a run. `castmix <command> --preset run.yaml` repeats the run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "av")
-"""Those whose version can change a result."""
+"""Libraries whose version can change a result. Their versions are recorded."""
 
 SECRETS = ("key", "token", "secret", "password", "server", "url")
-"""An argument whose name ends in one of these stays out of the file."""
+"""Arguments whose name ends in one of these words are not recorded."""
 
 
 def write_run(path: Path, verb: str, arguments: Mapping[str, Any], **facts: Any) -> None:
-    """Save the arguments of a verb, the versions and what else is known of a run.
+    """Save a command's arguments, the library versions and further facts of a run.
 
     Args:
         path: The file to write, usually ``run.yaml`` beside the result.
-        verb: The command's name, e.g. ``"train"``.
-        arguments: The verb's keyword arguments as they were in force, groups included. Keys, passwords and
-            server addresses are left out (see `SECRETS`).
-        facts: More to remember, by name: fingerprints of data and model, seconds.
+        verb: Name of the command, e.g. ``"train"``.
+        arguments: The command's keyword arguments with their final values, settings groups included. Keys,
+            passwords and server addresses are left out (see `SECRETS`).
+        facts: Further facts by name, e.g. fingerprints of data and model, or seconds of run time.
+
+    Raises:
+        CastmixError: A value cannot be written to YAML.
     """
     from toolkit.core.version import __version__
 
@@ -59,7 +62,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value in what YAML knows: mappings, lists, text, numbers, None."""
+    """Convert a value to YAML's types: mappings, lists, text, numbers, None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -70,4 +73,4 @@ def _plain(value: Any) -> Any:
         return value.as_posix()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise CastmixError(f"run.yaml cannot hold {value!r}: only text, numbers, lists and mappings")
+    raise CastmixError(f"run.yaml cannot hold {value!r}: expected text, numbers, lists or mappings")

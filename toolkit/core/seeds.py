@@ -1,4 +1,4 @@
-"""Random generators: every draw has one of its own."""
+"""Seeded random generators: one for each named random sample of each step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def generator_for(seed: int, step: int, name: str) -> torch.Generator:
-    """The CPU random generator of one named draw at one step.
+    """Return the CPU random generator for one named sample at one step.
 
-    Every random number of castmix comes from such a generator, so a run that is interrupted and goes on draws
-    the same numbers as one that is not, on any device and in any number of processes.
+    The generator depends on (seed, step, name) only. A resumed run therefore samples the same numbers as an
+    uninterrupted one, on any device and with any number of processes.
     """
     digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

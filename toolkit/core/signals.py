@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that a loop reads between two steps."""
+"""Turns Ctrl-C and SIGTERM into a flag that a loop checks between two steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Catch SIGINT and SIGTERM: the first sets the event, a second one ends the program as usual.
+    """Catch SIGINT and SIGTERM. The first signal sets the event, the second ends the program as usual.
 
-    Outside the main thread Python lets nobody catch signals; the event is never set there.
+    Python delivers signals to the main thread only. In other threads the event is never set.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,3 +1,3 @@
-"""The version of castmix: the one place that says it."""
+"""The version of castmix, defined here only."""
 
 __version__ = "0.1.0"

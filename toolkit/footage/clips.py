@@ -1,11 +1,11 @@
-"""What castmix keeps on disk: clips with their json, the index over them, and cached samples.
+"""Reads and writes clips on disk: one mp4 and one json file per clip, and an index of all clips.
 
-A folder of clips, here called DIR, looks like this:
+A folder DIR of clips has this layout:
 
-- ``DIR/clips/<id>.mp4`` and ``DIR/clips/<id>.json``: a clip and all that is known of it. The json is the
-  truth, one owner a file, so that several stages and shards never write to the same place.
-- ``DIR/metadata.jsonl``: an index regenerated from the json files, one row a clip, in the layout that
-  `datasets`' videofolder reads. A `text` that a person edits there is adopted by `read_clips`.
+- ``DIR/clips/<id>.mp4`` and ``DIR/clips/<id>.json``: one clip and its metadata. The json file is the source
+  of truth. Each clip has its own file, so that several stages and shards never write to the same one.
+- ``DIR/metadata.jsonl``: an index generated from the json files, one row per clip, in the layout that the
+  videofolder builder of `datasets` reads. `read_clips` copies a `text` edited there into the clip's json.
 """
 
 from __future__ import annotations
@@ -13,23 +13,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
 
 INDEX = "metadata.jsonl"
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: a file, and what is known of it.
+    """One clip: a video file and its metadata.
 
-    `start` and `end` are the seconds in the source of the first and the last frame. `extra` holds every other
-    key of the clip's json, so that a stage keeps what it does not know.
+    Attributes:
+        path: The mp4 file.
+        text: The caption; "" if the clip has none yet.
+        source: Path of the video that the clip was cut from.
+        start: Timestamp in the source of the clip's first frame, seconds.
+        end: Timestamp in the source of the clip's last frame, seconds.
+        fps: Frames per second of the clip.
+        num_frames: Number of frames.
+        width: Width in pixels.
+        height: Height in pixels.
+        shot: Index of the shot within the source.
+        extra: All other keys of the clip's json. Every stage writes back the keys that it does not use.
     """
 
     path: Path
@@ -46,7 +53,7 @@ class Clip:
 
     @property
     def id(self) -> str:
-        """The clip's name: its file name without the suffix."""
+        """The file name without its suffix."""
         return self.path.stem
 
 
@@ -64,7 +71,7 @@ _FIELDS: dict[str, Any] = {
 
 
 def write_clip(folder: Path, clip: Clip) -> None:
-    """Write the json of one clip (not its video) below `folder`. The index is `write_index`'s."""
+    """Write the json of one clip below `folder`. The video and the index are not written."""
     row = {name: getattr(clip, name) for name in _FIELDS} | clip.extra
     write_atomic(_json_path(folder, clip.id), json.dumps(row, ensure_ascii=False, indent=1) + "\n")
 
@@ -72,23 +79,25 @@ def write_clip(folder: Path, clip: Clip) -> None:
 def read_clips(folder: Path) -> list[Clip]:
     """Read all clips of a folder, sorted by id.
 
-    Where `metadata.jsonl` is newer than a clip's json and gives another `text`, a person has edited it: that
-    text is adopted and written to the json. An empty one is not: it may come from an index that was never
-    finished.
+    Captions edited in `metadata.jsonl` are adopted first: see `adopt_edits`.
 
     Raises:
-        CastmixError: No clips there, a clip without its video, a json or index that cannot be understood.
+        CastmixError: The folder has no clips, a clip has no video, or a json or the index is malformed.
     """
     folder = Path(folder)
     paths = _clip_jsons(folder)
     if not paths:
-        raise CastmixError(f"{folder} has no clips (clips/*.json): make them with `castmix prepare`")
+        raise CastmixError(f"{folder} has no clips (clips/*.json): create them with `castmix prepare`")
     adopt_edits(folder)
     return [_read_clip(path) for path in paths]
 
 
 def adopt_edits(folder: Path) -> None:
-    """Take texts over that a person has edited in `metadata.jsonl`: see `read_clips`."""
+    """Copy captions that a person has edited in `metadata.jsonl` into the clips' json files.
+
+    A text counts as edited if `metadata.jsonl` is newer than the clip's json and its `text` differs. An empty
+    text is ignored, because it may come from an index that was written before the caption.
+    """
     index = Path(folder) / INDEX
     if not index.exists():
         return
@@ -101,7 +110,7 @@ def adopt_edits(folder: Path) -> None:
 
 
 def write_index(folder: Path) -> None:
-    """Regenerate `metadata.jsonl` from the clips' json files."""
+    """Write `metadata.jsonl` anew from the clips' json files."""
     rows = []
     for path in _clip_jsons(Path(folder)):
         clip = _read_clip(path)
@@ -122,17 +131,19 @@ def _read_clip(path: Path) -> Clip:
     row = _parse_row(path.read_bytes(), str(path))
     for name, kind in _FIELDS.items():
         if not isinstance(row.get(name), kind):
-            expected = {str: "a text", int: "a whole number"}.get(kind, "a number")
-            raise CastmixError(f"{path}: `{name}` should be {expected}, got {row.get(name)!r}")
+            expected = {str: "text", int: "a whole number"}.get(kind, "a number")
+            raise CastmixError(f"{path}: `{name}` must be {expected}, got {row.get(name)!r}")
     video = path.with_suffix(".mp4")
     if not video.exists():
-        raise CastmixError(f"{video} is missing: prepare it again, or delete {path.name} to drop the clip")
+        raise CastmixError(
+            f"{video} is missing: run `castmix prepare` again, or delete {path.name} to drop the clip"
+        )
     extra = {name: value for name, value in row.items() if name not in _FIELDS}
     return Clip(path=video, **{name: row[name] for name in _FIELDS}, extra=extra)
 
 
 def _index_texts(index: Path) -> dict[str, str]:
-    """The `text` of each row by its `file_name`."""
+    """Return the `text` of each row by its `file_name`."""
     texts = {}
     for number, line in enumerate(index.read_bytes().split(b"\n"), 1):
         if line.strip():

@@ -1,4 +1,8 @@
-"""Decode video with PyAV: one frame at a time, true timestamps, upright, square pixels, damage counted."""
+"""Decodes video files frame by frame with PyAV.
+
+Each frame has its timestamp from the file. Rotation is applied and pixels are made square. Packets that
+cannot be decoded are counted.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,10 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 Frames = NDArray[np.uint8]
-"""Pictures, uint8, RGB: (F, H, W, 3), or one of them, (H, W, 3)."""
+"""RGB frames, uint8: (F, H, W, 3), or a single frame, (H, W, 3)."""
 
 LOCAL_ONLY = {"protocol_whitelist": "file"}
-"""A playlist among the footage must not make FFmpeg fetch from the network."""
+"""Allows FFmpeg local files only, so that a playlist among the footage cannot fetch from the network."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,14 @@ class Frame:
     """One decoded frame.
 
     Attributes:
-        index: Number of decoded frames before it.
-        time: Seconds, as the file stamps it (FFmpeg's `pts_time`: a stream may start after 0).
-        duration: Seconds it is shown for, as the file says or by the average rate.
-        lost_before: Packets (or pictures) between the frame before and this one that could not be decoded.
-        image: The stored picture, neither upright nor with square pixels.
+        index: Number of decoded frames before this one.
+        time: Timestamp in seconds, from the file (FFmpeg's `pts_time`). A stream may start after 0.
+        duration: Seconds that the frame is shown, from the file or from the average rate.
+        lost_before: Number of packets (or pictures) since the previous frame that could not be decoded.
+        image: The picture as stored: not rotated, pixels not square.
         pixel_aspect: Width over height of a stored pixel.
-        convert: Shared by the frames of one pass, as setting it up costs as much as converting a frame; so
-            they are for one thread at a time.
+        reformatter: Shared by all frames of one pass, because creating one costs as much as converting a
+            frame. Use the frames of one pass in one thread at a time.
     """
 
     index: int
@@ -53,15 +57,17 @@ class Frame:
         width: int | None = None,
         crop: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> Frames:
-        """The upright picture with square pixels, (H, W, 3).
+        """Return the upright picture with square pixels, (H, W, 3).
 
         Args:
-            height: Height to resize to; by default the picture's own.
-            width: Width to resize to. The picture covers (height, width) and is cut around its centre.
-            crop: Stored pixels to take off the top, right, bottom and left of the upright picture, before.
+            height: Height of the result. Default: the height of the picture.
+            width: Width of the result. Default: the width of the picture with square pixels. The picture is
+                resized to cover (height, width) and then center-cropped.
+            crop: Stored pixels to remove from the top, right, bottom and left of the upright picture before
+                resizing.
 
         Raises:
-            CastmixError: The crop leaves nothing.
+            CastmixError: The crop leaves no pixels.
         """
         image, aspect = _upright(self.image, self.pixel_aspect, crop)
         size = height or image.height, width or max(1, round(image.width * aspect))
@@ -69,18 +75,18 @@ class Frame:
 
 
 class VideoReader:
-    """One pass over the first video stream of a file, one frame at a time, whatever the length of the file.
+    """Iterates once over the frames of a file's first video stream, with constant memory.
 
-    After a packet that cannot be decoded, frames are dropped up to the next key frame: they would be drawn on
-    top of a picture that is not there.
+    After a packet that cannot be decoded, frames are dropped up to the next key frame, because they are
+    predicted from a picture that is missing.
 
     Attributes:
-        fps: The average frame rate, 25 where the file does not tell.
-        lost: How many packets (or pictures) could not be decoded so far.
-        failure: What ended the reading early, or None.
+        fps: The average frame rate; 25 if the file does not state one.
+        lost: Number of packets (or pictures) so far that could not be decoded.
+        failure: The error that ended the reading early, or None.
 
     Raises:
-        CastmixError: The file cannot be opened, is no media file, or has no video stream.
+        CastmixError: The file cannot be opened, is not a media file, or has no video stream.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,14 +97,14 @@ class VideoReader:
         self.failure: str | None = None
         self._last_packet = -math.inf
         try:
-            # "file:" keeps FFmpeg from reading a protocol into a name like "S01:E02.mp4"
+            # Without "file:", FFmpeg takes the part before a colon for a protocol: "S01:E02.mp4".
             self.container = av.open(f"file:{path}", options=LOCAL_ONLY, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise CastmixError(f"{path} cannot be read as a video: {error.strerror}") from error
         streams = [
             s for s in self.container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
         ]
-        # FFmpeg draws any .txt as a teletype's screen
+        # FFmpeg opens any .txt file as a video of a teletype screen.
         if not streams or streams[0].codec_context is None or self.container.format.name == "tty":
             self.container.close()
             raise CastmixError(f"{path} has no video stream that can be decoded")
@@ -126,9 +132,9 @@ class VideoReader:
             index, known_lost, last = index + 1, self.lost, time
 
     def missing_after(self, end: float) -> float:
-        """Seconds of video that the file declares after `end`, the end of its last decoded frame.
+        """Return the seconds of video that the file declares after `end`, the end of the last decoded frame.
 
-        A file cut short often ends without any error: only this tells. Call it after the last frame.
+        A truncated file often ends without any error; this detects it. Call it after the last frame.
         """
         if self.stream.duration and self.stream.time_base:
             start = self.stream.start_time or 0
@@ -137,7 +143,7 @@ class VideoReader:
             hours, minutes, seconds = tag.split(":")
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - end
         if self.container.duration:
-            # of the longest stream, which may be the sound
+            # The container's duration is that of its longest stream, which may be the audio.
             declared = (self.container.duration + (self.container.start_time or 0)) / 1e6
             return declared - max(end, self._last_packet)
         return 0.0
@@ -161,7 +167,7 @@ class VideoReader:
                     yield image
 
     def _packets(self) -> Iterator[av.Packet[av.VideoStream]]:
-        """Packets of the video stream. The others are only looked at for how far the file goes."""
+        """Yield the packets of the video stream. Other packets only update the time of the last packet."""
         import av
 
         packets = self.container.demux()
@@ -183,7 +189,10 @@ class VideoReader:
 def _upright(
     image: av.VideoFrame, pixel_aspect: float, crop: tuple[int, int, int, int]
 ) -> tuple[av.VideoFrame, float]:
-    """Turn the stored picture upright, put what is transparent on white, cut the crop off."""
+    """Rotate the stored picture upright, composite transparency onto white and crop.
+
+    Returns the picture and the aspect ratio of its pixels.
+    """
     import av
 
     transpose, mirror, flip = _orientation(image)
@@ -201,20 +210,21 @@ def _upright(
     top, right, bottom, left = crop
     if top + bottom >= height or left + right >= width:
         raise CastmixError(
-            f"a crop of {top},{right},{bottom},{left} leaves nothing of {width}x{height} pixels"
+            f"a crop of {top},{right},{bottom},{left} (top,right,bottom,left) leaves nothing of "
+            f"{width}x{height} pixels: crop less"
         )
     pixels = np.ascontiguousarray(pixels[top : height - bottom, left : width - right])
     return av.VideoFrame.from_ndarray(pixels, "rgb24"), pixel_aspect
 
 
 def _orientation(image: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How to show a picture: swap its axes, then mirror left-right, then flip top-bottom."""
+    """Return how to display a picture: (swap its axes, then mirror left-right, then flip top-bottom)."""
     from av.sidedata.sidedata import Type
 
     data: Any = image.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]
     if data is None:
         return False, False, False
-    # a stored (x, y) is shown at (a·x + c·y, b·x + d·y), 16.16 fixed point
+    # The stored pixel (x, y) is displayed at (a·x + c·y, b·x + d·y); 16.16 fixed point.
     a, b, _, c, d = np.frombuffer(data, np.int32, count=5)
     if abs(b) > abs(a):
         return True, bool(c < 0), bool(b < 0)
@@ -224,7 +234,7 @@ def _orientation(image: av.VideoFrame) -> tuple[bool, bool, bool]:
 def resize_and_crop_image(
     image: av.VideoFrame, pixel_aspect: float, height: int, width: int, *, reformatter: VideoReformatter
 ) -> Frames:
-    """Resize a picture to cover (height, width), pixel aspect undone, and cut at its centre: (H, W, 3)."""
+    """Resize a picture to cover (height, width) with square pixels and center-crop it: (H, W, 3)."""
     from av.video.reformatter import Interpolation
 
     scale = max(height / image.height, width / (image.width * pixel_aspect))
@@ -233,9 +243,9 @@ def resize_and_crop_image(
     size, scaled = (image.height, image.width), (scaled_height, scaled_width)
     smaller = scaled != size and scaled_height <= image.height and scaled_width <= image.width
     kernel = Interpolation.AREA if smaller else Interpolation.BICUBIC  # neither aliases in swscale
-    # swscale's quick default darkens a picture by more than one level and blocks its colour
+    # swscale's fast default darkens a picture by more than one level and shows blocks in the chroma.
     flags = kernel | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    # swscale's planar path gives the same levels as the packed one (rgb24) in a third of the time
+    # swscale's planar path gives the same values as the packed one (rgb24) in a third of the time.
     planar = reformatter.reformat(image, scaled_width, scaled_height, "gbrp", interpolation=flags)
     pixels = planar.to_ndarray()
     top, left = (scaled_height - height) // 2, (scaled_width - width) // 2

@@ -1,4 +1,4 @@
-"""Pictures on disk while a clip is worked on: memory does not grow with the clip's length."""
+"""Keeps the frames of a clip in a temporary file, so that memory does not grow with the clip's length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class Spool:
-    """uint8 arrays by key, compressed, in one temporary file that goes away with the `with` block."""
+    """Stores uint8 arrays by key, compressed, in a temporary file that exists within a `with` block."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
@@ -30,13 +30,13 @@ class Spool:
         return key in self._places
 
     def put(self, key: object, array: NDArray[np.uint8]) -> None:
-        """Keep an array; the last one of a key counts."""
+        """Store an array. A later array of the same key replaces it."""
         data = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
         self._places[key] = (self._file.seek(0, 2), len(data), array.shape)
         self._file.write(data)
 
     def get(self, key: object) -> NDArray[np.uint8]:
-        """The array that was put last under this key. Raises KeyError if there is none."""
+        """Return the array of this key. Raises KeyError if there is none."""
         place, length, shape = self._places[key]
         self._file.seek(place)
         return np.frombuffer(zlib.decompress(self._file.read(length)), np.uint8).reshape(shape)

@@ -1,8 +1,8 @@
-"""Masks of characters, stored beside their clips: one lossless video a character.
+"""Reads and writes the masks of characters: one lossless grey video per clip and character.
 
-Beside ``clips/<id>.mp4`` lies ``clips/<id>.<name>.mask.mkv`` (FFV1, 8-bit grey): 255 is the character, 0 is
-not, and edges may lie between. The clip's json says under `masks`, by the character's name, how the mask was
-made, how good it is, and whether it was `accepted`.
+The mask of a character in ``clips/<id>.mp4`` is ``clips/<id>.<name>.mask.mkv`` (FFV1, 8-bit grey). 255 is the
+character, 0 is the rest, values between are soft edges. The clip's json describes each mask under the key
+`masks`, by character name: how the mask was made, its quality scores, and whether it was `accepted`.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ SUFFIX = ".mask.mkv"
 
 
 def mask_path(clip: Clip, name: str) -> Path:
-    """Where the mask of a character lies: beside the clip."""
+    """Return the path of a character's mask, in the folder of the clip."""
     plain = unicodedata.normalize("NFC", name).casefold()
     slug = re.sub(r"\W+", "-", plain).strip("-")
     return clip.path.with_name(f"{clip.id}.{slug}{SUFFIX}")
 
 
 def accepted_mask_names(clip: Clip) -> list[str]:
-    """The characters of a clip whose masks were accepted, in the order of the clip's json."""
+    """Return the names of a clip's characters with an accepted mask, in the order of the clip's json."""
     masks = clip.extra.get("masks", {})
     return [name for name, record in masks.items() if record.get("accepted") is True]
 
 
 def write_mask(path: Path, masks: Iterable[NDArray[np.uint8]], fps: float) -> None:
-    """Write a mask, frame by frame, lossless. The file appears complete or not at all.
+    """Write a mask losslessly, frame by frame. The file is written completely or not at all.
 
     Args:
         path: The file to write; see `mask_path`.
-        masks: Frames (H, W) uint8: 255 is the character, 0 is not.
-        fps: Frames a second, those of the clip.
+        masks: Frames (H, W) uint8: 255 is the character, 0 is the rest.
+        fps: Frames per second of the clip.
 
     Raises:
-        CastmixError: No frames, or frames of a changing size or of another type.
+        CastmixError: There are no frames, their size changes, or they are not uint8.
     """
     import av
 
@@ -53,7 +53,7 @@ def write_mask(path: Path, masks: Iterable[NDArray[np.uint8]], fps: float) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     rate = Fraction(fps).limit_denominator(1001)
-    # the coder that is smallest on masks; one thread and no file id: equal masks make equal bytes
+    # This coder gives the smallest files on masks. One thread and no file id: equal masks give equal bytes.
     encoder = {"level": "3", "coder": "range_tab", "slices": "4", "threads": "1"}
     try:
         with av.open(f"file:{partial}", "w", format="matroska", options={"fflags": "+bitexact"}) as container:
@@ -72,7 +72,7 @@ def write_mask(path: Path, masks: Iterable[NDArray[np.uint8]], fps: float) -> No
                 image.pts, image.time_base = number, 1 / rate
                 container.mux(stream.encode(image))
             if number < 0:
-                raise CastmixError(f"{path}: there are no masks to write")
+                raise CastmixError(f"{path}: there are no masks to write, expected at least one frame")
             container.mux(stream.encode())
         partial.replace(path)
     finally:
@@ -80,13 +80,13 @@ def write_mask(path: Path, masks: Iterable[NDArray[np.uint8]], fps: float) -> No
 
 
 def iter_mask(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """The frames (H, W) of a mask, one by one.
+    """Yield the frames of a mask, (H, W) uint8.
 
     Raises:
-        CastmixError: It is not there, or cannot be read to its end.
+        CastmixError: The file is missing or damaged.
     """
     if not Path(path).exists():
-        raise CastmixError(f"{path} is missing: make it with `castmix segment`")
+        raise CastmixError(f"{path} is missing: create it with `castmix segment`")
     with VideoReader(path) as reader:
         end = 0.0
         for frame in reader:
@@ -95,16 +95,16 @@ def iter_mask(path: Path) -> Iterator[NDArray[np.uint8]]:
         missing = reader.missing_after(end) * reader.fps > 0.5
         if reader.lost or reader.failure or missing:
             why = reader.failure or (f"it ends after {end:g} s" if missing else "packets were lost")
-            raise CastmixError(f"{path} is damaged ({why}): make it anew with `castmix segment --overwrite`")
+            raise CastmixError(f"{path} is damaged ({why}): recreate it with `castmix segment --overwrite`")
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A whole mask, (F, H, W).
+    """Read a whole mask, (F, H, W) uint8.
 
     Raises:
-        CastmixError: It is not there, or cannot be read to its end.
+        CastmixError: The file is missing or damaged.
     """
     frames = list(iter_mask(path))
     if not frames:
-        raise CastmixError(f"{path} has no frame: make it anew with `castmix segment --overwrite`")
+        raise CastmixError(f"{path} has no frames: recreate it with `castmix segment --overwrite`")
     return np.stack(frames)

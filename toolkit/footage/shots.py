@@ -1,4 +1,8 @@
-"""Find the shots of a video and the windows of equal length in them. Uses PySceneDetect."""
+"""Detects the shots of a video with PySceneDetect and divides them into windows of equal length.
+
+`detect_shots` decodes a file once and returns its shots. `clip_windows` selects the source frames of each
+clip within one shot.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +22,25 @@ if TYPE_CHECKING:
     import av
 
 DETECTION_WIDTH = 256
-"""Pictures are shrunk to this width to look for cuts, as PySceneDetect does on its own."""
+"""Frames are downscaled to this width for cut detection, as PySceneDetect does by default."""
 
 SAME_FRAME_DIFFERENCE = 0.5
-"""A picture that differs by less than this (mean over its values, 0 to 255) shows the same drawing."""
+"""Two frames whose mean absolute difference (values 0 to 255) is below this are taken for the same frame."""
 
 MAX_REPEATS = 3
-"""Repeats of a drawing in animation on ones to fours, and in 24 fps film on 60 fps video."""
+"""Repeats of a frame that are skipped: animation holds a drawing for one to four frames ("on ones" to "on
+fours"), and 24 fps film in 60 fps video repeats frames too."""
 
 MAX_FRAME_SECONDS = 1.0
-"""Seconds. A frame that would be shown for longer ends its shot: frames are missing, or nothing moves."""
+"""Seconds. A frame shown for longer ends its shot, because frames are missing or nothing moves."""
 
 TIMESTAMP_TOLERANCE = 0.002
-"""Seconds. Matroska rounds timestamps to a millisecond: a frame this late still counts as being on time."""
+"""Seconds. A frame this late still counts as on time, because Matroska rounds timestamps to milliseconds."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Frames `first` up to, not including, `stop`, shown from `start` to `end` (seconds in the file)."""
+    """Frames `first` to `stop` (exclusive), shown from `start` to `end` (seconds in the file)."""
 
     first: int
     stop: int
@@ -45,7 +50,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class UndecodedSpan:
-    """`packets` that could not be decoded between the frames at `start` and `end` (seconds in the file)."""
+    """Number of `packets` that could not be decoded between two frames, at `start` and `end` (seconds)."""
 
     start: float
     end: float
@@ -54,15 +59,15 @@ class UndecodedSpan:
 
 @dataclass(frozen=True)
 class ShotDetection:
-    """One look at every frame of a file.
+    """The shots of a file and the damage found while it was decoded.
 
     Attributes:
         fps: The average frame rate.
-        times: The timestamp of every decoded frame, seconds (n,).
-        shots: The shots, in order. Every frame is in one.
-        losses: Where packets could not be decoded.
-        missing: Seconds that the file declares after its last frame (a truncated file), at least 0.
-        failure: What ended the reading early, or None.
+        times: Timestamp of every decoded frame, seconds (n,).
+        shots: The shots in order. Every frame belongs to one shot.
+        undecoded: The spans in which packets could not be decoded.
+        missing: Seconds that the file declares after its last frame; above 0 for a truncated file.
+        failure: The error that ended the reading early, or None.
     """
 
     fps: float
@@ -76,11 +81,14 @@ class ShotDetection:
 def detect_shots(path: Path, *, content_threshold: float, adaptive_threshold: float) -> ShotDetection:
     """Decode a file once and find its shots.
 
-    A shot ends at a hard cut, which is what PySceneDetect's ContentDetector or AdaptiveDetector finds (each
-    misses some that the other sees), where frames were lost, where one is held for more than a second, and
-    where time runs backwards.
+    A shot ends at a hard cut, where frames were lost, where one frame is shown for more than a second, and
+    where timestamps decrease. Hard cuts are those that PySceneDetect's ContentDetector or AdaptiveDetector
+    finds; each of the two misses cuts that the other finds. Memory grows by 16 bytes per frame only.
 
-    Memory does not grow with the file's length but for 16 bytes a frame.
+    Args:
+        path: The video file.
+        content_threshold: Threshold of the ContentDetector.
+        adaptive_threshold: Threshold of the AdaptiveDetector.
 
     Raises:
         CastmixError: The file has no video.
@@ -103,7 +111,7 @@ def detect_shots(path: Path, *, content_threshold: float, adaptive_threshold: fl
         end = times[-1] + min(durations[-1], MAX_FRAME_SECONDS) if times else 0.0
         if at_end := reader.lost - sum(span.packets for span in undecoded):
             undecoded.append(UndecodedSpan(times[-1] if times else 0.0, end, at_end))
-        # the length of the last frame is a guess in some files: three frames too few are no truncation
+        # Some files do not state the duration of the last frame: up to three missing frames are tolerated.
         missing = reader.missing_after(end)
         missing = missing if missing > max(0.25, 3 / reader.fps) else 0.0
         shots = split_shots(np.array(times), np.array(durations), cuts.finish(), breaks)
@@ -116,10 +124,11 @@ def split_shots(
     """Split a file's frames into shots.
 
     Args:
-        times: The timestamp of every frame, seconds (n,).
-        durations: How long each is shown by itself, seconds (n,).
-        cuts: Indices of the first frames after hard cuts: there, the frame before is shown up to the cut.
-        breaks: Indices of the first frames after lost ones: there, it is shown for its own duration.
+        times: Timestamp of every frame, seconds (n,).
+        durations: Duration of every frame by itself, seconds (n,).
+        cuts: Indices of the first frames after hard cuts. The frame before a cut is shown up to the cut.
+        breaks: Indices of the first frames after lost ones. The frame before a break is shown for its own
+            duration.
     """
     if not len(times):
         return []
@@ -137,16 +146,20 @@ def split_shots(
 
 
 def clip_windows(times: NDArray[np.float64], shot: Shot, fps: float, num_frames: int) -> list[list[int]]:
-    """Consecutive windows of a shot: for each, the indices of the frames shown at its start + k/fps.
+    """Divide a shot into consecutive windows of `num_frames` frames, resampled to `fps`.
 
-    A window starts at a frame's timestamp, lies in the shot as a whole, and shares no frame with the next.
-    The rest of a shot that is shorter than a window is left over.
+    Frame k of a window is the source frame that is shown at the window's start + k/fps. A window starts at a
+    frame's timestamp, lies completely within the shot, and shares no frame with the next one. The remainder
+    of the shot is not used.
 
     Args:
-        times: The timestamp of every frame of the file, seconds (n,).
-        shot: The shot to cut up.
-        fps: Frames a second to sample at.
-        num_frames: Frames in a window.
+        times: Timestamp of every frame of the file, seconds (n,).
+        shot: The shot to divide.
+        fps: Frames per second to sample at.
+        num_frames: Frames per window.
+
+    Returns:
+        For each window, the indices of its frames in the file.
     """
     inside = times[shot.first : shot.stop]
     found = []
@@ -164,13 +177,14 @@ def clip_windows(times: NDArray[np.float64], shot: Shot, fps: float, num_frames:
 
 
 class _CutDetector:
-    """PySceneDetect's two detectors of hard cuts, fed with frames that PyAV decoded.
+    """Runs PySceneDetect's ContentDetector and AdaptiveDetector on frames that PyAV decoded.
 
-    Their own readers count frames; here a frame's number is its index in the file by construction. The
-    detectors' shortest scene is 0: a cut soon after another is a cut. Two pictures are kept at most.
+    Cuts are reported as indices of decoded frames. The detectors' minimum scene length is 0, so that cuts
+    close to each other are found. At most two downscaled frames are kept in memory.
 
-    A drawing held for two to four frames is fed once. The adaptive detector compares a change with those just
-    before and after it, and would take every new drawing of such animation for a cut.
+    Repeats of a frame are skipped, up to `MAX_REPEATS`. The AdaptiveDetector compares the change at a frame
+    with the changes just before and after it. In animation that holds each drawing for two to four frames, it
+    would take every new drawing for a cut.
     """
 
     def __init__(self, content_threshold: float, adaptive_threshold: float) -> None:
@@ -179,17 +193,17 @@ class _CutDetector:
         content = ContentDetector(threshold=content_threshold, min_scene_len=0)
         adaptive = AdaptiveDetector(adaptive_threshold=adaptive_threshold, min_scene_len=0)
         self.detectors = (content, adaptive)
-        # The adaptive one judges a frame by this many on each side: the first and the last picture are
-        # repeated so often, so that it judges those near the ends, too.
+        # The AdaptiveDetector needs this many frames on each side of the frame that it judges. The first and
+        # the last frame are repeated so often, so that frames near both ends of the file are judged too.
         self.margin = adaptive.window_width
-        self.height = 0  # that of the first picture: the detectors cannot follow a change of size
+        self.height = 0  # of the first frame: the detectors need frames of one size
         self.index = -1
         self.repeats = 0
         self.picture: Any = None
         self.cuts: set[int] = set()
 
     def add(self, image: av.VideoFrame) -> None:
-        """Take the next frame of the file."""
+        """Process the next frame of the file."""
         self.height = self.height or max(2, round(DETECTION_WIDTH * image.height / image.width))
         picture = image.reformat(DETECTION_WIDTH, self.height, "bgr24", interpolation="AREA").to_ndarray()
         self.index += 1
@@ -205,7 +219,7 @@ class _CutDetector:
         self._feed(self.index, picture)
 
     def finish(self) -> set[int]:
-        """All cuts, each as the index of the first frame after it. Call it once, after the last frame."""
+        """Return the index of the first frame after each cut. Call it once, after the last frame."""
         for late in range(1, self.margin + 1 if self.index >= 0 else 1):
             self._feed(self.index + late, self.picture)
         return self.cuts
@@ -214,7 +228,7 @@ class _CutDetector:
         from scenedetect import FrameTimecode
 
         self.picture = picture
-        timecode = FrameTimecode(index + self.margin, fps=25.0)  # any rate: only its number is used
+        timecode = FrameTimecode(index + self.margin, fps=25.0)  # any fps: only the frame number counts
         for detector in self.detectors:
             self.cuts |= {cut.frame_num - self.margin for cut in detector.process_frame(timecode, picture)}
 

@@ -1,8 +1,7 @@
-"""The sources of `prepare`: finding them, and remembering what became of each, to make only what is missing.
+"""Finds the source videos of `castmix prepare` and keeps a record of each. A rerun only adds missing clips.
 
-``prepare.json`` in the output folder holds the settings that all its clips were made with.
-``sources/<name>.json`` holds, for each source, its fingerprint, which of its frames make which clip, and what
-could not be used.
+``prepare.json`` in the output folder holds the settings of all its clips. ``sources/<name>.json`` holds for
+each source its fingerprint, the frames of each clip, and the rejected parts.
 """
 
 from __future__ import annotations
@@ -23,22 +22,24 @@ VIDEO_SUFFIXES = frozenset(
     """.3gp .asf .avi .divx .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm
     .rmvb .ts .vob .webm .wmv .y4m""".split()  # noqa: SIM905 - readable as it is
 )
-"""The files of a folder that are taken for video. A file given by its name is always tried."""
+"""Suffixes of the files that count as video within a folder. A file given by its path is always tried."""
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Those that are taken, too, where clips of a single frame are wanted."""
+"""Suffixes of the files that count as sources too if clips have a single frame."""
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What is known of one source.
+    """The clips and rejected parts of one source video.
 
     Attributes:
-        name: What its clips' ids begin with. Unique in the folder.
-        source: Its path as it was given.
-        fingerprint: Of its content, which identifies it: a file may be moved or renamed.
-        source_fps: Its average frame rate.
-        clips: For each clip `id`, `shot`, `start`, `end` (seconds) and `frames` (indices in the source).
-        rejected: For each part that could not be used `start`, `end`, `reason`, `value`.
+        name: Prefix of its clips' ids. Unique in the output folder.
+        source: Path of the video as it was given.
+        fingerprint: Fingerprint of the file's content. It identifies the source if the file is moved or
+            renamed.
+        source_fps: Average frame rate of the source.
+        clips: One mapping per clip: `id`, `shot`, `start`, `end` (seconds) and `frames` (indices in the
+            source).
+        rejected: One mapping per part that cannot be used: `start`, `end` (seconds), `reason`, `value`.
     """
 
     name: str
@@ -52,19 +53,22 @@ class SourceRecord:
 def find_sources(
     footage: Sequence[Path], out: Path, *, images: bool = False
 ) -> tuple[list[Path], list[Path]]:
-    """The video files that the arguments name, in order, each once; and the folders that have none.
+    """Return the source files in `footage`, each once and in order, and the folders that contain none.
 
-    pictures: Take the pictures of folders, too.
+    Args:
+        footage: Video files, and folders to search.
+        out: The output folder. Its own clips are not taken as sources.
+        images: Take the image files of folders too.
 
     Raises:
-        CastmixError: A path that does not exist.
+        CastmixError: A path does not exist.
     """
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if images else VIDEO_SUFFIXES
     found: dict[Path, Path] = {}
     empty = []
     for given in map(Path, footage):
         if not given.exists():
-            raise CastmixError(f"{given} does not exist: give video files, or folders of them")
+            raise CastmixError(f"{given} does not exist: expected video files or folders with video files")
         files = _walk(given, out.resolve(), suffixes) if given.is_dir() else [given]
         if not files:
             empty.append(given)
@@ -74,12 +78,14 @@ def find_sources(
 
 
 def open_records(out: Path, settings: Mapping[str, Any]) -> dict[str, SourceRecord]:
-    """Read the records of a folder by fingerprint, and claim the folder for these settings.
+    """Read the records of an output folder, keyed by fingerprint, and write these settings to prepare.json.
+
+    Records without clips are deleted if the settings have changed.
 
     Raises:
         CastmixError: The folder has clips that were made with other settings.
     """
-    for leftover in (out / "clips").glob(".*.part"):  # of a run that was killed
+    for leftover in (out / "clips").glob(".*.part"):  # from a run that was killed
         leftover.unlink()
     wanted = json.loads(json.dumps(settings))
     path = out / "prepare.json"
@@ -88,7 +94,9 @@ def open_records(out: Path, settings: Mapping[str, Any]) -> dict[str, SourceReco
     if changed := [name for name in wanted if wanted[name] != before.get(name)]:
         if any(record.clips for record in records.values()):
             what = ", ".join(f"{name} {before.get(name)} (now {wanted[name]})" for name in changed)
-            raise CastmixError(f"{out} was prepared with {what}: give another --out, or the same settings")
+            raise CastmixError(
+                f"{out} was prepared with {what}: give another --out folder, or use the same settings"
+            )
         for stale in _record_paths(out):
             stale.unlink()
         records = {}
@@ -102,18 +110,19 @@ def write_record(out: Path, record: SourceRecord) -> None:
 
 
 def delete_outdated(out: Path, known: dict[str, SourceRecord], source: str) -> None:
-    """Remove the clips of what was at this path before: the file there has changed.
+    """Delete the clips that were made from an earlier version of the file at the path `source`.
 
     Raises:
-        CastmixError: One of them has a caption, which would be lost.
+        CastmixError: One of the clips has a caption, which would be lost.
     """
     for old in [record for record in known.values() if record.source == source]:
         jsons = [out / "clips" / f"{clip['id']}.json" for clip in old.clips]
         for path in jsons:
             if path.exists() and _read_json(path).get("text"):
                 raise CastmixError(
-                    f"{source} has changed since it was prepared, and {path} has a caption: give another "
-                    f"--out, or delete {_record_path(out, old.name)} and {out / 'clips' / old.name}_* first"
+                    f"{source} has changed since it was prepared, and {path} has a caption: "
+                    f"give another --out folder, or delete {_record_path(out, old.name)} and "
+                    f"{out / 'clips' / old.name}_* first"
                 )
         for path in jsons:
             path.unlink(missing_ok=True)
@@ -123,24 +132,27 @@ def delete_outdated(out: Path, known: dict[str, SourceRecord], source: str) -> N
 
 
 def unique_name(source: Path, known: Mapping[str, SourceRecord]) -> str:
-    """A name for a source's clips, from its file name: letters of any script, digits, and any of ._-"""
+    """Return a name for a source that no other source has, made from its file name.
+
+    The name has letters of any script, digits and the characters ``._-``.
+    """
     stem = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", source.stem)).strip("._")
-    stem = stem.encode()[:120].decode(errors="ignore") or "video"  # file systems allow 255 bytes a name
+    stem = stem.encode()[:120].decode(errors="ignore") or "video"  # file names have at most 255 bytes
     taken = {record.name.casefold() for record in known.values()}
     name, number = stem, 1
-    while name.casefold() in taken:  # the same file name in another folder
+    while name.casefold() in taken:  # another folder has a file of this name
         number += 1
         name = f"{stem}-{number}"
     return name
 
 
 def path_text(path: Path) -> str:
-    """A path for a json file, even where its name is no valid Unicode."""
+    """Return a path as text for a json file, with backslash escapes for bytes that are not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _walk(folder: Path, out: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files of these kinds below a folder, sorted; neither hidden ones nor clips written there."""
+    """Return the files below a folder with these suffixes, sorted. Skips hidden files and our output."""
     files = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
@@ -166,7 +178,7 @@ def _read_record(path: Path) -> SourceRecord:
         return SourceRecord(**_read_json(path))
     except TypeError as error:
         raise CastmixError(
-            f"{path} is not a record of a source ({error}): delete it to survey it again"
+            f"{path} is not the record of a source ({error}): delete it and run the command again"
         ) from error
 
 
