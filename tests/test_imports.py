@@ -72,24 +72,38 @@ def test_all_names_resolve() -> None:
         "import toolkit.cli.click_app",
     ],
 )
-def test_a_verb_is_the_function_whatever_was_imported_first(first: str) -> None:
+def test_a_verb_is_a_function_whatever_was_imported_first(first: str) -> None:
     code = f"""
 {first}
-import toolkit, toolkit.commands.train
+import inspect, toolkit, toolkit.commands.train
 from toolkit.commands.train import train
 from toolkit import train as same
-assert toolkit.train is train is same and callable(train)
+assert toolkit.train is same
+assert inspect.unwrap(toolkit.train) is train
+assert inspect.signature(toolkit.train) == inspect.signature(train)
+assert toolkit.train.__doc__ == train.__doc__
 """
     python(code)
 
 
+def test_what_is_no_verb_is_the_object_itself() -> None:
+    from toolkit.training.settings import Optim
+
+    assert toolkit.Optim is Optim
+
+
 def test_importing_castmix_imports_nothing_heavy() -> None:
-    assert python(f"import sys, toolkit; print([name for name in {HEAVY} if name in sys.modules])") == "[]"
+    names = [*HEAVY, "click", "yaml", "toolkit.cli"]
+    assert python(f"import sys, toolkit; print([name for name in {names} if name in sys.modules])") == "[]"
 
 
 def test_old_names_of_verbs_still_work() -> None:
     with pytest.warns(FutureWarning, match=r"toolkit\.invert is now toolkit\.learn_tokens"):
         assert toolkit.invert is toolkit.learn_tokens
+    with pytest.warns(FutureWarning, match=r"toolkit\.look_attention is now toolkit\.attention_maps"):
+        assert toolkit.look_attention is toolkit.attention_maps
+    with pytest.warns(FutureWarning, match=r"toolkit\.motion is now toolkit\.learn_motion"):
+        assert toolkit.motion is toolkit.learn_motion
 
 
 OPTIONAL = {("sam2", "sam2_package.py")}  # an extra; the file says how to install it

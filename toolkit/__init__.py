@@ -79,19 +79,30 @@ _HOMES = {
 """Public names by module. Each is imported when it is first used (PEP 562), so `import toolkit` is quick."""
 
 _MODULES = {name: f"toolkit.{module}" for module, names in _HOMES.items() for name in names}
-_RENAMED = {"invert": "learn_tokens", "look_attention": "attention_maps", "motion": "learn_motion"}
-"""Old names of verbs. They work for one more release."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        warnings.warn(f"toolkit.{name} is now toolkit.{_RENAMED[name]}", FutureWarning, stacklevel=2)
-        name = _RENAMED[name]
     if name == "captions":
         return importlib.import_module("toolkit.captions")
     if name not in _MODULES:
+        return _renamed(name)
+    found = getattr(importlib.import_module(_MODULES[name]), name)
+    if not _MODULES[name].startswith("toolkit.commands."):
+        return found
+    from toolkit.cli.calls import flexible
+
+    return flexible(found)
+
+
+def _renamed(name: str) -> Any:
+    """The verb of that old name. Old names work for one more release."""
+    from toolkit.cli.synonyms import RENAMED
+
+    new = RENAMED.get(name.replace("_", "-"), "").replace("-", "_")
+    if not new:
         raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    warnings.warn(f"toolkit.{name} is now toolkit.{new}", FutureWarning, stacklevel=3)
+    return __getattr__(new)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The castmix command, made from the signatures of the verbs: nothing is declared twice."""
+"""The castmix command. Its options and help come from the signatures and docstrings of the verbs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import logging
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from toolkit.cli import options
 from toolkit.cli.names import SettingNameError, resolve, spellings
-from toolkit.cli.presets import RENAMED, preset_names, read_preset
+from toolkit.cli.presets import preset_names, read_preset
 from toolkit.cli.signatures import (
     REQUIRED,
     Setting,
@@ -26,6 +26,7 @@ from toolkit.cli.signatures import (
     settings,
     words,
 )
+from toolkit.cli.synonyms import RENAMED
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.core.version import __version__
@@ -53,13 +54,13 @@ COMMANDS: Table = {
         "pretrain-sam2": "toolkit.sandbox.sam2_model.pretrain:pretrain_sam2",
     },
 }
-"""Commands in the order of the pipeline, by ``module:function``; imported when asked for."""
+"""Commands in the order of the pipeline, each with its ``module:function``, imported on first use."""
 
-GROUPS = {"sandbox": "The embedded world and its tiny model: how they are made and how good they are."}
+GROUPS = {"sandbox": "Make and measure the sandbox: its drawn shows and its small models."}
 
 
 class Verbs(click.Group):
-    """A group whose commands are made from functions when they are asked for."""
+    """A group of commands. Each is made from its function on first use."""
 
     def __init__(self, table: Table, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -70,7 +71,8 @@ class Verbs(click.Group):
         return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """The command of that name, or an error that names the nearest."""
+        """The command of that name, or an error that suggests the nearest."""
+        cmd_name = cmd_name.replace("_", "-")
         if cmd_name in RENAMED and RENAMED[cmd_name] in self.table:
             say(f"note: `castmix {cmd_name}` is now `castmix {RENAMED[cmd_name]}`")
             cmd_name = RENAMED[cmd_name]
@@ -91,21 +93,24 @@ class Verb(click.Command):
         self.headings = headings
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; an unknown option is explained by the same rules as in presets."""
+        """Parse the words of the command line."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise self._explained(error, ctx) from error
 
     def _explained(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+        """The error of an unknown option, in the words of `resolve`."""
         try:
-            resolve(error.option_name.lstrip("-"), self.known)
+            name = resolve(error.option_name.lstrip("-"), self.known)
         except SettingNameError as wrong:
-            return click.UsageError(f"{error.option_name}: {wrong.message(options.flag)}", ctx)
-        return error
+            reason = wrong.message(options.flag)
+        else:  # a setting without an option
+            reason = f"write {options.placeholder(name)} without it"
+        return click.UsageError(f"{error.option_name}: {reason}", ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, those of each group under its own heading."""
+        """Write the options, each group under a heading of its own."""
         sections: dict[str, list[tuple[str, str]]] = {"": []}
         for parameter in self.get_params(ctx):
             group = (parameter.name or "").rpartition("__")[0].replace("__", ".")
@@ -124,7 +129,7 @@ def find_verb(target: str) -> Callable[..., Any]:
 
 
 def command(name: str, verb: Callable[..., Any]) -> click.Command:
-    """Make the command of a verb: options, help and errors come from its signature and docstring."""
+    """The command of a verb."""
     known = settings(verb)
     argument = _argument_of(known)
     names: dict[str, list[str]] = {}
@@ -135,7 +140,7 @@ def command(name: str, verb: Callable[..., Any]) -> click.Command:
     ]
     if argument is not None:
         parameters.insert(0, options.argument(argument))
-    about = "Settings from a preset or a run.yaml; flags win."
+    about = "Take settings from a preset or a run.yaml. Flags override it."
     parameters.append(click.Option(["--preset"], metavar="NAME|FILE", help=about))
 
     def callback(preset: str | None, **flags: Any) -> None:
@@ -147,7 +152,6 @@ def command(name: str, verb: Callable[..., Any]) -> click.Command:
         }
         context.exit(_run(name, verb, preset, given))
 
-    presets = preset_names(name)
     return Verb(
         known=known,
         headings={
@@ -157,13 +161,23 @@ def command(name: str, verb: Callable[..., Any]) -> click.Command:
         callback=callback,
         params=parameters,
         help=describe(verb)[0],
-        epilog=f"Presets: {', '.join(presets)}" if presets else None,
+        epilog="\n\n".join(_notes(name, known)),
         no_args_is_help=any(setting.default is REQUIRED for setting in known.values()),
     )
 
 
+def _notes(name: str, known: Mapping[str, Setting]) -> Iterator[str]:
+    """The lines below the options: which presets there are, and short names."""
+    if presets := preset_names(name):
+        yield f"Presets: {', '.join(presets)}"
+    short = spellings(known)
+    example = next((end for full in known if "." in full and (end := full.rpartition(".")[2]) in short), None)
+    if example:
+        yield f"Options also work without their group's name where that is unique: {options.flag(example)}."
+
+
 def _run(name: str, verb: Callable[..., Any], preset: str | None, given: Mapping[str, Any]) -> int:
-    """Call the verb; the exit status."""
+    """Call the verb and print the paths that it returns. Returns the exit status."""
     try:
         values = {**(read_preset(preset, name, verb) if preset else {}), **given}
         known = settings(verb)
@@ -185,10 +199,7 @@ def _run(name: str, verb: Callable[..., Any], preset: str | None, given: Mapping
 
 
 def _argument_of(known: Mapping[str, Setting]) -> Setting | None:
-    """What a command works on comes without a flag: the first parameter, if it must be given.
-
-    Where it writes is always --out.
-    """
+    """The setting that is given without a flag: the first, if it is required. `out` is always --out."""
     first = next(iter(known.values()), None)
     return None if first is None or first.name == "out" or first.default is not REQUIRED else first
 
@@ -213,6 +224,6 @@ def castmix(table: Table = COMMANDS) -> click.Group:
 
 def main() -> None:
     """Run the castmix command on `sys.argv`."""
-    # It says at every import that an optional CPU kernel is missing: nothing that a person could act on.
+    # At every import it warns that an optional CPU kernel is missing. Nobody can act on that.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     castmix()(prog_name="castmix")

@@ -4,7 +4,8 @@ A name is tried in this order, with ``-`` and ``_`` equal:
 
 1. as a full name: ``objective.sigma.shift``;
 2. as the end of a full name after a dot: ``sigma.shift`` or ``shift``. Of several, the one in the fewest
-   groups; two in equally many groups are an error.
+   groups; two in equally many groups are an error;
+3. as a synonym: ``learning_rate`` is ``lr`` (see `synonyms`).
 
 A group's name stands for its first field if that field is called ``name``: ``objective`` is
 ``objective.name``.
@@ -12,9 +13,11 @@ A group's name stands for its first field if that field is called ``name``: ``ob
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
+from toolkit.cli.synonyms import missing, synonyms
 from toolkit.core.errors import CastmixError
 
 
@@ -39,43 +42,52 @@ def resolve(given: str, known: Collection[str]) -> str:
     """The full name of the setting that `given` stands for.
 
     Args:
-        given: A full or short name.
+        given: A full name, a short name or a synonym.
         known: Full names of all settings, in the order of the signature.
 
     Raises:
         SettingNameError: No setting has this name, or several have.
     """
-    full = with_group_names(known)
     wanted = given.replace("-", "_")
-    if wanted in full:
-        return full[wanted]
-    candidates = [name for name in full if name.endswith(f".{wanted}")]
-    fewest = min((name.count(".") for name in candidates), default=0)
-    nearest = [name for name in candidates if name.count(".") == fewest]
-    if len(nearest) == 1:
-        return full[nearest[0]]
-    if candidates:
-        raise SettingNameError("stands for several settings, write one of {}", candidates)
-    inside = [name for name in full.values() if f".{wanted}." in f".{name}"]
-    if inside:
-        raise SettingNameError("is a group of settings: {}", dict.fromkeys(inside))
+    full, others = with_group_names(known), synonyms(known)
+    if found := _find(wanted, full, others):
+        return found
+    if inside := dict.fromkeys(name for name in full.values() if f".{wanted}." in f".{name}"):
+        raise SettingNameError("is a group of settings: {}", inside)
+    if wanted in missing(known):
+        reason, instead = missing(known)[wanted]
+        raise SettingNameError(reason, [_find(instead, full, {}) or instead])
     short = spellings(known)
     closest = difflib.get_close_matches(wanted, short, n=1, cutoff=0.0)
     raise SettingNameError("no such setting, did you mean {}?", [short[name] for name in closest])
 
 
 def spellings(known: Collection[str]) -> dict[str, str]:
-    """Every name that stands for one setting, full and short, with the full name."""
+    """Every name that stands for one setting, with its full name: full and short names, and synonyms."""
+    full, others = with_group_names(known), synonyms(known)
+    parts = [name.split(".") for name in full]
+    names = [".".join(words[start:]) for words in parts for start in range(len(words))]
     found: dict[str, str] = {}
-    for name in with_group_names(known):
-        parts = name.split(".")
-        for start in range(len(parts)):
-            short = ".".join(parts[start:])
-            try:
-                found[short] = resolve(short, known)
-            except SettingNameError:
-                continue
+    for name in dict.fromkeys([*names, *others]):
+        with contextlib.suppress(SettingNameError):
+            if setting := _find(name, full, others):
+                found[name] = setting
     return found
+
+
+def _find(wanted: str, full: Mapping[str, str], others: Mapping[str, str]) -> str | None:
+    """The full name, or None. An error if there are several."""
+    for name in (wanted, others.get(wanted)):
+        if name in full:
+            return full[name]
+        candidates = [one for one in full if one.endswith(f".{name}")]
+        fewest = min((one.count(".") for one in candidates), default=0)
+        nearest = [one for one in candidates if one.count(".") == fewest]
+        if len(nearest) > 1:
+            raise SettingNameError("stands for several settings, write one of {}", candidates)
+        if nearest:
+            return full[nearest[0]]
+    return None
 
 
 def with_group_names(known: Collection[str]) -> dict[str, str]:

@@ -13,62 +13,71 @@ from toolkit.cli.signatures import REQUIRED, Setting, convert, item_hint
 
 
 class Value(click.ParamType[Any]):
-    """A value read by the verb's own annotation."""
+    """A value that is read by the verb's annotation."""
 
     def __init__(self, hint: Any) -> None:
         self.hint = hint
         self.name = "value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value in the annotated type; what it cannot be is a usage error."""
+        """The value in the annotated type, or a usage error."""
         try:
             return convert(value, self.hint)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class FullName(click.Option):
-    """An option whose help shows only its full name."""
+class Option(click.Option):
+    """The option of a setting, by all its names. Help and errors show the full one."""
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """What `--help` says of it."""
-        opts, secondary = self.opts, self.secondary_opts
-        self.opts, self.secondary_opts = opts[:1], secondary[:1]
-        try:
-            return super().get_help_record(ctx)
-        finally:
-            self.opts, self.secondary_opts = opts, secondary
+    def __init__(self, setting: Setting, names: Iterable[str], **attributes: Any) -> None:
+        names = dict.fromkeys([setting.name, *names])
+        switch = _is_switch(setting)
+        first = flag(setting.name) + (f"/{off(setting.name)}" if switch else "")
+        super().__init__([first, identifier(setting)], **attributes)
+        self.all_opts = [flag(name) for name in names]
+        self.all_secondary_opts = [off(name) for name in names] if switch else []
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Make the parser know all names."""
+        shown = self.opts, self.secondary_opts
+        self.opts, self.secondary_opts = self.all_opts, self.all_secondary_opts
+        super().add_to_parser(parser, ctx)
+        self.opts, self.secondary_opts = shown
 
 
 def argument(setting: Setting) -> click.Argument:
-    """The positional argument of a setting; a list takes all that are left."""
+    """The positional argument of a setting. A list takes all remaining words."""
     item = item_hint(setting.hint)
     return click.Argument(
         [identifier(setting)],
         type=Value(item or setting.hint),
         nargs=-1 if item else 1,
-        required=False,  # a preset may hold it: the command checks
+        required=False,  # a preset may give it; the command checks
         help=setting.help,
         metavar=placeholder(setting.name) + ("..." if item else ""),
     )
 
 
-def option(setting: Setting, names: Iterable[str]) -> click.Option:
-    """The option of a setting, by its full name and by these others; help shows the full name."""
-    names = dict.fromkeys([setting.name, *names])
+def option(setting: Setting, names: Iterable[str]) -> Option:
+    """The option of a setting, by its full name and by these others."""
     text = " ".join([setting.help, _default(setting)]).strip()
-    if bool in (setting.hint, *typing.get_args(setting.hint)):
-        switches = [f"{flag(name)}/{_off(name)}" for name in names]
-        return FullName([*switches, identifier(setting)], default=None, help=text)
+    if _is_switch(setting):
+        return Option(setting, names, default=None, help=text)
     item = item_hint(setting.hint)
     hint = item or setting.hint
-    return FullName(
-        [*map(flag, names), identifier(setting)],
+    return Option(
+        setting,
+        names,
         type=Value(hint),
         metavar=_metavar(hint),
         multiple=item is not None,
-        help=text + (" Repeat it for more." if item else ""),
+        help=text + (" Repeatable." if item else ""),
     )
+
+
+def _is_switch(setting: Setting) -> bool:
+    return bool in (setting.hint, *typing.get_args(setting.hint))
 
 
 def identifier(setting: Setting) -> str:
@@ -86,7 +95,8 @@ def placeholder(name: str) -> str:
     return name.upper().replace("_", "-")
 
 
-def _off(name: str) -> str:
+def off(name: str) -> str:
+    """The name as the option that turns it off: ``--optim.no-fused``."""
     group, dot, last = name.rpartition(".")
     return flag(f"{group}{dot}no-{last}")
 

@@ -1,4 +1,4 @@
-"""Presets: a YAML file holds keyword arguments of one verb, nothing else; a run.yaml is one too."""
+"""Presets: YAML files with the keyword arguments of one verb. A run.yaml is a preset too."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ import yaml
 
 from toolkit.cli.names import SettingNameError, resolve
 from toolkit.cli.signatures import convert, settings
+from toolkit.cli.synonyms import RENAMED
 from toolkit.core.errors import CastmixError
-
-RENAMED = {"invert": "learn-tokens", "look-attention": "attention-maps", "motion": "learn-motion"}
-"""Old names of commands. They and their run.yaml work for one more release."""
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def preset_names(verb: str) -> list[str]:
-    """Names of the presets that come with castmix for this verb."""
+    """Names of castmix's own presets for this verb."""
     return sorted(path.stem for path in (_folder() / verb).glob("*.yaml"))
 
 
 def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, Any]:
     """Values by full name, checked against the verb's signature and converted to its types.
 
-    The file may use short names (see `names`), nested or dotted.
+    The file may use short names and synonyms (see `names`), nested or dotted.
 
     Args:
         preset: A name under ``presets/<verb>/``, or the path of a YAML file: a preset or a ``run.yaml``.
@@ -34,8 +32,8 @@ def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, A
         verb: Its function.
 
     Raises:
-        CastmixError: There is no such preset, or it holds what the verb does not take: all problems at once,
-            each with the nearest valid name.
+        CastmixError: The preset does not exist, or it has settings or values that the verb does not take. The
+            message lists all of them, each with the nearest valid name.
     """
     path = _find(preset, name)
     document = _read(path)
@@ -52,7 +50,7 @@ def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, A
             if setting.name in values:
                 raise SettingNameError("sets {} a second time", [setting.name])
             values[setting.name] = convert(value, setting.hint)
-        except (SettingNameError, ValueError) as error:
+        except ValueError as error:
             problems.append(f"{key}: {error}")
     if problems:
         raise CastmixError(f"{path}: {'; '.join(problems)}")
@@ -60,7 +58,7 @@ def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, A
 
 
 def _folder() -> Path:
-    """`presets/` beside the package in a checkout, inside it in an installed wheel."""
+    """`presets/`: beside the package in a checkout, inside the package in a wheel."""
     installed = PACKAGE / "_data" / "presets"
     return installed if installed.is_dir() else PACKAGE.parent / "presets"
 
@@ -73,8 +71,10 @@ def _find(preset: str, verb: str) -> Path:
         return path
     path = _folder() / verb / f"{preset}.yaml"
     if not path.is_file():
-        names = ", ".join(preset_names(verb)) or "none so far"
-        raise CastmixError(f"no preset {preset!r} for {verb} (there are: {names}) and not a .yaml file")
+        names = ", ".join(preset_names(verb)) or "it has none"
+        raise CastmixError(
+            f"no preset {preset!r} for {verb}: give one of its presets ({names}) or a .yaml file"
+        )
     return path
 
 

@@ -1,9 +1,9 @@
-"""Reads a verb's signature: the one description from which the command line and the presets are made.
+"""Reads a verb's signature, from which the command line and the presets are made.
 
-A verb is a function with full annotations and a docstring in Google style; what its `Args:` section says of
-a parameter is that option's help. A parameter whose type is a frozen dataclass is a group of settings. The
-class's `Attributes:` section describes its fields, whose names are dotted: `optim.lr`. A field that is itself
-a frozen dataclass is a group inside the group: `objective.sigma.shift`.
+A verb is a function with full annotations and a docstring in Google style. The `Args:` section is the help of
+its options. A parameter whose type is a frozen dataclass is a group of settings. The class's `Attributes:`
+section is their help, and their names are dotted: `optim.lr`. A field whose type is again a frozen dataclass
+is a group inside the group: `objective.sigma.shift`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from toolkit.cli.synonyms import VALUES
+
 REQUIRED = inspect.Parameter.empty
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Examples?|Notes?):$")
@@ -35,10 +37,10 @@ class Setting:
     """One value that a verb takes.
 
     Attributes:
-        name: Dotted inside a group: ``"steps"``, ``"optim.lr"``.
-        hint: Its resolved annotation.
+        name: Full name: ``"steps"``, or with its groups ``"optim.lr"``.
+        hint: Resolved annotation.
         default: `REQUIRED` if there is none.
-        help: What the docstring says of it.
+        help: Its entry in the docstring.
     """
 
     name: str
@@ -48,13 +50,13 @@ class Setting:
 
 
 def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
-    """Every value that the verb takes, groups spread out, by dotted name in the order of the signature."""
+    """Every value that the verb takes, also in groups, by full name in the order of the signature."""
     hints = typing.get_type_hints(verb)
     _, texts = describe(verb)
     found: dict[str, Setting] = {}
     for parameter in inspect.signature(verb).parameters.values():
         name, hint, default = parameter.name, hints[parameter.name], parameter.default
-        if _is_group(hint):
+        if is_group(hint):
             for inner in settings(hint).values():
                 value = inner.default if default is REQUIRED else operator.attrgetter(inner.name)(default)
                 setting = dataclasses.replace(inner, name=f"{name}.{inner.name}", default=value)
@@ -65,10 +67,11 @@ def settings(verb: Callable[..., Any]) -> dict[str, Setting]:
 
 
 def groups(verb: Callable[..., Any]) -> dict[str, type]:
-    """The verb's groups of settings by dotted name, those inside groups included, with their classes."""
+    """The classes of the verb's groups by full name, groups inside groups included."""
+    hints = typing.get_type_hints(verb)
     found: dict[str, type] = {}
-    for name, hint in typing.get_type_hints(verb).items():
-        if _is_group(hint):
+    for name in inspect.signature(verb).parameters:
+        if is_group(hint := hints[name]):
             found[name] = hint
             found |= {f"{name}.{inner}": group for inner, group in groups(hint).items()}
     return found
@@ -120,13 +123,13 @@ def describe(verb: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """Make the value, from a YAML file or the command line, what the annotation asks for.
+    """Convert a value from a YAML file or the command line to the type of the annotation.
 
-    Text is read as a number where one is asked for (YAML 1.1 takes `1e-4` for text), and `a,b,c` as a tuple.
+    Text becomes a number where the annotation is one (YAML 1.1 reads `1e-4` as text), and `a,b,c` a tuple.
 
     Raises:
-        ValueError: The value cannot be that; the message says what was expected.
-        TypeError: A mistake in castmix: no verb may have such an annotation.
+        ValueError: The value does not fit; the message says what was expected.
+        TypeError: The command line does not support the annotation.
     """
     try:
         return _read(value, hint)
@@ -135,7 +138,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def item_hint(hint: Any) -> Any:
-    """What the items of a list annotation are (`list[Path] | None` → `Path`); None for anything else."""
+    """Type of the items of a list annotation (`list[Path] | None` → `Path`). None for other annotations."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in _UNIONS:
         return next((item for option in inside if (item := item_hint(option))), None)
@@ -147,7 +150,7 @@ def item_hint(hint: Any) -> Any:
 def _read(value: Any, hint: Any) -> Any:
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in _UNIONS:
-        # None first: `--steps none` on `int | None` takes back what a preset says.
+        # None first: `--height none` undoes a preset's height.
         for option in sorted(inside, key=lambda option: option is not type(None)):
             with contextlib.suppress(ValueError):
                 return _read(value, option)
@@ -164,17 +167,18 @@ def _read(value: Any, hint: Any) -> Any:
             raise ValueError
         return tuple(_read(one, item) for one, item in zip(items, inside, strict=True))
     if hint not in _SCALARS:
-        raise TypeError(f"a verb cannot take {hint}: presets and the command line have no way to write it")
+        raise TypeError(f"a verb cannot take {hint}: the command line and presets cannot express it")
     return _SCALARS[hint](value)
 
 
-def _is_group(hint: Any) -> bool:
+def is_group(hint: Any) -> bool:
+    """Whether the annotation is a group of settings: a dataclass."""
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _one_of(value: Any, options: tuple[Any, ...]) -> Any:
     for option in options:
-        if str(option) == str(value):
+        if str(option) in (str(value), VALUES.get(str(value))):
             return option
     raise ValueError
 
