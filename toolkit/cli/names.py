@@ -77,7 +77,7 @@ def spellings(known: Collection[str]) -> dict[str, str]:
 
 def _find(wanted: str, full: Mapping[str, str], others: Mapping[str, str]) -> str | None:
     """The full name, or None. An error if there are several."""
-    for name in (wanted, others.get(wanted)):
+    for name in (wanted, others.get(wanted, wanted)):
         if name in full:
             return full[name]
         candidates = [one for one in full if one.endswith(f".{name}")]
