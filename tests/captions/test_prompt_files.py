@@ -9,7 +9,7 @@ import pytest
 from toolkit.captions.benchmark_prompts import make_prompts, write_prompts
 from toolkit.captions.cast import STYLES, read_cast
 from toolkit.captions.grammar import parse, validate
-from toolkit.captions.prompt_files import BENCHMARKS, Prompt, expand, read_prompts
+from toolkit.captions.prompt_files import BENCHMARKS, Prompt, expand_prompt_files, read_prompts
 from toolkit.core.errors import CastmixError
 from toolkit.sandbox.world.actions import BASE_ACTIONS, INTERACTIONS, interaction
 from toolkit.sandbox.world.scenery import SCENES
@@ -113,17 +113,17 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "a red ball jumps"}\n\n{"prompt": "b", "id": "x", "characters": ["Tom"]}\n')
     assert read_prompts(path) == [Prompt("1", "a red ball jumps"), Prompt("x", "b", characters=("Tom",))]
-    assert expand(["a", f"@{path}", "b"]) == ["a", "a red ball jumps", "b", "b"]
-    assert expand(["@sandbox"]) == [prompt.prompt for prompt in read_prompts("sandbox")]
+    assert expand_prompt_files(["a", f"@{path}", "b"]) == ["a", "a red ball jumps", "b", "b"]
+    assert expand_prompt_files(["@sandbox"]) == [prompt.prompt for prompt in read_prompts("sandbox")]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty: expected one JSON object with a `prompt` a line"),
+        ("", "has no prompts: expected one JSON object with the key `prompt` per line"),
         ("Tom naps\n", "line 1 is not valid JSON"),
-        ('{"prompt": "a"}\n{"text": "b"}\n', "line 2: expected an object with a text `prompt`"),
-        (json.dumps(["a"]), "line 1: expected an object"),
+        ('{"prompt": "a"}\n{"text": "b"}\n', "line 2: expected a JSON object whose `prompt` is text"),
+        (json.dumps(["a"]), "line 1: expected a JSON object"),
     ],
 )
 def test_what_is_no_prompt_file(text: str, message: str, tmp_path: Path) -> None:
@@ -134,5 +134,7 @@ def test_what_is_no_prompt_file(text: str, message: str, tmp_path: Path) -> None
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(CastmixError, match=r"no prompts 'sandbx': give sandbox or paper, or a .jsonl file"):
+    with pytest.raises(
+        CastmixError, match=r"no prompt file 'sandbx': give sandbox or paper, or the path of a .jsonl file"
+    ):
         read_prompts("sandbx")

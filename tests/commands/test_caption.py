@@ -24,7 +24,7 @@ from PIL import Image
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import parse, tag
 from toolkit.captions.text_files import transcript
-from toolkit.captions.vlm import ServerError, connect, picture
+from toolkit.captions.vlm import ServerError, connect_server, image_part
 from toolkit.commands.caption import CAPTIONERS, REJECTED, RUN, SERVER_FAILURES, Job, caption
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
@@ -145,7 +145,7 @@ def test_sidecar_sets_broken_captions_aside_with_reason_and_text(folder: Path) -
     (folder / "clips" / "e1_0001.txt").write_text(TOM)
     caption(folder)
     row = rejected(folder)[0]
-    assert "'Tom' stands without its tag" in row["reason"]
+    assert "'Tom' has no tag" in row["reason"]
     assert row["value"] == "Tom runs"
 
 
@@ -184,7 +184,7 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_caption_at_all_is_an_error_but_running_again_is_not(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CastmixError, match="none of 3 clips got a caption; the first: no text found"):
+    with pytest.raises(CastmixError, match="none of 3 clips got a caption; the first: no caption found"):
         caption(folder)
     assert len(rejected(folder)) == 3
     file = write_rows(tmp_path / "a.jsonl", {"file_name": "e1_0000", "text": TOM})
@@ -209,11 +209,11 @@ def test_own_cast_and_show(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "x"}', "row 1: expected text and file_name"),
-        ('{"source": "e1.mkv", "start": 3, "text": "x"}', "start first; got 3.0 and None"),
+        ('{"text": "x"}', "row 1: expected the keys text and file_name"),
+        ('{"source": "e1.mkv", "start": 3, "text": "x"}', "start < end; got 3.0 and None"),
         ('{"source": "e1.mkv", "start": "soon", "end": 4, "text": "x"}', "must be seconds"),
         ('{"file_name": "e1_0000", "text": 3}', "text must be text, got 3"),
-        ("{", "cannot be read as captions"),
+        ("{", "cannot be read as a caption file"),
     ],
 )
 def test_a_broken_captions_file_is_an_error(folder: Path, tmp_path: Path, content: str, message: str) -> None:
@@ -221,14 +221,16 @@ def test_a_broken_captions_file_is_an_error(folder: Path, tmp_path: Path, conten
     file.write_text(content)
     with pytest.raises(CastmixError, match=re.escape(message)):
         caption(folder, captions=file)
-    with pytest.raises(CastmixError, match=r"none.jsonl: cannot be read"):
+    with pytest.raises(CastmixError, match=r"none.jsonl cannot be read"):
         caption(folder, captions=tmp_path / "none.jsonl")
 
 
 def test_a_source_that_means_two_files_is_an_error(folder: Path, tmp_path: Path, video: bytes) -> None:
     add_clip(folder, video, "z", 0.0, "elsewhere/e1.mkv")
     file = write_rows(tmp_path / "a.jsonl", {"source": "e1.mkv", "start": 0, "end": 5, "text": TOM})
-    with pytest.raises(CastmixError, match=r"source 'e1.mkv' means .* and .*: write more of the path"):
+    with pytest.raises(
+        CastmixError, match=r"source 'e1.mkv' is ambiguous, it matches .* and .*: write more of the path"
+    ):
         caption(folder, captions=file)
 
 
@@ -385,7 +387,7 @@ def test_a_reply_that_breaks_the_grammar_goes_back_with_the_reason(folder: Path,
     assert [message["role"] for message in third] == ["system", "user"] + ["assistant", "user"] * 2
     assert first == second[:2] == third[:2]
     assert second[2]["content"] == "Tom chases Jerry."
-    assert "'Jerry' stands without its tag: write [Character: Jerry]" in second[3]["content"]
+    assert "'Jerry' has no tag: write [Character: Jerry]" in second[3]["content"]
     assert "this show is cartoon: end with [scene-style:cartoon]" in third[5]["content"]
 
 
@@ -397,7 +399,9 @@ def test_after_three_broken_replies_the_clip_is_set_aside(folder: Path, fake: Fa
     assert texts(folder) == ["", TOM]
     (row,) = rejected(folder)
     assert row["value"] == other
-    assert row["reason"].startswith("3 replies broke the rules, the last: [Character: Sheldon] is unknown")
+    assert row["reason"].startswith(
+        "all 3 replies of the model broke the grammar, the last one: [Character: Sheldon] is unknown"
+    )
     assert not fake.script
 
 
@@ -436,8 +440,8 @@ def test_a_server_that_is_slow_once_is_asked_again(folder: Path, fake: Fake) -> 
         ((500, '{"error": {"message": "out of memory"}}', {}), "the server answered 500: .*out of memory"),
         ((200, '{"choices": [', {}), "something that is not JSON"),
         ((200, "<html>Welcome</html>", {"Content-Type": "text/html"}), "something that is not JSON"),
-        ((200, '{"choices": []}', {}), "no chat completion"),
-        ((200, "[1]", {}), "no chat completion"),
+        ((200, '{"choices": []}', {}), "not a chat completion"),
+        ((200, "[1]", {}), "not a chat completion"),
         (reply_of(None), "without any text"),
         ((401, '{"error": {"message": "wrong key"}}', {}), "the server answered 401: .*wrong key"),
     ],
@@ -480,8 +484,8 @@ def test_a_server_that_cannot_be_reached_is_given_up(
 def test_no_timeout_for_ever(fake: Fake) -> None:
     release = threading.Event()
     fake.script = [lambda _: (release.wait(5), reply_of("late"))[1]]
-    with pytest.raises(ServerError, match=r"gave no answer within 0.3 s, 1 times"):
-        connect(fake.url, model="see", timeout=0.3, retries=0)([{"role": "user", "content": "?"}])
+    with pytest.raises(ServerError, match=r"gave no answer within 0.3 s, in 1 attempts"):
+        connect_server(fake.url, model="see", timeout=0.3, retries=0)([{"role": "user", "content": "?"}])
     release.set()
 
 
@@ -526,10 +530,10 @@ def test_secrets_of_a_job_are_not_printed() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"server": None}, "no server named: give --server"),
+        ({"server": None}, "no server given: pass --server"),
         ({"server": "localhost:8000"}, "must look like http://localhost:8000/v1"),
         ({"server": "ftp://secret.host/v1"}, "must look like http"),
-        ({"key": "sk-\n-broken"}, "characters that no HTTP header can hold"),
+        ({"key": "sk-\n-broken"}, "characters that an HTTP header cannot contain"),
         ({"captioner": "opnai"}, "no captioner 'opnai': choose openai"),
         ({"frames": 0}, "frames must be 1 or more.*got frames 0"),
         ({"show": "tom-jerry"}, "did you mean tom-and-jerry"),
@@ -548,8 +552,8 @@ def test_a_server_with_several_models_wants_a_name(monkeypatch: pytest.MonkeyPat
     from toolkit.captions import vlm
 
     monkeypatch.setattr(vlm, "_post", lambda *_: {"data": [{"id": "a"}, {"id": "b"}]})
-    with pytest.raises(CastmixError, match=r"name the model.*the server has \['a', 'b'\]"):
-        connect("http://127.0.0.1:9")
+    with pytest.raises(CastmixError, match=r"the server has 2 models, \['a', 'b'\]: choose one"):
+        connect_server("http://127.0.0.1:9")
 
 
 # transformers, with a random model of a real class
@@ -607,11 +611,11 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_local_model_watches_too(folder: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from toolkit.captions import vlm
-    from toolkit.captions import vlm_captioner as watch
+    from toolkit.captions import vlm_captioner as captioner
 
-    monkeypatch.setattr(vlm, "LONGEST_REPLY", 8)
+    monkeypatch.setattr(vlm, "MAX_REPLY_TOKENS", 8)
     replies: list[str] = []
-    real = vlm.load(str(tiny_llava))
+    real = vlm.load_local_model(str(tiny_llava))
 
     def chat(messages: list[vlm.Message]) -> str:
         replies.append(real(messages))
@@ -620,12 +624,12 @@ def test_a_local_model_watches_too(folder: Path, tiny_llava: Path, monkeypatch: 
     only(folder, 1)
     (clip,) = read_clips(folder)
     # A random model never speaks the grammar: what it says goes back twice, with the pictures.
-    assert watch.watch(clip, CAST.show("tom-and-jerry"), CAST, chat, frames=2) == TOM
+    assert captioner.caption_clip(clip, CAST.show("tom-and-jerry"), CAST, chat, frames=2) == TOM
     assert len(replies) == 3
     assert all(set(reply.split()) <= set("abc:.") for reply in replies)
     assert any(reply.split() for reply in replies)
     with pytest.raises(
-        CastmixError, match="none of 1 clips got a caption; the first: 3 replies broke the rules"
+        CastmixError, match="none of 1 clips got a caption; the first: all 3 replies of the model broke"
     ):
         caption(folder, captioner="transformers", model=str(tiny_llava), show="tom-and-jerry", frames=2)
 
@@ -644,14 +648,14 @@ def test_a_local_model_sees_the_pictures(tiny_llava: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(LlavaForConditionalGeneration, "generate", spy)
     frames = [np.full((32, 48, 3), grey, np.uint8) for grey in (0, 255)]
-    message = {"role": "user", "content": [vlm.words("a"), *map(picture, frames)]}
-    assert vlm.load(str(tiny_llava))([message]).split() == ["a", "b"]
+    message = {"role": "user", "content": [vlm.text_part("a"), *map(image_part, frames)]}
+    assert vlm.load_local_model(str(tiny_llava))([message]).split() == ["a", "b"]
     assert seen[0].shape == (2, 3, 16, 16)
     assert seen[0][0].max() < seen[0][1].min()
 
 
 def test_a_local_model_that_is_none(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CastmixError, match="name the vision-language model"):
+    with pytest.raises(CastmixError, match="no vision-language model given"):
         caption(folder, captioner="transformers")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CastmixError, match="empty cannot be loaded as a vision-language model"):
@@ -659,7 +663,7 @@ def test_a_local_model_that_is_none(folder: Path, tmp_path: Path) -> None:
 
 
 def test_large_pictures_are_made_smaller() -> None:
-    url = picture(np.zeros((1080, 1920, 3), np.uint8))["image_url"]["url"]
+    url = image_part(np.zeros((1080, 1920, 3), np.uint8))["image_url"]["url"]
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (768, 432)
 
 

@@ -230,7 +230,7 @@ def test_the_judge_is_asked_when_its_model_is_named(
 ) -> None:
     given: dict[str, Any] = {}
 
-    def connect(server: str | None, key: str | None, model: str, **settings: Any) -> Chat:
+    def connect_server(server: str | None, key: str | None, model: str, **settings: Any) -> Chat:
         given.update(server=server, key=key, model=model, **settings)
 
         def chat(messages: list[Message]) -> str:
@@ -239,7 +239,7 @@ def test_the_judge_is_asked_when_its_model_is_named(
 
         return chat
 
-    monkeypatch.setattr(metrics, "connect", connect)
+    monkeypatch.setattr(metrics, "connect_server", connect_server)
     secret, address = "sk-0123456789", "http://secret-host:1/v1"
     page = evaluate(folder, server=address, key=secret, judge=Judge(model="see", frames=2, timeout=3.0))
     assert given == {"server": address, "key": secret, "model": "see", "timeout": 3.0, "retries": 4}

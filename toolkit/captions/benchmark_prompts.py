@@ -1,4 +1,8 @@
-"""Makes the benchmark's prompt files from templates and the cast."""
+"""Generates the benchmark's prompt files from ``templates.yaml`` and the cast registry.
+
+A benchmark has fifty prompts about one character (kind "single") and fifty about two or three (kind "multi").
+The prompts are deterministic, and every character appears about equally often.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from toolkit.core.files import write_atomic
 
 
 def write_prompts(folder: Path | None = None) -> list[Path]:
-    """Write the benchmark's files; the ones in ``presets/prompts/`` if no other folder is given."""
+    """Write one prompt file per benchmark to `folder` (default ``presets/prompts/``); return the paths."""
     paths = []
     for name in BENCHMARKS:
         paths.append((folder or prompts_folder()) / f"{name}.jsonl")
@@ -29,28 +33,35 @@ def write_prompts(folder: Path | None = None) -> list[Path]:
 
 
 def make_prompts(benchmark: str, characters: Sequence[str] | None = None) -> list[Prompt]:
-    """The prompts of a benchmark; always the same ones.
+    """Generate the prompts of a benchmark. The result is deterministic.
 
-    Everybody appears about equally often: each prompt is given to those of its relation who have appeared
-    least so far.
+    Each prompt is assigned to the characters that have appeared least so far, among those with the relation
+    that the prompt needs. Every character therefore appears about equally often.
 
     Args:
         benchmark: "sandbox" or "paper".
-        characters: Make them about these instead of the benchmark's ten. What they cannot play (two of one
-            show, where every one is from another) is left out.
+        characters: Characters to use instead of the benchmark's ten. Prompts that they cannot fill are left
+            out, e.g. two characters of one show if each is from another show.
     """
     plan = yaml.safe_load((prompts_folder() / "templates.yaml").read_text(encoding="utf-8"))
-    troupe = _Troupe.of(plan["benchmarks"][benchmark], characters, read_cast())
+    pool = _CharacterPool.of(plan["benchmarks"][benchmark], characters, read_cast())
     places = list(plan["places"].values())
-    return [*_single(plan["single"], troupe, places), *_multi(plan["multi"], troupe, places)]
+    return [*_single(plan["single"], pool, places), *_multi(plan["multi"], pool, places)]
 
 
 @dataclass(frozen=True)
-class _Troupe:
-    """Whom the prompts are about, what they do, and how often each has appeared.
+class _CharacterPool:
+    """The characters of a benchmark, their actions, and counts of their appearances.
 
-    `turns` gives each character's next solo action, `counts` how often a character, a group of them, or a
-    character as the first of a prompt has appeared.
+    Attributes:
+        names: Canonical names of the characters.
+        shows: Show of each character.
+        actions: Actions that all characters share.
+        habits: Actions of each character alone.
+        interactions: Actions of the characters that take part in an interaction, by its name.
+        next_actions: Endless iterator over each character's solo actions.
+        counts: Number of appearances of each character, of each group (a frozenset of names), and of each
+            character as the first in a prompt (key ("first", name)).
     """
 
     names: tuple[str, ...]
@@ -58,27 +69,27 @@ class _Troupe:
     actions: Sequence[str]
     habits: Mapping[str, Sequence[str]]
     interactions: Mapping[str, Sequence[str]]
-    turns: Mapping[str, Iterator[str]]
+    next_actions: Mapping[str, Iterator[str]]
     counts: Counter[object]
 
     @classmethod
-    def of(cls, benchmark: Mapping[str, Any], names: Sequence[str] | None, registry: Cast) -> _Troupe:
-        """The troupe of an entry of templates.yaml; habits that it does not give are the registry's."""
+    def of(cls, benchmark: Mapping[str, Any], names: Sequence[str] | None, registry: Cast) -> _CharacterPool:
+        """Build the pool from an entry of templates.yaml. Missing habits come from the cast registry."""
         chosen = tuple(names or benchmark["characters"])
         actions, given = benchmark["actions"], benchmark.get("habits", {})
         found = {name: registry.find(name) for name in chosen}
         own = {name: [h for h in (person.signature, person.gait) if h] for name, (_, person) in found.items()}
         habits = {name: given.get(name, own[name]) for name in chosen}
-        turns = {name: _turns(actions, habits[name], i) for i, name in enumerate(chosen)}
+        next_actions = {name: _alternate(actions, habits[name], i) for i, name in enumerate(chosen)}
         shows = {name: show for name, (show, _) in found.items()}
-        return cls(chosen, shows, actions, habits, benchmark["interactions"], turns, Counter())
+        return cls(chosen, shows, actions, habits, benchmark["interactions"], next_actions, Counter())
 
     def style(self, name: str) -> Style:
-        """The style of the character's show."""
+        """Return the style of the character's show."""
         return self.shows[name].style
 
     def relation(self, names: Sequence[str]) -> tuple[str, ...]:
-        """How the characters of a prompt relate: by style and by show."""
+        """Return the relation of a prompt's characters: (inter- or intra-style, inter- or intra-show)."""
         shows = {self.shows[name].id for name in names}
         styles = {self.style(name) for name in names}
         return (
@@ -87,7 +98,10 @@ class _Troupe:
         )
 
     def choose(self, group: str, size: int, number: int) -> tuple[str, ...]:
-        """Those for the `number`-th prompt of a group who have appeared least; empty if none can play it."""
+        """Choose the `size` characters for the `number`-th prompt of a relation that have appeared least.
+
+        Returns an empty tuple if no characters have this relation (`group`).
+        """
         mixed, style = group == "inter-style", STYLES[number % 2]
         lead = STYLES[number // 2 % 2] if mixed else style
         options = [
@@ -107,39 +121,43 @@ class _Troupe:
         return chosen
 
 
-def _turns(actions: Sequence[str], habits: Sequence[str], start: int) -> Iterator[str]:
-    """Endlessly: an action, the first habit, an action, the second one, and so on over all actions."""
+def _alternate(actions: Sequence[str], habits: Sequence[str], start: int) -> Iterator[str]:
+    """Alternate endlessly between shared actions and the character's habits, starting at action `start`."""
     order = [actions[(start + 3 * k) % len(actions)] for k in range(len(actions))]
     pairs = zip(order, cycle(habits or order), strict=False)
     return cycle([doing for pair in pairs for doing in pair])
 
 
-def _single(plan: Sequence[str], troupe: _Troupe, places: Sequence[str]) -> list[Prompt]:
+def _single(plan: Sequence[str], pool: _CharacterPool, places: Sequence[str]) -> list[Prompt]:
     prompts: list[Prompt] = []
-    for i, name in enumerate(troupe.names):
-        habits = iter(troupe.habits[name])
-        actions = iter([troupe.actions[(3 * i + k) % len(troupe.actions)] for k in range(len(plan))])
+    for i, name in enumerate(pool.names):
+        habits = iter(pool.habits[name])
+        actions = iter([pool.actions[(3 * i + k) % len(pool.actions)] for k in range(len(plan))])
         for k, doing in enumerate(plan):
             action = next(habits, None) if doing == "habit" else None
             clause = Clause(name, f"{action or next(actions)} {places[(i + k) % len(places)]}")
-            text = format(Caption((clause,), troupe.style(name)))
+            text = format(Caption((clause,), pool.style(name)))
             prompts.append(Prompt(f"single-{len(prompts) + 1:02d}", text, "single", (), (name,)))
     return prompts
 
 
-def _multi(plan: Mapping[str, Sequence[int | str]], troupe: _Troupe, places: Sequence[str]) -> list[Prompt]:
+def _multi(
+    plan: Mapping[str, Sequence[int | str]], pool: _CharacterPool, places: Sequence[str]
+) -> list[Prompt]:
     prompts: list[Prompt] = []
     for group, doings in plan.items():
         for number, doing in enumerate(doings):
-            roles = () if isinstance(doing, int) else troupe.interactions[doing]
-            names = troupe.choose(group, doing if isinstance(doing, int) else len(roles), number)
+            roles = () if isinstance(doing, int) else pool.interactions[doing]
+            names = pool.choose(group, doing if isinstance(doing, int) else len(roles), number)
             if not names:
                 continue
             tags = [f"[Character: {name}]" for name in names]
-            actions = [role.format(*tags) for role in roles or [next(troupe.turns[name]) for name in names]]
+            actions = [
+                role.format(*tags) for role in roles or [next(pool.next_actions[name]) for name in names]
+            ]
             actions[0] += f" {places[(number + number // len(places)) % len(places)]}"
             style = STYLES[number % 2]
             text = format(Caption(tuple(map(Clause, names, actions)), style))
-            relation = troupe.relation(names)
+            relation = pool.relation(names)
             prompts.append(Prompt(f"multi-{len(prompts) + 1:02d}", text, "multi", relation, names))
     return prompts

@@ -1,19 +1,19 @@
-"""The caption grammar of Character Mixing: who does what, in which style the scene is drawn.
+"""Parses, writes and validates captions in the grammar of Character Mixing (arXiv 2510.05093, section 3.1).
 
     caption = { "[Character: " name "], " action ". " } "[scene-style:" ( "cartoon" | "realistic" ) "]"
 
     [Character: Tom], chases [Character: Jerry]. [Character: Jerry], runs away. [scene-style:cartoon]
 
-(arXiv 2510.05093, section 3.1; the paper spells its tags in three ways, this is the one spelling here, at
-training and at inference: text encoders see every space and capital.) Decisions where the paper is silent:
+The paper spells its tags in three ways. castmix uses this one spelling for training and inference, because
+text encoders see every space and capital. Decisions that the paper leaves open:
 
-- One to three characters in all, one clause each, canonical names of the registry only.
-- Other characters inside an action are tagged too. A name of one word counts as a name where it is spelt as
-  in the registry or in CAPITALS, so "a panda" is an animal and "Panda" a character; a name of several words
-  counts in any case. "Tom's tail" is "[Character: Tom]'s tail".
-- An action is one sentence: no full stop, "!" or "?" inside it except in tags ("Mr. Bean") and numbers, so
-  ". [Character: X], " always opens a clause.
-- Exactly one scene tag, last. It is about the scene, not about the characters.
+- A caption has one to three characters, one clause each, with canonical names of the cast registry only.
+- Characters mentioned inside an action are tagged too: "Tom's tail" becomes "[Character: Tom]'s tail".
+- A name of one word counts as a name only if it is spelt as in the registry or in CAPITALS: "a panda" is an
+  animal, "Panda" a character. A name of several words counts in any case.
+- An action is one sentence. It has no full stop, "!" or "?" except in tags ("Mr. Bean") and numbers. The text
+  ". [Character: X], " therefore always opens a clause.
+- There is exactly one scene tag, at the end. It gives the style of the scene, not of the characters.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLAUSE_START = re.compile(r"(?:^|(?<=\. ))\[Character: ([^\[\]]+)\], ")
 
 @dataclass(frozen=True)
 class Clause:
-    """What one character does: `action` follows "[Character: `name`], " and has no full stop at its end."""
+    """One character and its action: the text after "[Character: `name`], ", without the final full stop."""
 
     name: str
     action: str
@@ -42,23 +42,23 @@ class Clause:
 
 @dataclass(frozen=True)
 class Caption:
-    """A parsed caption. `style` is the style of the scene."""
+    """A parsed caption: one clause per character, and the style of the scene."""
 
     clauses: tuple[Clause, ...]
     style: Style
 
 
 def format(caption: Caption) -> str:
-    """Write the caption in the grammar; the inverse of `parse`."""
+    """Return the caption as text. This is the inverse of `parse`."""
     clauses = "".join(f"[Character: {clause.name}], {clause.action}. " for clause in caption.clauses)
     return f"{clauses}[scene-style:{caption.style}]"
 
 
 def parse(text: str, cast: Cast) -> Caption:
-    """Read a caption; ``format(parse(text, cast)) == text``.
+    """Parse a caption, so that ``format(parse(text, cast)) == text``.
 
     Raises:
-        CastmixError: The text breaks the grammar; the message has every problem that `validate` finds.
+        CastmixError: The text breaks the grammar. The message lists all problems that `validate` finds.
     """
     caption, problems = _read(text, cast)
     if caption is None or problems:
@@ -67,27 +67,30 @@ def parse(text: str, cast: Cast) -> Caption:
 
 
 def validate(text: str, cast: Cast) -> list[str]:
-    """All problems of a caption, in words that tell a person or a model what to change; [] is fine."""
+    """Return all problems of a caption as instructions for a person or a model; [] if it is valid."""
     return _read(text, cast)[1]
 
 
 def tag(plain: str, cast: Cast) -> str:
-    """Turn a plain prompt into a caption: "Tom chases Jerry, cartoon style".
+    """Convert a plain prompt such as "Tom chases Jerry, cartoon style" into a caption.
 
-    The prompt starts with a character. Further clauses open with a character at the start of a sentence, or
-    after a comma, "and", "while", "as", "when", "but" or "then" if a verb in -s, -ed or -ing follows ("and
-    Rufus spins"); other characters are mentioned in the action ("Tom chases Jerry and Spike"). Aliases become
-    canonical names; in a prompt without any capital, names count in any case. The scene's style stands at
-    the end ("cartoon style", "in a realistic style", ". cartoon"); left out, it is the style of the
-    characters' shows if they agree. A valid caption comes back unchanged.
+    - The prompt starts with a character.
+    - A character opens a new clause at the start of a sentence. It also opens one after a comma, "and",
+      "while", "as", "when", "but" or "then" if a verb in -s, -ed or -ing follows ("and Rufus spins").
+    - All other characters are mentions within an action ("Tom chases Jerry and Spike").
+    - Aliases become canonical names. In a prompt without capitals, names count in any case.
+    - The prompt ends with the style of the scene ("cartoon style", "in a realistic style", ". cartoon").
+      Default: the style of the characters' shows, if they agree.
+
+    A valid caption is returned unchanged.
 
     Raises:
-        CastmixError: An unknown or missing name (with the nearest ones), a character without an action, no
-            style while the shows differ, or a result that breaks the grammar.
+        CastmixError: A name is unknown or missing (the message offers the nearest ones), a character has no
+            action, the style is missing and the shows differ, or the result breaks the grammar.
     """
     if not validate(plain, cast):
         return plain
-    # A half-tagged prompt is read like a plain one: every tag becomes the name in it.
+    # A partly tagged prompt is read like a plain one: every tag is replaced by its name.
     tags = re.compile(r"\[\s*character:\s*([^\[\]]+?)\s*\],?", re.IGNORECASE)
     text = tags.sub(lambda found: cast.find(found[1])[1].name, " ".join(plain.split()))
     body, style = _split_style_words(text)
@@ -101,11 +104,11 @@ def tag(plain: str, cast: Cast) -> str:
     return tagged
 
 
-# Reading captions
+# Parsing captions
 
 
 def _read(text: str, cast: Cast) -> tuple[Caption | None, list[str]]:
-    """The caption, None if it has no clause or no style, and all problems."""
+    """Return the caption (None if it has no clause or no style) and all problems."""
     problems = []
     if text != " ".join(text.split()):
         problems.append("write everything on one line, with single spaces and none at the ends")
@@ -147,7 +150,7 @@ def _name_problems(text: str, subjects: list[str], cast: Cast) -> list[str]:
     problems = [f"{name} has more than one clause: join them" for name in _repeated(subjects)]
     tagged = list(dict.fromkeys(TAG.findall(text)))
     unknown = [name for name in tagged if name not in cast.names]
-    problems += [f"[Character: {name}] is unknown: {_instead(name, cast)}" for name in unknown]
+    problems += [f"[Character: {name}] is unknown: {_suggestion(name, cast)}" for name in unknown]
     if len(tagged) > MAX_CHARACTERS:
         problems.append(f"name at most {MAX_CHARACTERS} characters, not {len(tagged)}")
     if len(SCENE_TAG.findall(text)) > 1:
@@ -156,15 +159,15 @@ def _name_problems(text: str, subjects: list[str], cast: Cast) -> list[str]:
     odd = dict.fromkeys(re.findall(r"\[[^\[\]]*\]?|\]", rest))
     problems += [f"{tag!r} is not a tag: write exactly [Character: <name>], no other brackets" for tag in odd]
     bare = dict.fromkeys(_spelling_pattern(cast).findall(re.sub(r"\[[^\[\]]*\]?", " ", rest)))
-    return problems + [f"{name!r} stands without its tag: {_instead(name, cast)}" for name in bare]
+    return problems + [f"{name!r} has no tag: {_suggestion(name, cast)}" for name in bare]
 
 
 def _repeated(names: list[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if names.count(name) > 1))
 
 
-def _instead(name: str, cast: Cast) -> str:
-    """What to write instead of this name, for a message."""
+def _suggestion(name: str, cast: Cast) -> str:
+    """Return what to write instead of this name, for an error message."""
     near = nearest(name, cast.spellings)
     canonical = list(dict.fromkeys(cast.spellings[spelling] for spelling in near))
     if near and near[0].casefold() == name.casefold():
@@ -173,7 +176,7 @@ def _instead(name: str, cast: Cast) -> str:
 
 
 def _spelling_pattern(cast: Cast, any_case: bool = False) -> re.Pattern[str]:
-    """Finds names and aliases in untagged text, the longest at a place first."""
+    """Return a pattern that matches names and aliases in untagged text, longer ones first."""
 
     def one(spelling: str) -> str:
         words = r"\s+".join(map(re.escape, spelling.split()))
@@ -216,19 +219,22 @@ def _common_style(names: list[str], cast: Cast) -> Style:
     first, *others = set(styles.values())
     if others:
         each = ", ".join(f"{name} is {style}" for name, style in styles.items())
-        raise CastmixError(f"say the style of the scene ('…, cartoon style' or '…, realistic style'): {each}")
+        raise CastmixError(
+            f"the characters' styles differ ({each}): end the prompt with the style of the scene, "
+            "'…, cartoon style' or '…, realistic style'"
+        )
     return first
 
 
 def _plain_clauses(body: str, cast: Cast) -> tuple[Clause, ...]:
-    """Split untagged text at the characters that open a clause, and tag those that are mentioned."""
+    """Split untagged text into one clause per character, and tag the characters mentioned in actions."""
     pattern = _spelling_pattern(cast, any_case=body == body.lower())
     found = list(pattern.finditer(body))
     if not found or found[0].start() != 0:
         words = body[: found[0].start()] if found else body
         near = nearest((words.split() or [""])[0], cast.spellings, cutoff=0.7)
         hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(cast.names)}"
-        raise CastmixError(f"a prompt starts with a character of the cast, got {body!r}: {hint}")
+        raise CastmixError(f"a prompt must start with a character of the cast, got {body!r}: {hint}")
     subjects = [found[0]]
     for before, this in pairwise(found):
         between, after = body[before.end() : this.start()], body[this.end() :]
@@ -259,5 +265,6 @@ def _tag_mentions(action: str, pattern: re.Pattern[str], cast: Cast) -> str:
 
 def _no_action(name: str, body: str) -> CastmixError:
     return CastmixError(
-        f"say what {name} does, one action for each, as 'Pixo waves and Mimi jumps': {body!r}"
+        f"say what {name} does; every character needs its own action, as in 'Pixo waves and Mimi jumps': "
+        f"{body!r}"
     )

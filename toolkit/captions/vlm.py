@@ -1,8 +1,9 @@
-"""Asking a vision-language model, without saying which one: a chat is a function `messages -> reply`.
+"""Talks to a vision-language model, on a server or on this machine.
 
-Messages are those of the OpenAI chat protocol: a role, and a content that is a text or a list of parts
-(`words`, `picture`). Addresses and keys of servers are secrets here: they never reach a message, a log or a
-file, whatever a server echoes.
+A chat is a function `messages -> reply`. Messages follow the OpenAI chat protocol: a role, and a content that
+is a text or a list of parts (`text_part`, `image_part`). `connect_server` returns a chat with a server,
+`load_local_model` a chat with a local model. Server addresses and keys are secrets: they never appear in a
+message, a log or a file, even if a server echoes them.
 """
 
 from __future__ import annotations
@@ -25,36 +26,35 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 Chat = Callable[[list[Message]], str]
 
-LONGEST_SIDE = 768
-"""Pictures are made smaller than this before they are sent: models see no more, and servers limit sizes."""
+MAX_IMAGE_SIDE = 768
+"""Images are downscaled to this many pixels per side: models use no more, and servers limit the size."""
 
-
-LONGEST_REPLY = 512
-"""Tokens that a local model may write."""
+MAX_REPLY_TOKENS = 512
+"""Maximum number of tokens in a reply of a local model."""
 
 
 class ServerError(CastmixError):
-    """The server, not the question, is at fault: unreachable, too slow, overloaded, or it refuses us."""
+    """The server failed: it is unreachable, too slow or overloaded, or it rejects the request."""
 
 
-def words(text: str) -> dict[str, Any]:
-    """A text part of a message."""
+def text_part(text: str) -> dict[str, Any]:
+    """Return a text part of a message."""
     return {"type": "text", "text": text}
 
 
-def picture(frame: np.ndarray) -> dict[str, Any]:
-    """An image part of a message: the frame, uint8 (H, W, 3), as a JPEG in a data URL."""
+def image_part(frame: np.ndarray) -> dict[str, Any]:
+    """Return an image part of a message: a frame, uint8 (H, W, 3), as a JPEG in a data URL."""
     from PIL import Image
 
     image = Image.fromarray(frame)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def connect(
+def connect_server(
     server: str | None = None,
     key: str | None = None,
     model: str | None = None,
@@ -62,32 +62,35 @@ def connect(
     timeout: float = 120.0,
     retries: int = 4,
 ) -> Chat:
-    """A chat with a model behind an OpenAI-compatible server (vLLM, Ollama, llama.cpp, a hosted one).
+    """Return a chat with a model on an OpenAI-compatible server (vLLM, Ollama, llama.cpp, or a hosted one).
 
-    429, 5xx, timeouts and broken connections are tried again, with growing pauses or after the time that the
-    server asks for in Retry-After (up to two minutes). Answers are made at temperature 0.
+    Requests that fail with 429, 5xx, a timeout or a broken connection are retried, with growing pauses or
+    after the server's Retry-After time (up to two minutes). Replies are sampled at temperature 0.
 
     Args:
-        server: Its address, as "http://localhost:8000/v1"; else from CASTMIX_VLM_URL or OPENAI_BASE_URL, else
-            OpenAI's own if there is a key.
-        key: Its key, if it wants one; else from CASTMIX_VLM_KEY or OPENAI_API_KEY.
-        model: The model's name there; else from CASTMIX_VLM_MODEL, else the only one that the server has.
-        timeout: Seconds to wait for one answer.
-        retries: How often to try again.
+        server: Address of the server, such as "http://localhost:8000/v1". Default: the environment variable
+            CASTMIX_VLM_URL or OPENAI_BASE_URL, otherwise OpenAI's server if there is a key.
+        key: API key, if the server needs one. Default: CASTMIX_VLM_KEY or OPENAI_API_KEY.
+        model: Name of the model on the server. Default: CASTMIX_VLM_MODEL, otherwise the server's only model.
+        timeout: Seconds to wait for one reply.
+        retries: Number of retries after a failure.
 
     Raises:
-        CastmixError: No server named, or an address or key that cannot be one.
-        ServerError: The server had to be asked for its models, and failed. The chat raises it too, whenever
-            the server gives no usable answer.
+        CastmixError: No server is given, or the address or key is malformed.
+        ServerError: The request for the server's models failed. The returned chat raises it too if the server
+            gives no usable answer.
     """
     server = server or os.environ.get("CASTMIX_VLM_URL") or os.environ.get("OPENAI_BASE_URL")
     key = (key or os.environ.get("CASTMIX_VLM_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
     if not server and not key:
         raise CastmixError(
-            "no server named: give --server http://localhost:8000/v1 or set CASTMIX_VLM_URL (CASTMIX_VLM_KEY)"
+            "no server given: pass --server http://localhost:8000/v1 or set CASTMIX_VLM_URL "
+            "(and CASTMIX_VLM_KEY)"
         )
     if not all("!" <= letter <= "~" for letter in key):
-        raise CastmixError("the server's key has characters that no HTTP header can hold: is it complete?")
+        raise CastmixError(
+            "the server's key has characters that an HTTP header cannot contain: check that it is complete"
+        )
     address = _address(server or "https://api.openai.com/v1")
     client = _client(address, key, timeout, retries)
     secrets = {secret: "***" for secret in (key, address, urlsplit(address).netloc) if secret}
@@ -99,7 +102,8 @@ def connect(
 
     def chat(messages: list[Message]) -> str:
         answer = post("/chat/completions", {"model": name, "messages": messages, "temperature": 0})
-        # In a reply too, unless the key is a placeholder ("EMPTY", "ollama") that is a word of the language.
+        # Secrets are removed from replies too, except short placeholder keys ("EMPTY", "ollama"), which may
+        # be ordinary words of the reply.
         return _scrub(
             _content(answer), {secret: stars for secret, stars in secrets.items() if len(secret) > 8}
         )
@@ -107,21 +111,25 @@ def connect(
     return chat
 
 
-def load(model: str | None) -> Chat:
-    """A chat with a vision-language model on this machine, on the GPU if there is one. Answers are greedy.
+def load_local_model(model: str | None) -> Chat:
+    """Return a chat with a vision-language model on this machine, on the GPU if there is one.
+
+    Replies are decoded greedily.
 
     Args:
-        model: Its folder, or its name on the Hugging Face Hub; any class that transformers loads as an
-            image-text-to-text model and whose processor has a chat template.
+        model: A folder, or an id on the Hugging Face Hub. The model must be one that transformers loads as an
+            image-text-to-text model, and its processor must have a chat template.
 
     Raises:
-        CastmixError: No model named, or it cannot be loaded.
+        CastmixError: No model is given, or it cannot be loaded.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if not model:
-        raise CastmixError("name the vision-language model: --model with its folder or its name on the hub")
+        raise CastmixError(
+            "no vision-language model given: pass --model with a folder or an id on the Hugging Face Hub"
+        )
     try:
         processor: Any = AutoProcessor.from_pretrained(model)
         network: Any = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
@@ -138,7 +146,7 @@ def load(model: str | None) -> Chat:
             return_dict=True,
             return_tensors="pt",
         ).to(network.device, dtype=network.dtype)
-        tokens = network.generate(**inputs, max_new_tokens=LONGEST_REPLY, do_sample=False)
+        tokens = network.generate(**inputs, max_new_tokens=MAX_REPLY_TOKENS, do_sample=False)
         new = tokens[:, inputs["input_ids"].shape[1] :]
         return str(processor.batch_decode(new, skip_special_tokens=True)[0])
 
@@ -146,7 +154,7 @@ def load(model: str | None) -> Chat:
 
 
 def _for_processor(message: Message) -> Message:
-    """The message as transformers' chat templates take it: always parts, pictures as PIL images."""
+    """Convert a message for transformers' chat templates: the content as parts, images as PIL images."""
     from PIL import Image
 
     def part(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,12 +164,12 @@ def _for_processor(message: Message) -> Message:
         return {"type": "image", "image": Image.open(file)}
 
     content = message["content"]
-    parts = [words(content)] if isinstance(content, str) else list(map(part, content))
+    parts = [text_part(content)] if isinstance(content, str) else list(map(part, content))
     return {**message, "content": parts}
 
 
 def _address(server: str) -> str:
-    """The base URL that ends in the API's version; what is wrong with it is said without the address."""
+    """Return the base URL, ending with the API version. The error message does not contain the address."""
     address = server.strip().rstrip("/").removesuffix("/chat/completions")
     try:
         parts = urlsplit(address)
@@ -178,17 +186,17 @@ def _address(server: str) -> str:
 def _client(address: str, key: str, timeout: float, retries: int) -> openai.OpenAI:
     import openai
 
-    # At INFO these libraries log every address that they ask.
+    # At INFO level these libraries log every address that they request.
     for library in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # A local server wants no key, but the library does.
+    # The library requires a key even if the server needs none.
     return openai.OpenAI(base_url=address, api_key=key or "none", timeout=timeout, max_retries=retries)
 
 
 def _post(
     client: openai.OpenAI, path: str, question: Mapping[str, Any] | None, secrets: Mapping[str, str]
 ) -> Any:
-    """The server's answer as JSON; `question` None means GET."""
+    """Send a request and return the answer as JSON: POST with the body `question`, or GET if it is None."""
     import openai
 
     try:
@@ -197,7 +205,7 @@ def _post(
         else:
             body = client.post(path, cast_to=str, body=question)
     except openai.APITimeoutError:
-        failure = f"gave no answer within {client.timeout:g} s, {client.max_retries + 1} times"
+        failure = f"gave no answer within {client.timeout:g} s, in {client.max_retries + 1} attempts"
     except openai.APIConnectionError as error:
         failure = f"cannot be reached ({error.__cause__ or error})"
     except openai.APIStatusError as error:
@@ -207,7 +215,7 @@ def _post(
             return json.loads(body)
         except ValueError:
             failure = f"answered with something that is not JSON: {body!r}"
-    # Outside of the except blocks: the library's own exceptions hold what the server echoed.
+    # Raised outside of the except blocks, because the library's exceptions contain what the server echoed.
     raise ServerError(f"the server {_scrub(failure, secrets):.300}")
 
 
@@ -216,14 +224,16 @@ def _only_model(answer: Any) -> str:
     names = [str(row.get("id")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if len(names) == 1:
         return names[0]
-    raise CastmixError(f"name the model to ask (--model or CASTMIX_VLM_MODEL); the server has {names[:20]}")
+    raise CastmixError(
+        f"the server has {len(names)} models, {names[:20]}: choose one with --model or CASTMIX_VLM_MODEL"
+    )
 
 
 def _content(answer: Any) -> str:
     try:
         content = answer["choices"][0]["message"]["content"]
     except (LookupError, TypeError):
-        raise ServerError("the server answered with something that is no chat completion") from None
+        raise ServerError("the server's answer is not a chat completion") from None
     if not isinstance(content, str) or not content.strip():
         raise CastmixError("the model answered without any text")
     return content

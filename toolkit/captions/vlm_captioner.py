@@ -1,4 +1,4 @@
-"""Lets a vision-language model watch a clip and caption it in the grammar of `toolkit.captions`."""
+"""Captions a clip with a vision-language model, in the grammar of `toolkit.captions.grammar`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from toolkit import captions as grammar
 from toolkit.captions.cast import Cast, Show
 from toolkit.captions.text_files import NoCaptionError, transcript
-from toolkit.captions.vlm import Chat, Message, picture, words
+from toolkit.captions.vlm import Chat, Message, image_part, text_part
 from toolkit.footage.clips import Clip
 
-REPAIRS = 2
-"""How often a reply that breaks the grammar is sent back with the reason."""
+MAX_CORRECTIONS = 2
+"""How often the model may correct a reply that breaks the grammar."""
 
-NOBODY = "nobody"
+NO_CHARACTER = "nobody"
 PROMPT = """You caption clips of the show {show} to train a video model. You see frames of one clip, in order.
 
 Answer with one caption and nothing else, in exactly this form:
@@ -31,32 +31,45 @@ Characters of {show}:
 {cast}"""
 
 
-def watch(clip: Clip, show: Show, cast: Cast, chat: Chat, frames: int = 10) -> str:
-    """A valid caption of the clip by the model behind `chat`.
+def caption_clip(clip: Clip, show: Show, cast: Cast, chat: Chat, frames: int = 10) -> str:
+    """Ask a vision-language model for a caption of a clip and return a valid one.
 
-    It sees `frames` evenly spaced frames, what is spoken meanwhile (an .srt beside the source) and who is in
-    the show. A reply that breaks the grammar goes back with the reasons, `REPAIRS` times.
+    The model gets evenly spaced frames of the clip, the subtitles of its time span (from an .srt file beside
+    the source) and the show's characters. A reply that breaks the grammar is sent back with the problems, up
+    to `MAX_CORRECTIONS` times.
+
+    Args:
+        clip: The clip to caption.
+        show: The show that the clip comes from.
+        cast: The cast registry.
+        chat: The model; see `toolkit.captions.vlm`.
+        frames: Number of frames to send.
 
     Raises:
-        NoCaptionError: No valid caption in the last reply either, or nobody of the show is to be seen.
-        CastmixError: The clip cannot be read, or the model cannot be asked.
+        NoCaptionError: The last reply is not a valid caption either, or the model sees no character of the
+            show.
+        CastmixError: The clip cannot be read, or the model gives no answer.
     """
     messages = _question(clip, show, frames)
-    for _ in range(1 + REPAIRS):
-        # Some models think aloud first.
+    for _ in range(1 + MAX_CORRECTIONS):
+        # Some models write their reasoning first, up to </think>.
         reply = " ".join(re.sub(r"(?s)^.*</think>", "", chat(messages)).split())
-        if reply.strip(".").casefold() == NOBODY:
+        if reply.strip(".").casefold() == NO_CHARACTER:
             raise NoCaptionError(f"the model sees no character of {show.name}", reply)
         problems = _problems(reply, show, cast)
         if not problems:
             return reply
         correction = f"This breaks the rules: {'; '.join(problems)}. Answer with the corrected caption only."
         messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": correction}]
-    raise NoCaptionError(f"{1 + REPAIRS} replies broke the rules, the last: {'; '.join(problems)}", reply)
+    raise NoCaptionError(
+        f"all {1 + MAX_CORRECTIONS} replies of the model broke the grammar, the last one: "
+        f"{'; '.join(problems)}",
+        reply,
+    )
 
 
 def _problems(reply: str, show: Show, cast: Cast) -> list[str]:
-    """Beyond the grammar: only this show's characters can be in its footage, and its style is known."""
+    """Return the problems of a reply: of the grammar, characters of other shows, and a wrong scene style."""
     problems = grammar.validate(reply, cast) + grammar.validate(reply, Cast((show,)))
     if not problems and not reply.endswith(f"[scene-style:{show.style}]"):
         problems = [f"this show is {show.style}: end with [scene-style:{show.style}]"]
@@ -64,6 +77,7 @@ def _problems(reply: str, show: Show, cast: Cast) -> list[str]:
 
 
 def _question(clip: Clip, show: Show, frames: int) -> list[Message]:
+    """Return the messages that ask for a caption: the rules, the show, the subtitles and the frames."""
     from toolkit.footage.video import read_video
 
     video, _ = read_video(clip.path)
@@ -79,7 +93,7 @@ def _question(clip: Clip, show: Show, frames: int) -> list[Message]:
         style=show.style,
         first=names[0],
         second=names[-1],
-        nobody=NOBODY,
+        nobody=NO_CHARACTER,
         cast="\n".join(known),
     )
     kind = "cartoon" if show.style == "cartoon" else "live action or realistic"
@@ -88,5 +102,5 @@ def _question(clip: Clip, show: Show, frames: int) -> list[Message]:
     told = f"The show: {facts}\nSpoken during the clip:\n{spoken}\nThe frames:"
     return [
         {"role": "system", "content": rules},
-        {"role": "user", "content": [words(told), *map(picture, shown)]},
+        {"role": "user", "content": [text_part(told), *map(image_part, shown)]},
     ]

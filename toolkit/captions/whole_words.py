@@ -1,4 +1,4 @@
-"""Where names and nouns stand in a text."""
+"""Finds phrases (names, nouns) in a text as whole words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 def find_phrases(text: str, phrases: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
-    """The ranges of characters (start, end) of each phrase, as whole words and as written.
+    """Return the character ranges (start, end) of all occurrences of each phrase. Case matters.
 
-    Longer phrases come first and no part of them is another's: in "a ball chases a red ball", "ball" is the
-    first one if "red ball" is looked for, too.
+    Phrases match whole words only. Longer phrases are matched first, and matches do not overlap: if both
+    "ball" and "red ball" are searched in "a ball chases a red ball", "ball" matches the first word only.
     """
     found: dict[str, list[tuple[int, int]]] = {phrase: [] for phrase in phrases}
     taken: list[tuple[int, int]] = []

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from toolkit import captions as grammar
 from toolkit.captions.cast import Cast, Show, nearest, read_cast
-from toolkit.captions.text_files import NoCaptionError, check_sources, read_rows, text_beside
-from toolkit.captions.vlm import Chat, ServerError, connect, load
-from toolkit.captions.vlm_captioner import watch
+from toolkit.captions.text_files import NoCaptionError, check_sources_unique, read_rows, sidecar_caption
+from toolkit.captions.vlm import Chat, ServerError, connect_server, load_local_model
+from toolkit.captions.vlm_captioner import caption_clip
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, track
@@ -190,25 +190,27 @@ def _its_show(clip: Clip, text: str, job: Job) -> dict[str, str]:
 def sidecar(job: Job) -> Describe:
     """Texts that exist: a row of `captions`, ``<clip>.txt``, or ``<source>.captions.jsonl`` by time."""
     rows = read_rows(job.captions) if job.captions else []
-    check_sources(rows, {clip.source for clip in job.clips}, job.captions or Path())
+    check_sources_unique(rows, {clip.source for clip in job.clips}, job.captions or Path())
     read = functools.cache(read_rows)  # one file serves all clips of a source
-    return lambda clip: text_beside(clip, rows, read)
+    return lambda clip: sidecar_caption(clip, rows, read)
 
 
 def openai(job: Job) -> Describe:
     """A vision-language model behind an OpenAI-compatible server: vLLM, Ollama, a hosted one."""
-    return _watcher(job, connect(job.server, job.key, job.model, timeout=job.timeout, retries=job.retries))
+    return _watcher(
+        job, connect_server(job.server, job.key, job.model, timeout=job.timeout, retries=job.retries)
+    )
 
 
 def transformers(job: Job) -> Describe:
     """A vision-language model on this machine, through transformers."""
-    return _watcher(job, load(job.model))
+    return _watcher(job, load_local_model(job.model))
 
 
 def _watcher(job: Job, chat: Chat) -> Describe:
     def describe(clip: Clip) -> str:
         show = job.show or _known_show(clip, job.cast)
-        return watch(clip, show, job.cast, chat, job.frames)
+        return caption_clip(clip, show, job.cast, chat, job.frames)
 
     return describe
 

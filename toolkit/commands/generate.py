@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit.captions.prompt_files import expand
+from toolkit.captions.prompt_files import expand_prompt_files
 from toolkit.core.errors import CastmixError
 from toolkit.core.run_record import write_run
 from toolkit.lora.loading import Given, read_given
@@ -87,7 +87,7 @@ def generate(
     """
     arguments = dict(locals())
     spec = find_model(model)
-    prompts = expand([prompt] if isinstance(prompt, str) else prompt)
+    prompts = expand_prompt_files([prompt] if isinstance(prompt, str) else prompt)
     paths = _paths(Path(out), len(prompts))
     given = read_given(lora=lora, subject=subject, motion=motion)
     if not 0 <= seed < 2**63:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from toolkit.captions.cast import Cast, nearest
-from toolkit.captions.vlm import connect
+from toolkit.captions.vlm import connect_server
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.evaluation import clip_dino as features
@@ -124,7 +124,7 @@ def _dino(job: Job, columns: Sequence[str]) -> Measure:
 
 def _judge(job: Job, columns: Sequence[str]) -> Measure:
     model = judge.judge_model(job.judge)
-    chat = connect(job.server, job.key, model, timeout=job.judge.timeout, retries=job.judge.retries)
+    chat = connect_server(job.server, job.key, model, timeout=job.judge.timeout, retries=job.judge.retries)
     asked = [column for column in judge.COLUMNS if {column, column + judge.SPREAD} & set(columns)]
     return judge.judge_measure(
         chat,

@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 from toolkit.captions.cast import Cast
-from toolkit.captions.vlm import Chat, Message, ServerError, picture, words
+from toolkit.captions.vlm import Chat, Message, ServerError, image_part, text_part
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.evaluation.results_cache import Ledger, key_of
@@ -142,7 +142,7 @@ class Question:
 
     def messages(self) -> list[Message]:
         """As the model gets them: what was asked for, the pictures, the question."""
-        parts = [words(self.given), *self.show(), words(self.text)]
+        parts = [text_part(self.given), *self.show(), text_part(self.text)]
         return [{"role": "system", "content": self.system}, {"role": "user", "content": parts}]
 
 
@@ -219,7 +219,7 @@ def _pictures(shown: Mapping[str, Path], footage: Footage, count: int) -> list[d
     parts = []
     for name, path in shown.items():
         with Image.open(path) as image:
-            parts += [words(f"A picture of {name}:"), picture(np.asarray(image.convert("RGB")))]
+            parts += [text_part(f"A picture of {name}:"), image_part(np.asarray(image.convert("RGB")))]
     frames = footage()[0]
     picked = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    return [*parts, words("The frames of the video:"), *(picture(frames[i]) for i in picked)]
+    return [*parts, text_part("The frames of the video:"), *(image_part(frames[i]) for i in picked)]
