@@ -9,6 +9,7 @@ import pytest
 import toolkit
 from toolkit.cli.click_app import COMMANDS, find_verb
 from toolkit.cli.presets import preset_names, read_preset
+from toolkit.cli.synonyms import RENAMED
 from toolkit.core.errors import CastmixError
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_0_1_0" / "run" / "run.yaml"
@@ -122,6 +123,12 @@ def test_the_same_setting_twice_is_an_error(tmp_path: Path) -> None:
     preset = written(tmp_path, "optim: {lr: 1}\nlr: 2")
     with pytest.raises(CastmixError, match=r"lr: sets optim\.lr a second time"):
         read_preset(preset, "train", train)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_run_of_a_renamed_command_is_read(tmp_path: Path, old: str, new: str) -> None:
+    preset = written(tmp_path, f"verb: {old}\narguments: {{seed: 3}}")
+    assert read_preset(preset, new, find_verb(str(COMMANDS[new]))) == {"seed": 3}
 
 
 def test_a_run_of_an_older_version_is_read() -> None:

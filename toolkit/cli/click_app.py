@@ -159,6 +159,7 @@ def command(name: str, verb: Callable[..., Any]) -> click.Command:
         },
         name=name,
         callback=callback,
+        context_settings={"token_normalize_func": lambda option: option.replace("_", "-")},
         params=parameters,
         help=describe(verb)[0],
         epilog="\n\n".join(_notes(name, known)),
@@ -211,11 +212,7 @@ def castmix(table: Table = COMMANDS) -> click.Group:
         name="castmix",
         help="Fine-tune a cast of characters from show footage and mix them in one video.",
         params=[],
-        context_settings={
-            "help_option_names": ["-h", "--help"],
-            "max_content_width": 110,
-            "token_normalize_func": lambda name: name.replace("_", "-"),
-        },
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         epilog="Start with `castmix demo --out runs/demo`.",
     )
     click.version_option(__version__, prog_name="castmix", message="%(prog)s %(version)s")(group)
