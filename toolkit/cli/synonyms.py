@@ -1,4 +1,8 @@
-"""Other names that castmix understands: those of other trainers, and its own old ones."""
+"""Other names that castmix understands: those of other trainers, and its own old ones.
+
+A setting's other name goes into `_EVERYWHERE`, or into `_TRAINING` or `_SAMPLING` if only verbs that train or
+that sample have it. A verb without the setting does not have the other name either.
+"""
 
 from __future__ import annotations
 
