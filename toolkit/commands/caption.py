@@ -1,8 +1,8 @@
 """caption: write a caption in the grammar of `toolkit.captions` into every clip.
 
-To add a captioner, write a function `Job -> Describe` here and name it in CAPTIONERS, at the end of the file.
-It is called once; what it returns is called for each clip and returns its caption, or raises
-`NoCaptionError`. The grammar is checked here, for all of them.
+To add a captioner, write a function `Job -> Describe` here and add it to CAPTIONERS at the end of the file.
+The function is called once. The `Describe` that it returns is called for each clip: it returns a caption or
+raises `NoCaptionError`. `check_caption` then checks every caption, whichever captioner wrote it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 REJECTED = "rejected_captions.jsonl"
 RUN = "caption.run.yaml"
 SERVER_FAILURES = 5
-"""After so many clips in a row that failed because of the server, the rest is not asked."""
+"""Captioning stops after this many clips in a row failed because of the server."""
 
 Describe = Callable[[Clip], str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a captioner may need; each takes what it uses. See `caption` for the meanings."""
+    """What captioners read. The fields are described in `caption`."""
 
     clips: tuple[Clip, ...]
     cast: Cast
@@ -64,81 +64,87 @@ def caption(
     timeout: float = 120.0,
     retries: int = 4,
 ) -> list[Clip]:
-    """Write a caption into every clip that has none yet.
+    """Write a caption into every clip that has none.
 
-    Each clip is saved as soon as it is done: an interrupted run goes on where it stopped. A clip that cannot
-    be captioned is listed with the reason in ``rejected_captions.jsonl`` and does not end the run.
+    Each clip is saved as soon as it is captioned, so an interrupted run continues where it stopped. A clip
+    that cannot be captioned is listed with the reason in ``rejected_captions.jsonl``.
 
     Args:
-        clips: The folder that prepare made.
-        captioner: "sidecar" takes texts that lie beside clips or footage, "openai" asks a vision-language
-            model behind an OpenAI-compatible server, "transformers" one on this machine.
-        captions: For "sidecar", a .jsonl, .csv or .yaml file with rows of file_name and text, or of source,
+        clips: Folder of clips, made by prepare.
+        captioner: "sidecar" reads texts beside the clips or the footage, "openai" asks a vision-language
+            model on an OpenAI-compatible server, "transformers" runs one on this machine.
+        captions: For "sidecar": a .jsonl, .csv or .yaml file. Its rows have file_name and text, or source,
             start, end (seconds) and text.
-        cast: A folder of your own shows, on top of the built-in cast.
-        show: The show that all these clips come from, by id or name. A captioner that watches needs it; else
-            the one named in the clip is taken.
-        overwrite: Make captions anew that exist already.
-        server: Address of the server, as http://localhost:8000/v1; else from CASTMIX_VLM_URL or
-            OPENAI_BASE_URL. It is not saved or shown anywhere.
-        key: The server's key; better from CASTMIX_VLM_KEY or OPENAI_API_KEY. It is not saved or shown
-            anywhere.
-        model: The vision-language model. For "openai" its name on the server; else from CASTMIX_VLM_MODEL,
-            else the server's only one. For "transformers" its folder or its name on the Hugging Face Hub.
-        frames: How many frames of a clip the model sees, evenly spaced.
+        cast: Folder with your own shows, added to the built-in cast.
+        show: Show of all these clips, by id or name. Default: the show recorded in each clip. "openai" and
+            "transformers" need one of the two.
+        overwrite: Replace existing captions.
+        server: Server address, such as http://localhost:8000/v1. Default: CASTMIX_VLM_URL or
+            OPENAI_BASE_URL. It is never saved or shown.
+        key: API key. Default: CASTMIX_VLM_KEY or OPENAI_API_KEY. It is never saved or shown.
+        model: Vision-language model. For "openai": its name on the server; default: CASTMIX_VLM_MODEL, else
+            the server's only model. For "transformers": a folder or a Hugging Face Hub id.
+        frames: Number of frames of a clip that the model sees, evenly spaced.
         timeout: Seconds to wait for one answer.
-        retries: How often to ask again after a failure of the server.
+        retries: How often a failed request is repeated.
 
     Returns:
         The clips that have a caption now.
 
     Raises:
-        CastmixError: Not one clip could be captioned, or an argument is wrong.
+        CastmixError: No clip has a caption at the end, or an argument is wrong.
     """
-    arguments = {**locals()}
-    folder = Path(clips)
-    registry = read_cast(cast)
+    arguments, folder, registry = {**locals()}, Path(clips), read_cast(cast)
     found = read_clips(folder)
-    if frames < 1 or timeout <= 0 or retries < 0:
-        given = f"frames {frames}, timeout {timeout:g}, retries {retries}"
-        raise CastmixError(f"frames must be 1 or more, timeout above 0, retries 0 or more; got {given}")
-    todo = [clip for clip in found if overwrite or not clip.text]
+    _check_numbers(frames, timeout, retries)
+    todo = tuple(clip for clip in found if overwrite or not clip.text)
     kept = [clip for clip in found if clip.text and not overwrite]
     _warn_of_broken(kept, registry)
     make = _find_captioner(captioner)
-    job = Job(
-        clips=tuple(todo),
-        cast=registry,
-        show=registry.show(show) if show else None,
-        captions=captions,
-        server=server,
-        key=key,
-        model=model,
-        frames=frames,
-        timeout=timeout,
-        retries=retries,
-    )
+    its_show = registry.show(show) if show else None
+    job = Job(todo, registry, its_show, captions, server, key, model, frames, timeout, retries)
     if not todo:
         say(f"captions: all {len(kept)} clips have one, nothing to do (--overwrite makes them anew)")
         return kept
     write_run(folder / RUN, "caption", arguments)
     done, rejected = _caption_each(make(job), job, folder)
-    left = "unchanged" if overwrite else "missing"
-    say(f"captions: {len(done)} made, {len(kept)} kept, {len(todo) - len(done)} {left}")
-    if rejected:
-        say(f"captions: {len(rejected)} clips set aside, the reasons are in {folder / REJECTED}")
-    if not done and not kept:
-        raise CastmixError(f"none of {len(todo)} clips got a caption; the first: {rejected[0]['reason']}")
-    return sorted(kept + done, key=lambda clip: clip.id)
+    return _report(job, done, kept, rejected, "unchanged" if overwrite else "missing", folder)
+
+
+def _check_numbers(frames: int, timeout: float, retries: int) -> None:
+    if frames < 1 or timeout <= 0 or retries < 0:
+        given = f"frames {frames}, timeout {timeout:g}, retries {retries}"
+        raise CastmixError(f"frames must be 1 or more, timeout above 0, retries 0 or more; got {given}")
 
 
 def _warn_of_broken(kept: Sequence[Clip], registry: Cast) -> None:
-    """Captions that are there are kept, edits by hand among them; say which ones break the grammar."""
+    """Warn of existing captions that break the grammar. They are kept: a person may have edited them."""
     broken = [(clip.id, problems[0]) for clip in kept if (problems := grammar.validate(clip.text, registry))]
     for name, problem in broken[:5]:
         say(f"warning: the caption of {name} breaks the grammar: {problem}")
     if len(broken) > 5:
         say(f"warning: … and those of {len(broken) - 5} more clips")
+
+
+def _report(
+    job: Job,
+    done: list[Clip],
+    kept: list[Clip],
+    rejected: Sequence[Mapping[str, str]],
+    left: str,
+    folder: Path,
+) -> list[Clip]:
+    """Say how many clips have a caption now; return these clips, sorted by id.
+
+    left: What the other clips' captions are, "unchanged" or "missing".
+    """
+    total = len(job.clips)
+    say(f"captions: {len(done)} made, {len(kept)} kept, {total - len(done)} {left}")
+    if rejected:
+        say(f"captions: {len(rejected)} clips set aside, the reasons are in {folder / REJECTED}")
+    if not done and not kept:
+        raise CastmixError(f"none of {total} clips got a caption; the first: {rejected[0]['reason']}")
+    return sorted(kept + done, key=lambda clip: clip.id)
 
 
 def _find_captioner(name: str) -> Callable[[Job], Describe]:
@@ -149,7 +155,7 @@ def _find_captioner(name: str) -> Callable[[Job], Describe]:
 
 
 def _caption_each(describe: Describe, job: Job, folder: Path) -> tuple[list[Clip], list[dict[str, str]]]:
-    """Caption and save clip by clip: the clips that worked, and rows of those set aside."""
+    """Caption and save clip by clip. Returns captioned clips and the rows of rejected ones."""
     done: list[Clip] = []
     rejected: list[dict[str, str]] = []
     failures = 0
@@ -157,8 +163,7 @@ def _caption_each(describe: Describe, job: Job, folder: Path) -> tuple[list[Clip
         for clip in track(job.clips, "captioning"):
             try:
                 text = describe(clip)
-                if problems := grammar.validate(text, job.cast):
-                    raise NoCaptionError("; ".join(problems), text)
+                check_caption(text, job.cast)
             except CastmixError as error:
                 value = error.value if isinstance(error, NoCaptionError) else ""
                 row = {"file_name": f"clips/{clip.path.name}", "reason": str(error), "value": value}
@@ -179,8 +184,18 @@ def _caption_each(describe: Describe, job: Job, folder: Path) -> tuple[list[Clip
     return done, rejected
 
 
+def check_caption(text: str, cast: Cast) -> None:
+    """Reject a caption that breaks the grammar. Further caption filters go here.
+
+    Raises:
+        NoCaptionError: The caption is rejected; the message becomes the reason in rejected_captions.jsonl.
+    """
+    if problems := grammar.validate(text, cast):
+        raise NoCaptionError("; ".join(problems), text)
+
+
 def _its_show(clip: Clip, text: str, job: Job) -> dict[str, str]:
-    """The clip's show as it is remembered in the clip: given, known before, or the one of its characters."""
+    """The show to record in a clip: --show, else the only show of the caption's characters."""
     if job.show:
         return {"show": job.show.id}
     shows = {job.cast.find(clause.name)[0].id for clause in grammar.parse(text, job.cast).clauses}
@@ -188,10 +203,10 @@ def _its_show(clip: Clip, text: str, job: Job) -> dict[str, str]:
 
 
 def sidecar(job: Job) -> Describe:
-    """Texts that exist: a row of `captions`, ``<clip>.txt``, or ``<source>.captions.jsonl`` by time."""
+    """Read existing text: a row of `captions`, ``<clip>.txt``, or ``<source>.captions.jsonl`` by time."""
     rows = read_rows(job.captions) if job.captions else []
     check_sources_unique(rows, {clip.source for clip in job.clips}, job.captions or Path())
-    read = functools.cache(read_rows)  # one file serves all clips of a source
+    read = functools.cache(read_rows)  # all clips of a source share one file
     return lambda clip: sidecar_caption(clip, rows, read)
 
 

@@ -1,4 +1,4 @@
-"""`castmix evaluate`: videos with their prompts to scores, and a page that shows both side by side."""
+"""`castmix evaluate`: scores of generated videos, and a page that shows both side by side."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from toolkit.core.progress import say, track
 from toolkit.core.run_record import write_run
 from toolkit.core.version import __version__
 from toolkit.evaluation import metrics as families
+from toolkit.evaluation.bootstrap import Interval
 from toolkit.evaluation.html_report import write_report
 from toolkit.evaluation.metrics import Job, choose
 from toolkit.evaluation.results_cache import Ledger
@@ -42,86 +43,81 @@ def evaluate(
     judge: Judge = Judge(),
     seed: int = 0,
 ) -> Path:
-    """Score videos against the prompts that they were made from.
+    """Score videos against the prompts that they were generated from.
 
-    Writes scores.csv (a line a video), scores.json (means with 95 % bootstrap intervals, and every video) and
-    report.html (the videos beside their scores). Whatever cannot be scored is listed with the reason and does
-    not end the run. Each measurement is kept in measured.jsonl: an interrupted run goes on where it stopped,
-    and a video is measured again only when it, its prompt or what measures it has changed.
+    Writes scores.csv (a row per video), scores.json (means with 95 % bootstrap intervals, every video) and
+    report.html (videos beside their scores). Videos that cannot be scored are listed with the reason.
+    Measurements are kept in measured.jsonl, so an interrupted run continues where it stopped. A video is
+    measured again only when the video, its prompt or the measuring model has changed.
 
-    Metrics by family: "sandbox" (identity, motion, style, scene_style, interaction, binding, prompt) for
-    videos of the sandbox; "clip" (clip_t, clip_i, temporal_consistency), "dino" (dino_i) and "flow"
-    (motion_smoothness, dynamic_degree) for any; "judge" (identity_p, motion_p, style_p, interaction_p), a
-    vision-language model's grades from 1 to 10. The report says what each number is.
+    Metrics by family: "sandbox" (identity, motion, style, scene_style, interaction, binding, prompt), for
+    videos of the sandbox only; "clip" (clip_t, clip_i, temporal_consistency); "dino" (dino_i); "flow"
+    (motion_smoothness, dynamic_degree); "judge" (identity_p, motion_p, style_p, interaction_p), grades from
+    1 to 10 by a vision-language model. The report explains each metric.
 
     Args:
-        videos: A folder of .mp4 files (or one file), each with the JSON file beside it that says its
-            prompt, as `castmix generate` writes it.
-        out: Folder of the results; left out, that of the videos.
-        metrics: Families or single metrics; left out, all that fit the videos and can be measured here. The
-            judge only works when it is asked for, or its model is named.
-        references: A folder of pictures named after characters (mimi-1.png), for clip_i, dino_i and the
-            judge; those of the cast are known.
-        cast: A folder of your own shows, on top of the built-in cast.
-        server: Address of the judge's server (OpenAI-compatible), as http://localhost:8000/v1; else from
-            CASTMIX_VLM_URL or OPENAI_BASE_URL. It is not saved or shown anywhere.
-        key: The server's key; better from CASTMIX_VLM_KEY or OPENAI_API_KEY. It is not saved or shown
-            anywhere.
+        videos: Folder of .mp4 files, or one file. Beside each lies the JSON file from `castmix generate`.
+        out: Folder for the results. Default: the folder of the videos.
+        metrics: Families or single metrics. Default: all that fit the videos and can be measured here;
+            "judge" only if judge.model is set.
+        references: Folder of pictures named after characters (mimi-1.png), for clip_i, dino_i and the judge.
+            They replace the cast's own pictures of these characters.
+        cast: Folder with your own shows, added to the built-in cast.
+        server: Address of the judge's server (OpenAI-compatible), such as http://localhost:8000/v1.
+            Default: CASTMIX_VLM_URL or OPENAI_BASE_URL. It is never saved or shown.
+        key: API key. Default: CASTMIX_VLM_KEY or OPENAI_API_KEY. It is never saved or shown.
         features: The models whose features are compared.
         judge: The vision-language model that judges.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        The report.
+        The path of report.html.
 
     Raises:
-        CastmixError: Nothing could be scored, a metric that cannot be measured here, or a wrong argument.
+        CastmixError: No video could be scored, a metric cannot be measured here, or an argument is wrong.
     """
-    arguments = dict(locals())
+    arguments, source = dict(locals()), Path(videos)
     if features.batch_size < 1:
         raise CastmixError(f"features.batch_size must be 1 or more, got {features.batch_size}")
-    source = Path(videos)
     folder = Path(out) if out else source if source.is_dir() else source.parent
     registry = read_cast(cast)
+    found, set_aside = _find(source)
+    pictures = find_references(references, registry)
+    job = Job(tuple(found), registry, pictures, features, judge, server, key, Ledger(folder))
+    chosen = choose(metrics, job, FAMILIES)
+    write_run(folder / RUN, "evaluate", arguments)
+    rows, problems = _measure_all(job, chosen)
+    columns = [column for names in chosen.values() for column in names]
+    return _write(job, folder, rows, columns, set_aside + problems, seed)
+
+
+def _find(source: Path) -> tuple[list[Video], list[SetAside]]:
+    """Videos with a prompt, and those without. Without any prompt it is an error."""
     found, set_aside = find_videos(source)
     if not found:
         raise CastmixError(
             f"none of {len(set_aside)} videos has a prompt; {set_aside[0].file}: {set_aside[0].reason}"
         )
-    job = Job(
-        videos=tuple(found),
-        cast=registry,
-        references=find_references(references, registry),
-        features=features,
-        judge=judge,
-        server=server,
-        key=key,
-        ledger=Ledger(folder),
-    )
-    chosen = choose(metrics, job, FAMILIES)
-    write_run(folder / RUN, "evaluate", arguments)
+    return found, set_aside
+
+
+def _measure_all(job: Job, chosen: Mapping[str, Sequence[str]]) -> tuple[list[Row], list[SetAside]]:
+    """A row of scores per video, and what could not be measured."""
     meters = {family: FAMILIES[family].start(job, columns) for family, columns in chosen.items()}
-    rows = []
-    for video in track(found, "evaluating"):
+    rows: list[Row] = []
+    set_aside: list[SetAside] = []
+    for video in track(job.videos, "evaluating"):
         row, problems = _measure(video, meters, chosen)
         rows.append(row)
         set_aside += problems
-    columns = [column for names in chosen.values() for column in names]
-    settings = {
-        "castmix": __version__,
-        "metrics": columns,
-        "seed": seed,
-        "features": asdict(features),
-        "judge": asdict(judge),
-    }
-    return _write(folder, rows, columns, set_aside, settings, seed)
+    return rows, set_aside
 
 
 def _measure(
     video: Video, meters: Mapping[str, Measure], chosen: Mapping[str, Sequence[str]]
 ) -> tuple[Row, list[SetAside]]:
-    """All families' numbers of one video, of the chosen columns, and what could not be measured."""
-    footage = functools.cache(lambda: read_video(video.path))  # decoded once, and only if anybody looks
+    """The chosen scores of one video, and what could not be measured."""
+    footage = functools.cache(lambda: read_video(video.path))  # decoded at most once
     scores: dict[str, float | None] = {}
     problems: list[SetAside] = []
     notes = []
@@ -139,14 +135,14 @@ def _measure(
 
 
 def _write(
+    job: Job,
     folder: Path,
     rows: Sequence[Row],
     columns: Sequence[str],
     set_aside: Sequence[SetAside],
-    settings: Mapping[str, object],
     seed: int,
 ) -> Path:
-    """Write the three results, say the means; the report's path."""
+    """Write scores.csv, scores.json and report.html, say the means, return the report's path."""
     summary = summarise(rows, columns, seed)
     if not summary:
         reason = (
@@ -155,9 +151,21 @@ def _write(
             else "no prompt asks for what they measure"
         )
         raise CastmixError(f"none of {len(rows)} videos could be scored: {reason}")
+    settings = {
+        "castmix": __version__,
+        "metrics": columns,
+        "seed": seed,
+        "features": asdict(job.features),
+        "judge": asdict(job.judge),
+    }
     write_csv(folder, rows, columns)
     write_json(folder, rows, summary, set_aside, settings)
     report = write_report(folder, rows, summary, set_aside, settings, COLUMNS)
+    _say_scores(summary, set_aside, folder)
+    return report
+
+
+def _say_scores(summary: Mapping[str, Interval], set_aside: Sequence[SetAside], folder: Path) -> None:
     for column, interval in summary.items():
         ends = f"{interval.low:.3f} to {interval.high:.3f}"
         say(f"{column:22} {interval.mean:.3f}  (95 %: {ends}, {interval.n} videos)")
@@ -165,4 +173,3 @@ def _write(
         say(f"set aside: {metric or 'video'}, {count} times: {reason}")
     if set_aside:
         say(f"set aside in all: {len(set_aside)}, listed in {folder / 'scores.json'}")
-    return report
