@@ -1,8 +1,8 @@
-"""segment: masks of named characters, beside every clip, judged by what can be told without the truth.
+"""segment: masks of named characters beside every clip, with a quality check that needs no true masks.
 
-A detector says where a character is in one frame (a `Prompt`), a backend follows it through the clip. To add
-one, write a function `Options -> Detect` or `Options -> Propagate` and name it in DETECTORS or SEGMENTERS, at
-the end of the file.
+A detector finds a character in one frame (a `Prompt`), a backend follows it through the clip. To add one,
+write a function `Options -> Detect` or `Options -> Propagate` and add it to DETECTORS or SEGMENTERS at the
+end of the file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Tool = TypeVar("Tool")
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be done for a clip: `missing` are those of `wanted` without a mask, `kept` have one."""
+    """The work on a clip: `missing` names characters without a mask, `kept` has the existing masks."""
 
     clip: Clip
     wanted: tuple[Character, ...] = ()
@@ -73,55 +73,65 @@ def segment(
     gates: Gates = Gates(),
     overwrite: bool = False,
 ) -> list[Clip]:
-    """Make a mask of every character in every clip that has none yet, and say which are good enough.
+    """Make a mask of each character in each clip that has none, and check its quality.
 
-    A mask lies beside its clip as ``clips/<id>.<name>.mask.mkv``; the clip's json says how it was made and
-    what its quality is. One that breaks a gate is kept but not accepted, and listed with its numbers in
-    ``rejected_masks.jsonl``, as is who was not found. ``overlays/<id>.mp4`` shows all masks of a clip. Each
-    clip is saved as soon as it is done: an interrupted run goes on where it stopped. With other gates,
-    masks that are there are judged anew.
+    A mask is saved beside its clip as ``clips/<id>.<name>.mask.mkv``; the clip's JSON file records how it was
+    made and its quality. A mask that fails a gate is kept but not accepted. Such masks, and characters that
+    were not found, are listed in ``rejected_masks.jsonl``. ``overlays/<id>.mp4`` shows all masks of a clip.
+    Each clip is saved as soon as it is done, so an interrupted run continues where it stopped. With other
+    gates, existing masks are judged again.
 
     Args:
-        clips: The folder that prepare made.
-        backend: Follows a character through a clip: "sam2" (through transformers), "sam2-package" (the
-            package of that name), "carry" (motion and colour, no model), "truth" (the sandbox's own masks;
-            it needs no detector).
-        detect: Finds a character in one frame: "reference" (like its reference pictures), "describe" (an
-            open-vocabulary model and the character's description), "given" (a file of boxes and points),
-            "truth" (the sandbox's own boxes).
-        checkpoint: The SAM 2 or 2.1 model: a folder, a hub id that was fetched before, or "sandbox", the
-            small one for the sandbox's shows that ships with castmix.
-        detector: The open-vocabulary model for "describe": a folder, or a hub id that was fetched before.
-        characters: Only these. A clip without a caption is searched for all of them; one with a caption, for
-            those that it names.
-        prompts: For "given", a .jsonl file with rows of file_name, character, frame, and box (left, top,
+        clips: Folder of clips, made by prepare.
+        backend: Follows a character through a clip: "sam2" (through transformers), "sam2-package" (the sam2
+            package), "carry" (motion and colour, no model), "truth" (true masks of sandbox clips; needs no
+            detector).
+        detect: Finds a character in one frame: "reference" (by its reference pictures), "describe" (by its
+            description, with an open-vocabulary model), "given" (boxes and points from a file), "truth" (true
+            boxes of sandbox clips).
+        checkpoint: SAM 2 or 2.1 model: a folder, a downloaded hub id, or "sandbox", the small model for the
+            sandbox's shows that comes with castmix.
+        detector: Open-vocabulary model for "describe": a folder or a downloaded hub id.
+        characters: Segment only these characters. A clip with a caption is searched for those that it names,
+            one without for all of them.
+        prompts: For "given": a .jsonl file with rows of file_name, character, frame, and box (left, top,
             right, bottom) or points (x, y, true or false), in pixels of the clip.
-        cast: A folder of your own shows, on top of the built-in cast.
-        device: Where models run: cpu, cuda, cuda:1; left out, a GPU if there is one.
-        gates: What a mask must keep to be accepted.
-        overwrite: Make masks anew that exist already.
+        cast: Folder with your own shows, added to the built-in cast.
+        device: Device of the models: cpu, cuda, cuda:1. Default: a GPU if there is one.
+        gates: Limits that an accepted mask keeps.
+        overwrite: Replace existing masks.
 
     Returns:
         The clips that have an accepted mask.
 
     Raises:
-        CastmixError: An argument is wrong, a model is not there, or not one clip has a mask.
+        CastmixError: An argument is wrong, a model is missing, or no clip has a mask at the end.
     """
-    arguments = {**locals()}
-    folder, registry = Path(clips), read_cast(cast)
+    arguments, folder, registry = {**locals()}, Path(clips), read_cast(cast)
     found = read_clips(folder)
     only = tuple(registry.find(name)[1].name for name in characters or ())
+    load = _check_tools(backend, detect, Options(checkpoint, detector, device, registry, prompts))
+    plans = [_plan(clip, registry, only, overwrite) for clip in found]
+    tools = load() if any(plan.missing for plan in plans) else None
+    write_run(folder / RUN, "segment", arguments)
+    done, rows = _segment_each(plans, tools, folder, gates)
+    return _report(done, rows, folder)
+
+
+def _check_tools(backend: str, detect: str, options: Options) -> Callable[[], _Tools]:
+    """Check the names of backend and detector. Returns a function that loads both."""
     finder = "truth" if backend == "truth" else detect
     make_propagate = _choose(SEGMENTERS, backend, "backend")
     make_detect = _choose(DETECTORS, finder, "detector")
-    options = Options(checkpoint, detector, device, registry, prompts)
-    if finder == "given":  # a file that is wrong is told even where no mask is missing
+    if finder == "given":  # finds errors in the file even if no mask is missing
         make_detect(options)
-    plans = [_plan(clip, registry, only, overwrite) for clip in found]
-    tools = None
-    if any(plan.missing for plan in plans):
-        tools = _Tools(backend, finder, make_detect(options), make_propagate(options))
-    write_run(folder / RUN, "segment", arguments)
+    return lambda: _Tools(backend, finder, make_detect(options), make_propagate(options))
+
+
+def _segment_each(
+    plans: Sequence[_Plan], tools: _Tools | None, folder: Path, gates: Gates
+) -> tuple[list[Clip], list[dict[str, Any]]]:
+    """Segment and save clip by clip. Returns the clips, and the rows of rejected_masks.jsonl."""
     done: list[Clip] = []
     rows: list[dict[str, Any]] = []
     try:
@@ -132,11 +142,11 @@ def segment(
     finally:  # also when a person interrupts
         write_atomic(folder / REJECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_index(folder)
-    return _report(done, rows, folder)
+    return done, rows
 
 
 def _plan(clip: Clip, cast: Cast, only: tuple[str, ...], overwrite: bool) -> _Plan:
-    """Whose masks a clip is to have, and whose are there, whoever made them."""
+    """Which masks a clip needs, and which exist."""
     named = list(dict.fromkeys(TAG.findall(clip.text)))
     names = [name for name in named if name in only or not only] if clip.text else list(only)
     if not clip.text and not only:
@@ -162,12 +172,12 @@ def _plan(clip: Clip, cast: Cast, only: tuple[str, ...], overwrite: bool) -> _Pl
 def _carry_out(
     plan: _Plan, tools: _Tools | None, folder: Path, gates: Gates
 ) -> tuple[Clip, list[dict[str, Any]]]:
-    """The clip with what is known of its masks now, and rows of those that are not accepted."""
+    """Make the missing masks of a clip and judge all. Returns the clip, and rows of masks not accepted."""
     clip, masks = plan.clip, {**plan.kept}
     rows = [_row(clip, None, [plan.problem])] if plan.problem else []
     if tools and plan.missing:
         try:
-            found = tools.detect(clip, plan.wanted)  # all of them: what is one is not another
+            found = tools.detect(clip, plan.wanted)  # all of them: a region that is one character is no other
             prompts = {name: found[name] for name in plan.missing if name in found}
             if prompts:
                 there = {
@@ -195,13 +205,13 @@ def _carry_out(
 def _row(
     clip: Clip, name: str | None, reasons: list[str], quality: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """A row of rejected_masks.jsonl; `quality` is there if the mask is."""
+    """A row of rejected_masks.jsonl. quality: left out if there is no mask."""
     row = {"file_name": f"clips/{clip.path.name}", "character": name, "reasons": reasons}
     return row | ({"quality": dict(quality)} if quality is not None else {})
 
 
 def _report(done: Sequence[Clip], rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Clip]:
-    """Say in a line what was accepted and why the rest was not; the clips with an accepted mask."""
+    """Say how many masks were accepted and why others were not. Returns the clips with an accepted mask."""
     records = [record for clip in done for record in clip.extra.get("masks", {}).values()]
     if not records:
         first = f"; the first: {rows[0]['reasons'][0]}" if rows else ": no caption names a character"
@@ -209,7 +219,7 @@ def _report(done: Sequence[Clip], rows: Sequence[Mapping[str, Any]], folder: Pat
     total = len(records) + sum("quality" not in row for row in rows)
     say(f"masks: {sum(record['accepted'] for record in records)} of {total} accepted")
     why: Counter[str] = Counter()
-    for row in rows:  # numbers differ from mask to mask: the gate's name is what they share
+    for row in rows:  # counted by the gate's name: the numbers differ from mask to mask
         why.update(one.partition(" ")[0] if _BY_GATE.match(one) else one for one in row["reasons"])
     if why:
         words = ", ".join(f"{count} x {reason:.80}" for reason, count in why.most_common(8))
@@ -229,7 +239,7 @@ def _choose(
     raise CastmixError(f"no {what} {name!r}: choose {' or '.join(known)}")
 
 
-# Those below import a model's libraries, only when they are chosen.
+# The functions below import a model's libraries when they are called.
 
 
 def _sam2(options: Options) -> Propagate:
