@@ -12,14 +12,20 @@ FILE, FUNCTION, PARAMETERS = 300, 60, 12
 """Most lines of a file; most lines of a function, docstring included; most parameters of a function."""
 
 KNOWN = {
-    "captions.cast", "commands.attention_maps.attention_maps", "commands.caption.caption",
-    "commands.composite.composite", "commands.demo.demo", "commands.evaluate.evaluate", "commands.fuse.fuse",
-    "commands.generate.generate", "commands.learn_motion.learn_motion", "commands.learn_tokens.learn_tokens",
-    "commands.prepare.prepare", "commands.segment.segment", "commands.train.train",
-    "footage.video.write_video", "fusion.distillation", "fusion.distillation.gradient",
-    "sampling.samplers.draw", "sandbox.base_model.train_dit.train_dit",
+    "captions.cast",
+    "commands.attention_maps.attention_maps",
+    "commands.demo.demo",
+    "commands.fuse.fuse",
+    "commands.generate.generate",
+    "commands.learn_motion.learn_motion",
+    "commands.learn_tokens.learn_tokens",
+    "commands.train.train",
+    "fusion.distillation",
+    "fusion.distillation.gradient",
+    "sampling.samplers.draw",
+    "sandbox.base_model.train_dit.train_dit",
     "sandbox.sam2_model.pretrain.pretrain_sam2",
-}  # fmt: skip
+}
 """What is still too long. Take out what you shorten; add nothing."""
 
 

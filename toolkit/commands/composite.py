@@ -1,10 +1,8 @@
-"""composite: cut characters out of their show and paste them into scenes of another style."""
+"""composite: paste characters of one show into scenes of another style."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +23,6 @@ from toolkit.compositing.output_folder import (
     REJECTED,
     RUN,
     claim,
-    is_made,
     read_rows,
     strike_out,
     write_rows,
@@ -33,11 +30,9 @@ from toolkit.compositing.output_folder import (
 from toolkit.compositing.pairing import Kind, PairingSampler, Styles
 from toolkit.compositing.placement import Place
 from toolkit.compositing.plan import plan_rows
-from toolkit.compositing.render import cached_fingerprint, check_parents
 from toolkit.compositing.review_page import write_page
-from toolkit.compositing.write_composites import write_composite
+from toolkit.compositing.write_composites import write_composites
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say, track
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import read_clips, write_index
@@ -61,68 +56,102 @@ def composite(
     edge: Edge = Edge(),
     seed: int = 0,
 ) -> Path:
-    """Paste characters of one show into clips of another, as training clips that have both in one picture.
+    """Paste characters of one show into clips of another: training clips that show both together.
 
-    Writes, below `out`: `clips/` with a json each, `metadata.jsonl`, `plan.jsonl` (rows that make the same
-    composites again), `rejected.jsonl` (which clips were not used, which rows could not be made, and why) and
-    `index.html`, a page of all of them. Ids in `struck.txt`, which the page saves, are taken out and not made
-    again. The same command goes on where it stopped; a larger count adds to what is there, and a smaller one
-    takes nothing away.
+    Writes, below `out`: `clips/` with a JSON file each, `metadata.jsonl`, `plan.jsonl` (a row per composite,
+    enough to make it again), `rejected.jsonl` (unused clips and failed rows, with the reason) and
+    `index.html`, a page to review all composites. Composites struck out on that page are listed in
+    `struck.txt`; they are removed and not made again. The same command continues an interrupted run. A larger
+    count adds composites, a smaller one removes none.
 
     Args:
-        clips: Folders of captioned clips; those to be cut out have masks (`castmix segment`).
-        out: A folder of its own for the composites.
-        count: How many are planned.
-        kind: "mix" pastes into clips and keeps their characters, "pairs" two on a clean background, with
-            their masks, for fusion, "references" one on clean backgrounds, as single pictures.
-        styles: Whether those who meet are of opposite styles, of the same style and of different shows, or
-            any two: pairs for a fusion of characters of one show take any.
-        backgrounds: Pictures, videos or folders of them that show nobody of the cast, instead of clips.
-        style: The style of the backgrounds.
-        cast: A folder of your own shows, on top of the built-in cast.
-        choice: Which clips are good enough, and how they are drawn.
-        place: Where and how large somebody is pasted.
-        edge: The rim of who is pasted.
-        seed: Another seed plans others.
+        clips: Folders of captioned clips. Characters are cut out of clips with masks (`castmix segment`).
+        out: Folder for the composites alone.
+        count: Number of composites to plan.
+        kind: "mix" pastes into clips and keeps their characters; "pairs" pastes two characters on a clean
+            background, with masks, for fusion; "references" pastes one, as single pictures.
+        styles: Styles of the characters that meet: "opposite", "same" (from different shows) or "any".
+        backgrounds: Pictures, videos or folders of them, without any cast member. They replace the clips as
+            backgrounds.
+        style: Style of `backgrounds`.
+        cast: Folder with your own shows, added to the built-in cast.
+        choice: Which clips qualify, and how often each is used.
+        place: Position and size of a pasted character.
+        edge: Edge of a pasted character.
+        seed: Random seed of the plan.
 
     Returns:
-        The page of all composites.
+        The path of index.html.
 
     Raises:
-        CastmixError: An argument is wrong, no clip can be used, or not one composite could be made.
+        CastmixError: An argument is wrong, no clip qualifies, or no composite could be made.
     """
-    arguments = {**locals()}
+    arguments, out = {**locals()}, Path(out)
     _check_words(kind, styles, backgrounds, style)
     _check_numbers(count, choice, place, edge)
-    out = Path(out)
     claim(out, _settings(arguments))
     rows, reasons = read_rows(out / PLAN), read_rows(out / REJECTED)
     planned = _planned(rows, count, out)
     if todo := sorted({*range(count)} - {row["index"] for row in rows}):
-        fronts, backs, reasons = _look(clips, out, cast, choice)
-        if backgrounds:
-            backs, unusable = backgrounds_from_files(backgrounds, style or "cartoon", out, choice)
-            reasons = [row for row in reasons if row["as"] != "background"] + unusable
-        elif kind != "mix":
-            backs = clean_plate_backgrounds(backs)
-        _refuse_nothing(fronts, backs, reasons, kind, out)
-        began = perf_counter()
-        sampler = PairingSampler(kind, styles, fronts, backs)
-        new, nowhere = plan_rows(todo, sampler, three=choice.three, place=place, edge=edge, seed=seed)
-        rows, reasons = sorted(rows + new, key=lambda row: row["index"]), reasons + nowhere
-        if not rows:
-            write_rows(out / REJECTED, reasons)
-            why = nowhere[0]["reason"]
-            raise CastmixError(f"none of {count} composites could be planned: {why} (all: {out / REJECTED})")
-        write_rows(out / PLAN, rows)
-        say(f"composites: {len(new)} planned in {perf_counter() - began:.1f} s")
+        foregrounds, backs, reasons = _find_sources(clips, out, cast, choice, kind, backgrounds, style)
+        sampler = PairingSampler(kind, styles, foregrounds, backs)
+        rows, reasons = _add_rows(out, rows, reasons, todo, sampler, choice, place, edge, seed)
     write_run(out / RUN, "composite", arguments | {"count": planned})
+    return _write(rows, reasons, kind, out)
+
+
+def _find_sources(
+    clips: Sequence[Path],
+    out: Path,
+    cast: Path | None,
+    choice: Choice,
+    kind: Kind,
+    backgrounds: list[Path] | None,
+    style: Style | None,
+) -> tuple[list[Foreground], list[Background], list[dict[str, str]]]:
+    """Characters to cut out, backgrounds to paste on, and why other clips are neither."""
+    foregrounds, backs, reasons = _look(clips, out, cast, choice)
+    if backgrounds:
+        backs, unusable = backgrounds_from_files(backgrounds, style or "cartoon", out, choice)
+        reasons = [row for row in reasons if row["as"] != "background"] + unusable
+    elif kind != "mix":
+        backs = clean_plate_backgrounds(backs)
+    _refuse_nothing(foregrounds, backs, reasons, kind, out)
+    return foregrounds, backs, reasons
+
+
+def _add_rows(
+    out: Path,
+    rows: list[dict[str, Any]],
+    reasons: list[dict[str, str]],
+    todo: Sequence[int],
+    sampler: PairingSampler,
+    choice: Choice,
+    place: Place,
+    edge: Edge,
+    seed: int,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Plan the rows with the indices `todo` and save the plan. Returns all rows, and all reasons."""
+    began = perf_counter()
+    new, nowhere = plan_rows(todo, sampler, three=choice.three, place=place, edge=edge, seed=seed)
+    rows, reasons = sorted(rows + new, key=lambda row: row["index"]), reasons + nowhere
+    if not rows:
+        write_rows(out / REJECTED, reasons)
+        why = nowhere[0]["reason"]
+        raise CastmixError(f"none of {len(todo)} composites could be planned: {why} (all: {out / REJECTED})")
+    write_rows(out / PLAN, rows)
+    say(f"composites: {len(new)} planned in {perf_counter() - began:.1f} s")
+    return rows, reasons
+
+
+def _write(rows: Sequence[Row], reasons: Sequence[Row], kind: Kind, out: Path) -> Path:
+    """Make the planned composites, then write index and page. Returns the page."""
     kept = strike_out(out, rows)
     made: list[Row] = []
     failed: list[dict[str, str]] = []
     try:
-        _make_all(kept, out, made, failed)
-    finally:  # after Ctrl-C, too, page and index tell what is there
+        write_composites(kept, out, made, failed)
+    finally:  # also after Ctrl-C
         reasons = [row for row in reasons if row["as"] != "making"] + failed
         write_rows(out / REJECTED, reasons)
         if kind != "references":
@@ -137,7 +166,7 @@ def composite(
 
 
 def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides about the plan, but for its length; whole paths, from wherever the command is given."""
+    """The arguments that the plan depends on, without its length. Paths are absolute."""
     settings = {name: value for name, value in arguments.items() if name not in ("out", "count")}
     for name in ("choice", "place", "edge"):
         settings[name] = asdict(settings[name])
@@ -150,7 +179,7 @@ def _settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _planned(rows: Sequence[Row], count: int, out: Path) -> int:
-    """How many are planned in all, at the end of this run: a smaller count takes none away."""
+    """Number of planned composites after this run: at least those planned before."""
     before = max((row["index"] + 1 for row in rows), default=0)
     if before > count:
         say(
@@ -161,7 +190,7 @@ def _planned(rows: Sequence[Row], count: int, out: Path) -> int:
 
 
 def _check_words(kind: str, styles: str, backgrounds: list[Path] | None, style: str | None) -> None:
-    """Refuse words that are not among the choices."""
+    """Refuse unknown choices."""
     for name, value, known in (
         ("kind", kind, get_args(Kind)),
         ("styles", styles, get_args(Styles)),
@@ -176,7 +205,7 @@ def _check_words(kind: str, styles: str, backgrounds: list[Path] | None, style: 
 
 
 def _check_numbers(count: int, choice: Choice, place: Place, edge: Edge) -> None:
-    """Refuse settings that cannot be meant."""
+    """Refuse numbers out of range."""
     if count < 1:
         raise CastmixError(f"count must be 1 or more, got {count}")
     for name, (low, high), most in (
@@ -206,7 +235,7 @@ def _check_numbers(count: int, choice: Choice, place: Place, edge: Edge) -> None
 def _look(
     folders: Sequence[Path], out: Path, cast: Path | None, choice: Choice
 ) -> tuple[list[Foreground], list[Background], list[dict[str, str]]]:
-    """All clips of all folders, sorted into what they can be used for."""
+    """Foregrounds and backgrounds among all clips of all folders, and why the others are neither."""
     found = []
     for folder in dict.fromkeys(map(Path, folders)):
         if folder.resolve() == out.resolve():
@@ -218,7 +247,7 @@ def _look(
 def _refuse_nothing(
     fronts: Sequence[Foreground], backs: Sequence[Background], reasons: Sequence[Row], kind: Kind, out: Path
 ) -> None:
-    """Stop where nobody can be cut out, or there is nothing to paste on."""
+    """Refuse to go on without any foreground or any background."""
     if fronts and backs:
         return
     use = "background" if fronts else "foreground"
@@ -231,43 +260,3 @@ def _refuse_nothing(
             "move enough to be seen around: else give --backgrounds"
         )
     raise CastmixError(f"no clip can be a {use}: {first} (all reasons: {out / REJECTED}){hint}")
-
-
-def _make_all(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict[str, str]]) -> None:
-    """Make those that are not there; fills `made` and `failed` as it goes."""
-    fingerprint = cached_fingerprint(fingerprint_file)
-    made += [row for row in rows if is_made(out, row)]
-    there = {row["id"] for row in made}
-    left = [row for row in rows if row["id"] not in there]
-
-    def work(row: Row) -> tuple[Row, str | None]:
-        try:
-            check_parents(row, fingerprint)
-            write_composite(row, out)
-        except CastmixError as error:
-            return row, str(error)
-        return row, None
-
-    # decoding, encoding and OpenCV leave the interpreter alone: threads share the work
-    pool = ThreadPoolExecutor(_workers())
-    try:
-        for row, error in track(pool.map(work, left), "composites", total=len(rows), start=len(made)):
-            if error is None:
-                made.append(row)
-            else:
-                failed.append({"id": row["id"], "as": "making", "reason": error})
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _workers() -> int:
-    """How many are made at a time: the first number of OMP_NUM_THREADS, which may be a list of levels."""
-    text = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if not text:
-        return min(os.cpu_count() or 1, 8)
-    first = text.partition(",")[0].strip()
-    if not first.isdecimal() or int(first) < 1:
-        raise CastmixError(
-            f"OMP_NUM_THREADS is {text!r}: expected a number of threads, such as 2: set it so, or unset it"
-        )
-    return int(first)

@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from toolkit.compositing.blending import Picture
-from toolkit.compositing.output_folder import output_path
-from toolkit.compositing.render import render
-from toolkit.core.files import write_atomic
+from toolkit.compositing.output_folder import is_made, output_path
+from toolkit.compositing.render import cached_fingerprint, check_parents, render
+from toolkit.core.errors import CastmixError
+from toolkit.core.files import fingerprint_file, write_atomic
+from toolkit.core.progress import track
 from toolkit.footage.clips import Clip, write_clip
 from toolkit.footage.frame_spool import Spool
 from toolkit.footage.masks import mask_path, write_mask
 from toolkit.footage.video import write_video
 
 Row = Mapping[str, Any]
+
+
+def write_composites(rows: Sequence[Row], out: Path, made: list[Row], failed: list[dict[str, str]]) -> None:
+    """Write the missing composites, several at a time. Adds each row to `made`, or its reason to `failed`."""
+    fingerprint = cached_fingerprint(fingerprint_file)
+    made += [row for row in rows if is_made(out, row)]
+    there = {row["id"] for row in made}
+    left = [row for row in rows if row["id"] not in there]
+
+    def work(row: Row) -> tuple[Row, str | None]:
+        try:
+            check_parents(row, fingerprint)
+            write_composite(row, out)
+        except CastmixError as error:
+            return row, str(error)
+        return row, None
+
+    # threads work in parallel: decoding, encoding and OpenCV release the interpreter lock
+    pool = ThreadPoolExecutor(_workers())
+    try:
+        for row, error in track(pool.map(work, left), "composites", total=len(rows), start=len(made)):
+            if error is None:
+                made.append(row)
+            else:
+                failed.append({"id": row["id"], "as": "making", "reason": error})
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _workers() -> int:
+    """Number of threads: the first number in OMP_NUM_THREADS, which may be a list, else up to 8."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not text:
+        return min(os.cpu_count() or 1, 8)
+    first = text.partition(",")[0].strip()
+    if not first.isdecimal() or int(first) < 1:
+        raise CastmixError(
+            f"OMP_NUM_THREADS is {text!r}: expected a number of threads, such as 2: set it so, or unset it"
+        )
+    return int(first)
 
 
 def write_composite(row: Row, out: Path) -> Path:
