@@ -123,14 +123,14 @@ def _find_sources(
 def _add_rows(
     out: Path,
     rows: list[dict[str, Any]],
-    reasons: list[dict[str, str]],
+    reasons: list[dict[str, Any]],
     todo: Sequence[int],
     sampler: PairingSampler,
     choice: Choice,
     place: Place,
     edge: Edge,
     seed: int,
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Plan the rows with the indices `todo` and save the plan. Returns all rows, and all reasons."""
     began = perf_counter()
     new, nowhere = plan_rows(todo, sampler, three=choice.three, place=place, edge=edge, seed=seed)
@@ -152,7 +152,7 @@ def _write(rows: Sequence[Row], reasons: Sequence[Row], kind: Kind, out: Path) -
     try:
         write_composites(kept, out, made, failed)
     finally:  # also after Ctrl-C
-        reasons = [row for row in reasons if row["as"] != "making"] + failed
+        reasons = [*(row for row in reasons if row["as"] != "making"), *failed]
         write_rows(out / REJECTED, reasons)
         if kind != "references":
             write_index(out)
