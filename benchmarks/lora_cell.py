@@ -136,7 +136,7 @@ def prose_prompts(count: int) -> list[Prompt]:
             continue  # two alike could not be told apart
         actions = [str(action) for action in rng.choice(list(BASE_ACTIONS), len(chosen))]
         subjects = [population.describe(look) for look in chosen]
-        text = population.prose(subjects, actions, SCENES[k % len(SCENES)], STYLES[k // 2 % 2])
+        text = population.prose_caption(subjects, actions, SCENES[k % len(SCENES)], STYLES[k // 2 % 2])
         prompts.append(Prompt(f"prose-{k + 1:02d}", text, "prose"))
     return prompts
 

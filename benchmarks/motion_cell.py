@@ -93,7 +93,9 @@ class Performance:
         """As the base model knows captions."""
         from toolkit.sandbox.world import population
 
-        return population.prose([population.describe(self.look)], [self.motion], self.scene, self.style)
+        return population.prose_caption(
+            [population.describe(self.look)], [self.motion], self.scene, self.style
+        )
 
     @property
     def appearance(self) -> dict[str, str]:
@@ -109,12 +111,12 @@ def perform(motion: str) -> Performance:
     import numpy as np
 
     from toolkit.sandbox.world import population
-    from toolkit.sandbox.world.actions import EXTRA
+    from toolkit.sandbox.world.actions import EXTRA_ACTIONS
     from toolkit.sandbox.world.scenery import SCENES
     from toolkit.sandbox.world.shows import named_looks
     from toolkit.sandbox.world.world import STYLES
 
-    number = list(EXTRA).index(motion)
+    number = list(EXTRA_ACTIONS).index(motion)
     rng = np.random.default_rng([5, number])
     looks = population.generic_looks(list(named_looks().values()))
     dressed = [look for look in looks if look.pattern != "plain" and look.accessory != "none"]
@@ -280,7 +282,7 @@ def questions(shown: Performance, asked: int, other: int) -> list[Prompt]:
     for k, number in enumerate(rng.choice(len(looks), asked + other, replace=False)):
         action = shown.motion if k < asked else known[(k - asked) % len(known)]
         subject = population.describe(looks[int(number)])
-        text = population.prose([subject], [action], places[k % len(places)], STYLES[k % 2])
+        text = population.prose_caption([subject], [action], places[k % len(places)], STYLES[k % 2])
         kind = "asked" if k < asked else "other"
         prompts.append(Prompt(f"{slug}-{kind}-{k + 1:02d}", text, kind))
     return prompts

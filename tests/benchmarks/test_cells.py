@@ -14,7 +14,7 @@ from toolkit.captions.grammar import parse, validate
 from toolkit.footage.video import write_video
 from toolkit.sandbox.prompt_score import asked
 from toolkit.sandbox.world import world
-from toolkit.sandbox.world.actions import BASE_ACTIONS, EXTRA
+from toolkit.sandbox.world.actions import BASE_ACTIONS, EXTRA_ACTIONS
 from toolkit.sandbox.world.shows import named_looks
 from toolkit.sandbox.world.world import Actor, Look
 
@@ -30,7 +30,7 @@ def film(path: Path, looks: list[Look], motion: str, style: str, scene: str) -> 
 
 @pytest.mark.parametrize("motion", Imitation().motions)
 def test_motions_are_asked_of_others_elsewhere(motion: str) -> None:
-    assert motion in EXTRA
+    assert motion in EXTRA_ACTIONS
     shown = perform(motion)
     assert shown == perform(motion)
     prompts = motion_cell.questions(shown, 8, 4)

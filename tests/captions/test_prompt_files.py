@@ -11,7 +11,7 @@ from toolkit.captions.cast import STYLES, read_cast
 from toolkit.captions.grammar import parse, validate
 from toolkit.captions.prompt_files import BENCHMARKS, Prompt, expand_prompt_files, read_prompts
 from toolkit.core.errors import CastmixError
-from toolkit.sandbox.world.actions import BASE_ACTIONS, INTERACTIONS, interaction
+from toolkit.sandbox.world.actions import BASE_ACTIONS, INTERACTIONS, find_interaction
 from toolkit.sandbox.world.scenery import SCENES
 
 CAST = read_cast()
@@ -79,7 +79,7 @@ def test_balance(benchmark: str) -> None:
 def test_the_sandbox_knows_every_action() -> None:
     prompts = read_prompts("sandbox")
     for prompt in prompts:
-        played = interaction(actions(prompt))
+        played = find_interaction(actions(prompt))
         for name, action in zip(prompt.characters, actions(prompt), strict=True):
             character = CAST.find(name)[1]
             own = {character.signature, character.gait}
@@ -93,7 +93,7 @@ def test_the_sandbox_knows_every_action() -> None:
         if CAST.find(name)[0].source == "sandbox":
             character = CAST.find(name)[1]
             assert {(name, character.signature), (name, character.gait)} <= singles
-    multi = [interaction(actions(p)) for p in prompts if p.kind == "multi"]
+    multi = [find_interaction(actions(p)) for p in prompts if p.kind == "multi"]
     assert set(multi) == {*INTERACTIONS, ""}
     assert min(Counter(multi).values()) >= 4
 

@@ -45,8 +45,8 @@ def test_diffusers_alone_loads_the_base_and_draws(tmp_path: Path) -> None:
 
 
 def test_the_vae_keeps_what_is_seen() -> None:
-    cast = population.base_cast(STRANGERS)
-    clips = np.stack([population.generic_scenario(10**8 + i, STRANGERS, cast).draw()[0] for i in range(4)])
+    cast = population.pretraining_cast(STRANGERS)
+    clips = np.stack([population.sample_scenario(10**8 + i, STRANGERS, cast).draw()[0] for i in range(4)])
     encoders = load_encoders("sandbox")
     video = to_video(clips)
     with torch.no_grad():

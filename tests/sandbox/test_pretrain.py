@@ -27,8 +27,8 @@ CLIPS = 8
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
     looks = population.generic_looks(list(named_looks().values()))
-    cast = population.base_cast(looks)
-    return np.stack([population.generic_scenario(10**9 + i, looks, cast).draw()[0] for i in range(CLIPS)])
+    cast = population.pretraining_cast(looks)
+    return np.stack([population.sample_scenario(10**9 + i, looks, cast).draw()[0] for i in range(CLIPS)])
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_tokens_are_labelled_with_the_creature_that_they_show() -> None:
 
 def test_attribute_labels_say_what_the_caption_says() -> None:
     looks = population.generic_looks(list(named_looks().values()))
-    scenario = population.generic_scenario(3, looks, population.base_cast(looks))
+    scenario = population.sample_scenario(3, looks, population.pretraining_cast(looks))
     rows = attribute_labels(scenario)
     for row, actor in zip(rows, scenario.actors, strict=False):
         told = {kind: values[i] for (kind, values), i in zip(KINDS.items(), row, strict=True)}

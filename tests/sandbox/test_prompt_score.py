@@ -77,10 +77,10 @@ def test_tags_may_be_left_out_in_part() -> None:
 
 def test_every_caption_of_the_base_can_be_read() -> None:
     generic = population.generic_looks(list(LOOKS.values()))
-    base = population.base_cast(generic)
+    base = population.pretraining_cast(generic)
     members = {member.name: member.look for member in base}
     for seed in range(120):
-        scenario = population.generic_scenario(seed, generic, base)
+        scenario = population.sample_scenario(seed, generic, base)
         found = asked(scenario.caption, CAST, members)
         assert [part.action for part in found.parts] == [actor.action for actor in scenario.actors]
         assert found.scene in (scenario.scene, "")

@@ -47,7 +47,7 @@ class Oracle(Finder):
 
 
 def actors(*looks: world.Look, action: str = "sways", style: str = "cartoon") -> tuple[world.Actor, ...]:
-    return world.place([world.Actor(k, action, style, 0.0) for k in looks], np.random.default_rng(0))
+    return world.arrange([world.Actor(k, action, style, 0.0) for k in looks], np.random.default_rng(0))
 
 
 def followed(drawn: tuple[np.ndarray, np.ndarray]) -> list[Track]:
@@ -63,7 +63,7 @@ def followed(drawn: tuple[np.ndarray, np.ndarray]) -> list[Track]:
 )
 def test_creatures_that_touch_are_told_apart_and_followed(roles: tuple[str, str]) -> None:
     pair = [world.Actor(NAMED[n], r, "cartoon", 0.0) for n, r in zip(("Mimi", "Bruno"), roles, strict=True)]
-    drawn = world.draw(world.place(pair, np.random.default_rng(0)), "snow", "cartoon")
+    drawn = world.draw(world.arrange(pair, np.random.default_rng(0)), "snow", "cartoon")
     tracks = followed(drawn)
     assert len(tracks) == 2
     for track in tracks:
@@ -176,7 +176,7 @@ def test_roles_make_an_interaction(model: Recognisers) -> None:
         world.Actor(NAMED["Olga"], "chases", "realistic", 0.0),
         world.Actor(NAMED["Tiko"], "runs away", "cartoon", 0.0),
     ]
-    drawn = world.draw(world.place(pair, np.random.default_rng(0)), "meadow", "realistic")[0]
+    drawn = world.draw(world.arrange(pair, np.random.default_rng(0)), "meadow", "realistic")[0]
     verdict = recognise(model, drawn)
     assert [(c.who, c.action) for c in verdict.creatures] == [("Olga", "chases"), ("Tiko", "runs away")]
     assert verdict.interaction == "chase"
@@ -192,7 +192,7 @@ def test_roles_make_an_interaction(model: Recognisers) -> None:
 def test_roles_in_the_wrong_places_make_none(model: Recognisers, kind: str, xs: tuple[float, float]) -> None:
     roles = INTERACTIONS[kind]
     pair = [world.Actor(NAMED[n], r, "cartoon", 0.0) for n, r in zip(("Olga", "Rufus"), roles, strict=True)]
-    placed = world.place(pair, np.random.default_rng(0))
+    placed = world.arrange(pair, np.random.default_rng(0))
     real = recognise(model, world.draw(placed, "meadow", "cartoon")[0])
     assert real.interaction == kind
     moved = [replace(actor, x=x) for actor, x in zip(placed, xs, strict=True)]
@@ -276,7 +276,7 @@ def test_spoiling_keeps_shapes_masks_and_a_fifth_of_every_knob() -> None:
 
 
 def test_confusions_add_up_to_the_accuracy(model: Recognisers) -> None:
-    answers = judge(model, [replace(t, camera=world.STILL) for t in truths(model, 6, seed=4)])
+    answers = judge(model, [replace(t, camera=world.STATIC_CAMERA) for t in truths(model, 6, seed=4)])
     matrix = confusion(answers, "colour")
     right = sum(row.get(truth, 0) for truth, row in matrix.items())
     assert right / sum(sum(row.values()) for row in matrix.values()) == pytest.approx(

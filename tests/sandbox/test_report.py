@@ -36,7 +36,9 @@ def test_prompts_ask_for_looks_that_pretraining_never_drew() -> None:
     for _, truth in report.prompts(20, 2, 3, unseen=True):
         looks = [actor.look for actor in truth.actors]
         assert not {(look.body, look.colour, look.accessory) for look in looks} & triples
-        assert not {look.pairs for look in looks} & {look.pairs for look in named_looks().values()}
+        assert not {look.identifying_pairs for look in looks} & {
+            look.identifying_pairs for look in named_looks().values()
+        }
     assert report.prompts(5, 1, 3) == report.prompts(5, 1, 3)
     assert report.prompts(5, 1, 3) != report.prompts(5, 1, 4)
 

@@ -20,8 +20,8 @@ from toolkit.sandbox.world.shows import named_looks
 
 NAMED = named_looks()
 LOOKS = population.generic_looks(list(NAMED.values()))
-CAST = population.base_cast(LOOKS)
-SCENARIOS = [population.generic_scenario(seed, LOOKS, CAST) for seed in range(300)]
+CAST = population.pretraining_cast(LOOKS)
+SCENARIOS = [population.sample_scenario(seed, LOOKS, CAST) for seed in range(300)]
 
 
 def test_no_stranger_shares_two_identifying_attributes_with_a_named_character() -> None:
@@ -34,7 +34,7 @@ def test_no_stranger_shares_two_identifying_attributes_with_a_named_character() 
 def test_the_separation_test_notices_a_planted_near_twin() -> None:
     pixo = NAMED["Pixo"]
     twin = world.Look(pixo.body, pixo.colour, "plain", "none")
-    assert twin.pairs & pixo.pairs
+    assert twin.identifying_pairs & pixo.identifying_pairs
     assert twin not in LOOKS
 
 
@@ -49,7 +49,7 @@ def test_pretraining_captions_are_prose_about_the_base_actions_only() -> None:
     for scenario in SCENARIOS:
         assert "[" not in scenario.caption
         assert not names & set(scenario.caption.lower().replace(",", "").split())
-        assert not any(action in scenario.caption for action in actions.HELD_OUT)
+        assert not any(action in scenario.caption for action in actions.HELD_OUT_ACTIONS)
         assert {actor.action for actor in scenario.actors} <= set(actions.BASE_ACTIONS | actions.ROLES)
         assert {actor.style for actor in scenario.actors} == {scenario.style}
         assert f", {scenario.style} style" in scenario.caption
@@ -62,7 +62,7 @@ def test_ten_characters_of_four_shows_have_a_signature_and_a_gait_of_their_own()
     assert min(sum(s.style == style for s in own) for style in world.STYLES) >= 2
     assert {c.signature for c in people} == set(actions.SIGNATURES)
     assert {c.gait for c in people} == set(actions.GAITS)
-    assert len(actions.EXTRA) >= 3
+    assert len(actions.EXTRA_ACTIONS) >= 3
     assert all(len(c.references) >= 3 for c in people)
 
 
@@ -89,9 +89,9 @@ def test_the_pretraining_cast_has_distinct_names_and_looks() -> None:
 
 
 def test_the_same_seed_draws_the_same_pixels_and_another_does_not() -> None:
-    one, two = (population.generic_scenario(7, LOOKS, CAST).draw()[0] for _ in range(2))
+    one, two = (population.sample_scenario(7, LOOKS, CAST).draw()[0] for _ in range(2))
     np.testing.assert_array_equal(one, two)
-    assert not np.array_equal(one, population.generic_scenario(8, LOOKS, CAST).draw()[0])
+    assert not np.array_equal(one, population.sample_scenario(8, LOOKS, CAST).draw()[0])
 
 
 @pytest.mark.parametrize("body", paint.BODIES)
@@ -112,7 +112,7 @@ def test_style_decides_the_outline() -> None:
     assert dark[0] > 1.5 * dark[1]
 
 
-@pytest.mark.parametrize("action", actions.BASE_ACTIONS | actions.HELD_OUT)
+@pytest.mark.parametrize("action", actions.BASE_ACTIONS | actions.HELD_OUT_ACTIONS)
 def test_every_solo_action_goes_round_in_time(action: str) -> None:
     actor = world.Actor(world.Look("box", "blue"), action, "cartoon", 0.75)
     early = world.pose(actor, np.asarray([0.3], np.float32))
@@ -126,7 +126,7 @@ def test_every_solo_action_goes_round_in_time(action: str) -> None:
 
 def test_actions_differ_from_one_another() -> None:
     times = np.arange(world.NUM_FRAMES, dtype=np.float32) / world.FPS  # those of a clip
-    solo = actions.BASE_ACTIONS | actions.HELD_OUT  # who carries walks, with somebody on top
+    solo = actions.BASE_ACTIONS | actions.HELD_OUT_ACTIONS  # who carries walks, with somebody on top
     paths = {
         name: np.concatenate(
             [*world.pose(world.Actor(world.Look("box", "blue"), name, "cartoon", 0.75), times).values()]
@@ -196,9 +196,9 @@ def test_an_interaction_shows_all_who_play_it(name: str, count: int) -> None:
     doing = list(actions.INTERACTIONS[name])
     if count == 3:
         doing = ["chases", *doing] if name == "chase" else [*doing, "stands still"]
-    assert actions.interaction(tuple(doing)) == name
+    assert actions.find_interaction(tuple(doing)) == name
     cast = [world.Actor(look, a, "cartoon", 0.0) for look, a in zip(NAMED.values(), doing, strict=False)]
-    placed = world.place(cast, np.random.default_rng(0))
+    placed = world.arrange(cast, np.random.default_rng(0))
     frames, masks = world.draw(placed, "room", "cartoon")
     assert frames.shape == (world.NUM_FRAMES, world.HEIGHT, world.WIDTH, 3)
     assert masks.any((2, 3)).mean(1).min() > 0.25  # who hides is out of sight for most of the time
@@ -214,7 +214,7 @@ def test_a_gift_goes_from_one_to_the_other() -> None:
         world.Actor(look, a, "cartoon", 0.0)
         for look, a in zip(LOOKS, actions.INTERACTIONS["gift"], strict=False)
     ]
-    placed = world.place(cast, np.random.default_rng(0))
+    placed = world.arrange(cast, np.random.default_rng(0))
     masks = world.draw(placed, "city", "cartoon")[1]
     alone = [world.draw([actor], "city", "cartoon")[1][0] for actor in placed]
     hidden = [(whole & ~seen).sum((1, 2)) for whole, seen in zip(alone, masks, strict=True)]
@@ -252,7 +252,7 @@ def test_the_sandbox_refuses_shows_that_it_cannot_draw(tmp_path: Path) -> None:
     for wrong in ({"seed": -5}, {"episodes": 0}, {"shots": 0}):
         with pytest.raises(CastmixError, match=f"{next(iter(wrong))} must be"):
             shows.draw(tmp_path, **wrong)
-    with pytest.raises(CastmixError, match="mr-bean: the sandbox cannot draw"):
+    with pytest.raises(CastmixError, match="the sandbox cannot draw mr-bean: choose"):
         shows.draw(tmp_path, shows=["mr-bean"])
 
 
@@ -260,6 +260,6 @@ def test_reference_pictures_are_what_the_sandbox_draws() -> None:
     for show in (s for s in read_cast().shows if s.source == "sandbox"):
         for character in show.characters:
             for number, picture in enumerate(character.references):
-                drawn = shows.reference(show, character, number)
+                drawn = shows.reference_image(show, character, number)
                 shipped = np.asarray(Image.open(picture)).astype(int)
                 assert np.abs(shipped - drawn).max() <= 2  # another processor rounds differently

@@ -74,12 +74,12 @@ def base_clips(out: Path, count: int, seed: int) -> Path:
     from toolkit.sandbox.world.shows import named_looks
 
     looks = population.generic_looks(list(named_looks().values()))
-    cast = population.base_cast(looks)
+    cast = population.pretraining_cast(looks)
     for index in track(range(count), "drawing clips of strangers"):
         path = out / "clips" / f"stranger-{index:04d}.mp4"
         if path.with_suffix(".json").exists():
             continue
-        scenario = population.generic_scenario(900_000_000 + seed * 100_000 + index, looks, cast)
+        scenario = population.sample_scenario(900_000_000 + seed * 100_000 + index, looks, cast)
         frames, _ = scenario.draw()
         write_video(path, frames, world.FPS)
         end = (len(frames) - 1) / world.FPS

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def _start(job: Job, names: Sequence[str]) -> Measure:
     """Load the recognisers; see `toolkit.sandbox.prompt_score` for what is measured."""
     from toolkit.sandbox.recogniser import recognise
-    from toolkit.sandbox.world.population import base_cast, generic_looks
+    from toolkit.sandbox.world.population import generic_looks, pretraining_cast
     from toolkit.sandbox.world.shows import named_looks
 
     model = recognise.load_recognisers()
-    members = {one.name: one.look for one in base_cast(generic_looks(list(named_looks().values())))}
+    members = {one.name: one.look for one in pretraining_cast(generic_looks(list(named_looks().values())))}
 
     def measure(video: Video, footage: Footage) -> Measured:
         asked = score.asked(video.prompt, job.cast, members)

@@ -69,7 +69,7 @@ class Asked:
     @property
     def interaction(self) -> str:
         """The interaction that the asked actions make up, "" if none."""
-        return actions.interaction(tuple(part.action for part in self.parts))
+        return actions.find_interaction(tuple(part.action for part in self.parts))
 
 
 def _one_of(words: Mapping[str, object] | Sequence[str]) -> str:

@@ -91,5 +91,7 @@ def true_ground(clip: Clip, name: str) -> float | None:
             if actor["name"] == name:
                 seconds = (frame - shot["first_frame"]) / truth["fps"]
                 _, scale = world.Camera(**shot["camera"]).view(np.asarray(seconds))
-                return float((actor["ground"] - world.AXIS) * scale + world.AXIS) * clip.height
+                return (
+                    float((actor["ground"] - world.ZOOM_CENTRE_Y) * scale + world.ZOOM_CENTRE_Y) * clip.height
+                )
     return None

@@ -66,8 +66,8 @@ def draw_shard(index: int, folder: Path) -> None:
     The first shard also defines the latents; of the first few, pixels are kept too.
     """
     looks = population.generic_looks(list(named_looks().values()))
-    cast = population.base_cast(looks)
-    scenarios = [population.generic_scenario(index * SHARD + i, looks, cast) for i in range(SHARD)]
+    cast = population.pretraining_cast(looks)
+    scenarios = [population.sample_scenario(index * SHARD + i, looks, cast) for i in range(SHARD)]
     drawn = [s.draw() for s in track(scenarios, f"drawing shard {index}")]
     frames = np.stack([picture for picture, _ in drawn])
     if not (folder / "codec.pt").exists():

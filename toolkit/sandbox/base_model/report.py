@@ -52,7 +52,7 @@ def prompts(
             if not any(look.colour == a.look.colour or look.body == a.look.body for a in actors):
                 actors.append(world.Actor(look, str(rng.choice(list(BASE_ACTIONS))), style, 0.0))
         said = [population.describe(a.look) for a in actors]
-        text = population.prose(said, [a.action for a in actors], scene, style)
+        text = population.prose_caption(said, [a.action for a in actors], scene, style)
         rows.append((text, population.Scenario(tuple(actors), scene, style, text)))
     return rows
 
@@ -228,7 +228,7 @@ def tell(verdict: Verdict) -> str:
         for one in verdict.creatures
     ]
     actions = [one.action for one in verdict.creatures]
-    return population.prose(said, actions, verdict.scene, verdict.scene_style) if said else "nobody"
+    return population.prose_caption(said, actions, verdict.scene, verdict.scene_style) if said else "nobody"
 
 
 def contact_sheet(

@@ -17,7 +17,14 @@ from torch.nn import functional
 
 from toolkit.sandbox.recogniser.networks import LOOK, Vocabulary
 from toolkit.sandbox.world import paint, scenery, world
-from toolkit.sandbox.world.actions import ACTIONS, BASE_ACTIONS, HELD_OUT, INTERACTIONS, ROLES, interaction
+from toolkit.sandbox.world.actions import (
+    ACTIONS,
+    BASE_ACTIONS,
+    HELD_OUT_ACTIONS,
+    INTERACTIONS,
+    ROLES,
+    find_interaction,
+)
 
 TRAINING, TESTING = 500_000_000, 700_000_000
 MOST = 3  # creatures in a clip
@@ -41,13 +48,13 @@ class Truth:
     scene: str
     scene_style: str
     seed: int
-    camera: world.Camera = world.STILL
+    camera: world.Camera = world.STATIC_CAMERA
     prop: str = ""
 
     @property
     def interaction(self) -> str:
         """What the creatures do together, "" if nothing."""
-        return interaction(tuple(a.action for a in self.actors))
+        return find_interaction(tuple(a.action for a in self.actors))
 
     def draw(self, seconds: NDArray[np.float32] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Frames (F, H, W, 3) and visible masks (actors, F, H, W)."""
@@ -94,7 +101,7 @@ def actions_for(count: int, rng: np.random.Generator) -> list[str]:
             own = str(rng.choice(list(BASE_ACTIONS)))
             roles = [roles[0], *roles] if name == "chase" and rng.random() < 0.7 else [*roles, own]
         return roles
-    return [str(a) for a in rng.choice(list(BASE_ACTIONS | HELD_OUT), count)]
+    return [str(a) for a in rng.choice(list(BASE_ACTIONS | HELD_OUT_ACTIONS), count)]
 
 
 def truth(seed: int, named: Mapping[str, world.Look], *, varied: bool = True) -> Truth:
@@ -107,10 +114,10 @@ def truth(seed: int, named: Mapping[str, world.Look], *, varied: bool = True) ->
     looks, actions = looks_for(count, named, rng), actions_for(count, rng)
     styles = [str(s) for s in rng.choice(world.STYLES, count)]
     actors = [world.Actor(k, a, s, 0.0) for k, a, s in zip(looks, actions, styles, strict=True)]
-    placed = world.place(actors, rng)
+    placed = world.arrange(actors, rng)
     if varied:
         placed = _scattered(placed, rng)
-    camera, kind = world.STILL, rng.random()
+    camera, kind = world.STATIC_CAMERA, rng.random()
     if kind < 0.15:
         camera = world.Camera(pan=float(rng.uniform(-0.35, 0.35)))
     elif kind < 0.3:

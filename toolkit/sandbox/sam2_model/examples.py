@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.sandbox.world import paint, population, scenery, world
-from toolkit.sandbox.world.actions import ACTIONS, ROLES, interaction
+from toolkit.sandbox.world.actions import ACTIONS, ROLES, find_interaction
 
 Kind = Literal["alone", "together", "cross", "alike", "leave"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -36,7 +36,7 @@ class Case:
     scene: str
     style: str
     seed: int
-    camera: world.Camera = world.STILL
+    camera: world.Camera = world.STATIC_CAMERA
     prop: str = ""
 
     def draw(
@@ -63,12 +63,12 @@ def case(seed: int, looks: Sequence[world.Look], kind: Kind, frames: int, fps: f
     styles = [str(style) for style in rng.choice(world.STYLES, count)]
     if kind == "alike" or rng.random() < 0.5:
         styles = styles[:1] * count
-    actions = population.cast_actions(count, rng) if kind == "together" else []
+    actions = population.sample_actions(count, rng) if kind == "together" else []
     actions = actions or [str(action) for action in rng.choice(SOLO, count)]
     actors = [world.Actor(*row, 0.0) for row in zip(chosen, actions, styles, strict=True)]
-    played = interaction(tuple(actions))
+    played = find_interaction(tuple(actions))
     if kind == "together":
-        actors = list(world.place(actors, rng))
+        actors = list(world.arrange(actors, rng))
     courses = [_course(kind, k, actor, frames, rng) for k, actor in enumerate(actors)]
     if played:  # who plays together moves together
         courses = [courses[0]] * count
@@ -143,4 +143,4 @@ def _camera(rng: np.random.Generator) -> world.Camera:
     kind = rng.random()
     if kind < 0.2:
         return world.Camera(pan=float(rng.uniform(-0.35, 0.35)))
-    return world.Camera(zoom=float(rng.uniform(0.85, 1.35))) if kind < 0.33 else world.STILL
+    return world.Camera(zoom=float(rng.uniform(0.85, 1.35))) if kind < 0.33 else world.STATIC_CAMERA

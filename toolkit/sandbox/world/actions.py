@@ -1,11 +1,17 @@
-"""What creatures do: solo actions, gaits, and the roles of interactions.
+"""Actions of the sandbox's creatures: solo actions, gaits, and the two roles of each interaction.
 
-An action is a function of time in turns (one clip is one turn, it begins at 0) that moves a creature by
-dx, dy (in picture heights, down is positive), turns it by rot (radians) and stretches it by sx, sy; `step`
-swings its feet. Solo actions repeat every turn, roles of interactions are played once.
+An action maps time to a pose offset per frame. Time `p` is measured in periods: one clip lasts one period and
+starts at 0. The offset has these keys, all optional:
 
-The base model knows `BASE_ACTIONS` and `ROLES`. `SIGNATURES` and `GAITS` belong to one named character each,
-and nobody ever sees `EXTRA` before a motion LoRA does.
+- dx, dy: translation in picture heights (dy > 0 is down)
+- rot: rotation in radians
+- sx, sy: stretch, 1 = none
+- step: swing of the feet, -1 to 1
+
+Solo actions repeat every period. The roles of interactions are played once.
+
+The base model is pretrained on `BASE_ACTIONS` and `ROLES`. Each of `SIGNATURES` and `GAITS` belongs to one
+named character. `EXTRA_ACTIONS` occur in no training data except that of motion LoRAs.
 """
 
 from __future__ import annotations
@@ -25,22 +31,22 @@ def _wave(p: Array) -> Array:
 
 
 def _swell(p: Array) -> Array:
-    """0 at the ends of a turn, 1 in its middle."""
+    """0 at both ends of a period, 1 in its middle."""
     return np.asarray(np.sin(np.pi * p) ** 2)
 
 
 def _bob(p: Array) -> Array:
-    """Two bumps a turn, 0..1."""
+    """Two bumps per period, 0 to 1."""
     return np.asarray(np.abs(np.sin(2 * np.pi * p)))
 
 
 def _hop(p: Array) -> Array:
-    """One jump in the first half of a turn."""
+    """One jump in the first half of a period."""
     return np.asarray(np.maximum(0, np.sin(2 * np.pi * p)))
 
 
 def _turn(p: Array) -> Array:
-    """One full turn while `_hop` is in the air."""
+    """One full rotation while `_hop` is in the air, in radians."""
     return np.asarray(np.clip((p % 1) * 2, 0, 1) * 2 * np.pi, np.float32)
 
 
@@ -49,19 +55,19 @@ def _triangle(p: Array) -> Array:
 
 
 def _stride(p: Array) -> Array:
-    """The way of everything that walks: from the left to the right and back, -1..1."""
+    """Horizontal position of walking creatures: from left to right and back, -1 to 1."""
     return np.asarray(-np.cos(2 * np.pi * p))
 
 
 def _stairs(p: Array, stops: int) -> Array:
-    """Time that stands still `stops` times a turn."""
+    """Time that pauses `stops` times per period."""
     whole = np.floor(p * stops)
     part = np.clip((p * stops - whole) * 2, 0, 1)
     return np.asarray((whole + part * part * (3 - 2 * part)) / stops)
 
 
 def _ramp(p: Array, start: float, end: float) -> Array:
-    """0 before `start`, 1 after `end`, smooth between."""
+    """Smooth step: 0 before `start`, 1 after `end`."""
     t = np.clip((p - start) / (end - start), 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
 
@@ -108,7 +114,7 @@ GAITS: dict[str, Motion] = {
     "creeps": lambda p: {"dx": 0.2 * _stride(p), "sy": 0.6 + 0 * p, "sx": 1.2 + 0 * p, "step": _wave(4 * p)},
     "lunges": lambda p: {"dx": 0.22 * _stride(_stairs(p, 2)), "sx": 1 + 0.32 * np.maximum(0, _wave(2 * p))},
 }
-EXTRA: dict[str, Motion] = {
+EXTRA_ACTIONS: dict[str, Motion] = {
     "leans back": lambda p: {"rot": -0.75 * _swell(p), "dx": -0.06 * _swell(p)},
     "drops from above": lambda p: {"dy": -0.62 * (1 - _ramp(p % 1, 0, 0.45) + _ramp(p % 1, 0.85, 1))},
     "trembles and jumps": lambda p: {
@@ -116,7 +122,7 @@ EXTRA: dict[str, Motion] = {
         "dy": -0.26 * _hop(p + 0.5),
     },
 }
-HELD_OUT = SIGNATURES | GAITS | EXTRA
+HELD_OUT_ACTIONS = SIGNATURES | GAITS | EXTRA_ACTIONS
 
 
 def _run(p: Array) -> Array:
@@ -154,12 +160,12 @@ INTERACTIONS: dict[str, tuple[str, str]] = {
     "peek": ("looks around", "hides"),
     "ride": ("rides on top", "carries"),
 }
-ACTIONS = BASE_ACTIONS | HELD_OUT | ROLES
-GIFT_LEAVES, GIFT_ARRIVES = 0.35, 0.6
+ACTIONS = BASE_ACTIONS | HELD_OUT_ACTIONS | ROLES
+GIFT_LEAVES, GIFT_ARRIVES = 0.35, 0.6  # in periods
 
 
-def interaction(actions: tuple[str, ...]) -> str:
-    """Which interaction the actions of a clip make up, by name; "" if none. A chase may have two chasers."""
+def find_interaction(actions: tuple[str, ...]) -> str:
+    """Return the name of the interaction that a clip's actions form, or "". A chase may have two chasers."""
     for name, (first, second) in INTERACTIONS.items():
         if first in actions and second in actions:
             return name

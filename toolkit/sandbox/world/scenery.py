@@ -1,11 +1,11 @@
-"""Where the sandbox's clips play: scenes, what stands in them, and how the camera sees them."""
+"""Draws the sandbox's scenes (backgrounds and props) as seen by the camera."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from toolkit.sandbox.world.paint import SOFT, over
-from toolkit.sandbox.world.shapes import INK, RGB, Array, circle, rectangle, union
+from toolkit.sandbox.world.paint import EDGE_SHARPNESS, blend
+from toolkit.sandbox.world.shapes import OUTLINE, RGB, Array, circle, rectangle, union
 
 SCENES = ("meadow", "beach", "room", "city", "snow")
 _SKY: dict[str, tuple[RGB, RGB]] = {  # sky or wall, ground
@@ -16,12 +16,12 @@ _SKY: dict[str, tuple[RGB, RGB]] = {  # sky or wall, ground
     "snow": ((196, 214, 236), (240, 244, 250)),
 }
 GROUND_Y = 0.72
-MARGIN = 0.2  # how much of a scene lies beyond either side of the picture, in picture heights
+MARGIN = 0.2  # extra width of a scene on each side of the picture, in picture heights
 PROPS = ("lamp", "fence", "balloon", "barrel")
 
 
-def _prop(name: str, x: Array, y: Array) -> list[tuple[Array, RGB]]:
-    """Something that stands in a scene, behind everybody; x is measured from its middle."""
+def _prop_shapes(name: str, x: Array, y: Array) -> list[tuple[Array, RGB]]:
+    """Return the shapes of a prop behind the creatures as (signed distance, colour); x is from its centre."""
     if name == "lamp":
         glass = circle(x, y, 0, 0.2, 0.085)
         return [(rectangle(x, y, 0, 0.5, 0.022, 0.3), (64, 64, 74)), (glass, (255, 236, 150))]
@@ -36,8 +36,11 @@ def _prop(name: str, x: Array, y: Array) -> list[tuple[Array, RGB]]:
     return []
 
 
-def _things(name: str, x: Array, y: Array, w: float, shift: float) -> list[tuple[Array, RGB]]:
-    """What stands in a scene, far to near; x, y in picture heights, `shift` moves things sideways."""
+def _backdrop_shapes(name: str, x: Array, y: Array, w: float, shift: float) -> list[tuple[Array, RGB]]:
+    """Return the shapes of a scene as (signed distance, colour), from far to near.
+
+    x, y are pixel coordinates in picture heights. `shift` moves the shapes sideways.
+    """
     if name == "meadow":
         hills = union([circle(x, y, 0.3 + shift, 1.05, 0.52), circle(x, y, 1.2 + shift, 1.1, 0.58)])
         return [(circle(x, y, w - 0.2 - shift, 0.16, 0.1), (255, 226, 92)), (hills, (84, 158, 84))]
@@ -58,7 +61,7 @@ def _things(name: str, x: Array, y: Array, w: float, shift: float) -> list[tuple
 
 
 def smooth_noise(rng: np.random.Generator, h: int, w: int, cells: int) -> Array:
-    """Soft noise in about -1..1, `cells` bumps over the picture's height."""
+    """Return smooth noise (h, w) of about -1 to 1, with `cells` grid cells over the picture's height."""
     grid = rng.standard_normal((cells + 3, int(cells * w / h) + 4)).astype(np.float32)
     yy, xx = np.linspace(0, cells, h, dtype=np.float32), np.linspace(0, cells * w / h, w, dtype=np.float32)
     y0, x0 = yy.astype(int), xx.astype(int)
@@ -69,20 +72,29 @@ def smooth_noise(rng: np.random.Generator, h: int, w: int, cells: int) -> Array:
     return np.asarray(top * (1 - fy) + low * fy, np.float32)
 
 
-def scene(
+def draw_scene(
     name: str,
     style: str,
     height: int,
     width: int,
     rng: np.random.Generator | None,
     prop: str,
-    moved: Array,
+    offset: Array,
     scale: Array,
     axis: float,
 ) -> Array:
-    """A scene without creatures as the camera sees it, (F, H, W, 3), 0..255; `world.Camera` gives its way.
+    """Draw a scene without creatures as seen by the camera: (F, H, W, 3) float, 0 to 255.
 
-    Without `rng` it is the same set at all times; with it, things stand a little elsewhere, and light varies.
+    Args:
+        name: One of `SCENES`.
+        style: "cartoon" or "realistic".
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        rng: If given, positions and light vary a little. Default: always the same scene.
+        prop: One of `PROPS`, or "".
+        offset: Offset of the view's centre per frame, in picture heights; see `world.Camera.view`.
+        scale: Zoom per frame.
+        axis: Height about which the camera zooms, in picture heights.
     """
     wide = width + 2 * round(MARGIN * height)
     rows, columns = np.arange(height, dtype=np.float32), np.arange(wide, dtype=np.float32)
@@ -92,31 +104,31 @@ def scene(
     shift = float(rng.uniform(-0.06, 0.06)) if rng else 0.0
     where = width / height * (float(rng.choice([0.08, 0.5, 0.92])) if rng else 0.92)
     light = rng or np.random.default_rng(SCENES.index(name))
-    soft = SOFT if style == "cartoon" else SOFT / 2.5
+    soft = EDGE_SHARPNESS if style == "cartoon" else EDGE_SHARPNESS / 2.5
     image = np.ones((height, wide, 3), np.float32) * np.asarray(sky, np.float32)
-    layers = [*_things(name, x, y, width / height, shift), (GROUND_Y - y, ground)]
-    layers += [(distance, colour) for distance, colour in _prop(prop, x - where, y)]
+    layers = [*_backdrop_shapes(name, x, y, width / height, shift), (GROUND_Y - y, ground)]
+    layers += [(distance, colour) for distance, colour in _prop_shapes(prop, x - where, y)]
     for distance, colour in layers:
         if style == "cartoon":
-            over(image, np.clip(0.5 - (distance - 0.02) * SOFT, 0, 1), INK)
-        over(image, np.clip(0.5 - distance * soft, 0, 1), colour)
+            blend(image, np.clip(0.5 - (distance - 0.02) * EDGE_SHARPNESS, 0, 1), OUTLINE)
+        blend(image, np.clip(0.5 - distance * soft, 0, 1), colour)
     if style == "realistic":
         grey = image.mean(-1, keepdims=True)
         image = (0.6 * image + 0.4 * grey) * (0.92 - 0.3 * (y[..., None] - 0.45))
         image *= 1 + 0.05 * smooth_noise(light, height, wide, 5)[..., None]
         image *= 1.04 - 0.16 * ((x / (width / height) - 0.5) ** 2 + (y - 0.5) ** 2)[..., None] * 2
-    return _filmed(image, height, width, moved, scale, axis)
+    return _apply_camera(image, height, width, offset, scale, axis)
 
 
-def _filmed(image: Array, height: int, width: int, moved: Array, scale: Array, axis: float) -> Array:
-    """What the camera sees of a wide picture (H, wide, 3): (F, H, W, 3)."""
+def _apply_camera(image: Array, height: int, width: int, offset: Array, scale: Array, axis: float) -> Array:
+    """Return the camera's view of a wide picture (H, wide, 3) per frame: (F, H, W, 3)."""
     import cv2
 
     left = (image.shape[1] - width) // 2
-    if not moved.any() and (scale == 1).all():
-        return np.repeat(image[None, :, left : left + width], len(moved), 0)
+    if not offset.any() and (scale == 1).all():
+        return np.repeat(image[None, :, left : left + width], len(offset), 0)
     views = []
-    for m, z in zip(moved, scale, strict=True):
+    for m, z in zip(offset, scale, strict=True):
         middle, line = width / 2, axis * height
         matrix = np.asarray(
             [[1 / z, 0, left + middle + m * height - middle / z], [0, 1 / z, line - line / z]], np.float32

@@ -1,7 +1,7 @@
-"""What is drawn, as numbers: signed distances of bodies, patterns and accessories, and their colours.
+"""Signed distance functions of bodies, patterns and accessories, and their colours.
 
-Every shape is a signed distance (negative inside) in the creature's own coordinates: u to the right, v down,
-the body about two units tall.
+Distances are negative inside. Coordinates are the creature's own: u to the right, v down; the body is about
+two units tall.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 RGB = tuple[float, float, float]
 
-INK: RGB = (24, 22, 34)
+OUTLINE: RGB = (24, 22, 34)
 WHITE: RGB = (250, 250, 246)
 COLOURS: dict[str, RGB] = {
     "red": (222, 40, 44),
@@ -31,18 +31,18 @@ COLOURS: dict[str, RGB] = {
 
 
 def circle(u: Array, v: Array, x: float, y: float, r: float) -> Array:
-    """Distance to a disc of radius `r` about (x, y)."""
+    """Signed distance to a disc of radius `r` centred at (x, y)."""
     return np.asarray(np.hypot(u - x, v - y) - r)
 
 
 def rectangle(u: Array, v: Array, x: float, y: float, half_w: float, half_h: float, r: float = 0.0) -> Array:
-    """Distance to a rectangle about (x, y) whose corners are rounded with radius `r`."""
+    """Signed distance to a rectangle centred at (x, y), with corners of radius `r`."""
     a, b = np.abs(u - x) - (half_w - r), np.abs(v - y) - (half_h - r)
     return np.asarray(np.hypot(np.maximum(a, 0), np.maximum(b, 0)) + np.minimum(np.maximum(a, b), 0) - r)
 
 
 def union(distances: Sequence[Array]) -> Array:
-    """Distance to whatever is nearest."""
+    """Signed distance to the union of shapes."""
     return np.asarray(reduce(np.minimum, distances))
 
 
@@ -56,7 +56,7 @@ def _box(u: Array, v: Array) -> Array:
 
 def _star(u: Array, v: Array) -> Array:
     radius, angle = np.hypot(u, v), np.arctan2(u, -v)
-    angle = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)  # folded onto half a ray
+    angle = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)  # folded onto half a point of the star
     a, b = radius * np.cos(angle), radius * np.sin(angle)
     tip, inner = 1.16, 0.6
     dx, dy = inner * np.cos(np.pi / 5) - tip, inner * np.sin(np.pi / 5)
@@ -92,7 +92,7 @@ ACCESSORIES = ("none", "hat", "crown", "glasses", "scarf")
 
 
 def pattern(name: str, u: Array, v: Array) -> Array | None:
-    """The part of a body that is painted in the light second colour, as a distance."""
+    """Signed distance to the part of a body that has the light second colour; None for "plain"."""
     if name == "striped":
         return np.asarray(np.abs((u + 0.24) % 0.96 - 0.48) - 0.2)
     if name == "spotted":
@@ -103,7 +103,7 @@ def pattern(name: str, u: Array, v: Array) -> Array | None:
 
 
 def accessory(name: str, u: Array, v: Array, top: float, face: float) -> list[tuple[Array, RGB]]:
-    """Distances and colours of what a creature wears, drawn in order."""
+    """Signed distances and colours of an accessory's parts, in drawing order."""
     if name == "hat":
         brim = rectangle(u, v, 0, top + 0.02, 0.66, 0.1, 0.05)
         crown = rectangle(u, v, 0, top - 0.34, 0.4, 0.34, 0.05)

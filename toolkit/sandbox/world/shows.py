@@ -1,9 +1,12 @@
-"""Episodes of the sandbox's shows: ordinary mp4 files with the truth beside them.
+"""Draws episodes of the sandbox's shows as mp4 files, with their ground truth beside them.
 
 An episode has a title card, hard cuts between shots of one to three characters, and subtitles burnt into a
-black band below the picture (`--crop 0,0,16,0` removes it). Beside `x.mp4` stand `x.truth.json` (shots, who
-does what with whom, camera, boxes), `x.masks.npz` (every character's mask in every frame, packed bits),
-`x.captions.jsonl` (what the `sidecar` captioner reads) and `x.srt` (the subtitles).
+black band below the picture (`--crop 0,0,16,0` removes it). The files beside ``x.mp4`` are:
+
+- ``x.truth.json``: shots, actions and interactions of the characters, camera, boxes
+- ``x.masks.npz``: the mask of every character in every frame, as packed bits
+- ``x.captions.jsonl``: captions, read by the captioner "sidecar"
+- ``x.srt``: subtitles
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from toolkit.core.files import write_atomic
 from toolkit.core.progress import track
 from toolkit.footage.video import write_video
 from toolkit.sandbox.world import scenery, world
-from toolkit.sandbox.world.actions import ACTIONS, BASE_ACTIONS, INTERACTIONS, interaction
-from toolkit.sandbox.world.population import camera_move
+from toolkit.sandbox.world.actions import ACTIONS, BASE_ACTIONS, INTERACTIONS, find_interaction
+from toolkit.sandbox.world.population import sample_camera
 
 HEIGHT, WIDTH, BAND = 128, 192, 16
 FPS = 24.0
@@ -36,24 +39,24 @@ SAYINGS = ("And off we go.", "Is anyone there?", "What a day!", "")
 
 
 def named_looks() -> dict[str, world.Look]:
-    """The looks of the sandbox shows' characters, which the base must never see."""
+    """Return the looks of the sandbox shows' characters, which never occur in pretraining."""
     shows = [s for s in read_cast().shows if s.source == "sandbox"]
     return {c.name: world.look_of(c.look) for s in shows for c in s.characters}
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One planned shot: `actors` are drawn left to right."""
+    """The plan of one shot. `actors` are ordered from left to right."""
 
     seconds: float
     scene: str
     actors: tuple[world.Actor, ...]
     subtitle: str
-    camera: world.Camera = world.STILL
+    camera: world.Camera = world.STATIC_CAMERA
     prop: str = ""
 
     def caption(self, style: Style) -> Caption:
-        """What happens in the shot, in the grammar; the place goes with the first character."""
+        """Return the shot's caption. The place is part of the first character's action."""
         clauses = [Clause(a.name, a.action) for a in self.actors]
         where = "on the beach" if self.scene == "beach" else f"in the {self.scene}"
         where += f" by the {self.prop}" if self.prop else ""
@@ -61,16 +64,16 @@ class Shot:
         return Caption(tuple(clauses), style)
 
 
-def solo_action(character: Character, rng: np.random.Generator) -> str:
-    """What a character does by itself: its signature, its gait, or something that everybody can do."""
+def sample_solo_action(character: Character, rng: np.random.Generator) -> str:
+    """Sample a solo action: the character's signature or gait (60 %), otherwise a shared action."""
     own = [a for a in (character.signature, character.gait) if a in ACTIONS]
     if own and rng.random() < 0.6:
         return str(rng.choice(own))
     return str(rng.choice(list(BASE_ACTIONS)))
 
 
-def roles(count: int, rng: np.random.Generator) -> list[str]:
-    """Who does what in an interaction of two or three characters, in order."""
+def sample_roles(count: int, rng: np.random.Generator) -> list[str]:
+    """Sample the actions of an interaction of two or three characters, in the order of the characters."""
     name = str(rng.choice(list(INTERACTIONS)))
     pair = list(INTERACTIONS[name])
     return pair if count == 2 else ["chases", *pair] if name == "chase" else [*pair, "stands still"]
@@ -79,9 +82,16 @@ def roles(count: int, rng: np.random.Generator) -> list[str]:
 def plan_shot(
     show: Show, characters: Sequence[Character], index: int, avoid: str, rng: np.random.Generator
 ) -> Shot:
-    """A shot of one of `characters`, in turn by `index`, or of two or three, half of those interacting.
+    """Plan a shot of one to three characters. Half of the shots with several have an interaction.
 
-    It plays in another scene of the show than `avoid`. An interaction is played once, so its shot is short.
+    Args:
+        show: The show; gives style, scenes and props.
+        characters: The characters that may occur.
+        index: Index of the shot; the first character is ``characters[index % len(characters)]``.
+        avoid: Scene of the shot before, which is not used again.
+        rng: Random generator.
+
+    An interaction is played once, therefore its shot is short.
     """
     scenes = [s for s in (show.scenes or scenery.SCENES) if s != avoid]
     scene = scenes[int(rng.integers(len(scenes)))]
@@ -91,7 +101,7 @@ def plan_shot(
     cast += [others[int(k)] for k in rng.permutation(len(others))[:count]]
     cast = [cast[int(k)] for k in rng.permutation(len(cast))]
     playing = count > 0 and rng.random() < 0.5
-    doing = roles(len(cast), rng) if playing else [solo_action(c, rng) for c in cast]
+    doing = sample_roles(len(cast), rng) if playing else [sample_solo_action(c, rng) for c in cast]
     actors = [
         world.Actor(world.look_of(c.look), action, show.style, 0.0, name=c.name)
         for c, action in zip(cast, doing, strict=True)
@@ -99,14 +109,14 @@ def plan_shot(
     lines = [*(f"{c.name}, look at that!" for c in cast), *SAYINGS]
     subtitle = lines[int(rng.integers(len(lines)))]
     seconds = 2.3 if playing else float(rng.choice([4.5, 6.6]))
-    camera = world.STILL if playing else camera_move(rng, 0.15)
+    camera = world.STATIC_CAMERA if playing else sample_camera(rng, 0.15)
     prop = str(rng.choice(show.props)) if show.props and rng.random() < 0.2 else ""
-    placed = world.place(actors, rng)
+    placed = world.arrange(actors, rng)
     return Shot(seconds, scene, placed, subtitle, camera, prop)
 
 
 def _text(width: int, height: int, text: str, size: int) -> NDArray[np.uint8]:
-    """White text in the middle of a black picture (height, width, 3)."""
+    """Draw white text at the centre of a black picture (height, width, 3)."""
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.new("RGB", (width, height))
@@ -117,7 +127,7 @@ def _text(width: int, height: int, text: str, size: int) -> NDArray[np.uint8]:
 
 
 def _boxes(masks: NDArray[np.bool_]) -> list[list[int] | None]:
-    """Boxes [left, top, right, bottom) of a mask (F, H, W), None in frames without it."""
+    """Return the boxes [left, top, right, bottom) of a mask (F, H, W), None in frames where it is empty."""
     boxes: list[list[int] | None] = []
     for mask in masks:
         ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -126,7 +136,7 @@ def _boxes(masks: NDArray[np.bool_]) -> list[list[int] | None]:
 
 
 def draw_shot(shot: Shot, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Frames with their subtitle (F, H + band, W, 3) and visible masks (actors, F, H, W) of a shot."""
+    """Draw a shot: frames with subtitle (F, H + BAND, W, 3) and visible masks (actors, F, H, W)."""
     times = np.arange(round(shot.seconds * FPS), dtype=np.float32) / np.float32(FPS)
     picture, masks = world.draw(
         shot.actors,
@@ -143,13 +153,13 @@ def draw_shot(shot: Shot, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.b
 
 
 def _clock(seconds: float) -> str:
-    """A time as .srt files write it, 00:00:01,500."""
+    """Format a time as in .srt files: 00:00:01,500."""
     whole, thousandth = divmod(round(seconds * 1000), 1000)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{thousandth:03d}"
 
 
 def draw_episode(show: Show, characters: Sequence[Character], path: Path, *, shots: int, seed: int) -> None:
-    """Draw one episode and its truth. The mp4 is written last: where it stands, everything stands."""
+    """Draw one episode and its ground truth. The mp4 is written last: if it exists, all files exist."""
     rng = np.random.default_rng(seed)
     title = _text(WIDTH, HEIGHT + BAND, show.name, 22)
     frames = [np.repeat(title[None], round(TITLE_SECONDS * FPS), 0)]
@@ -172,7 +182,7 @@ def draw_episode(show: Show, characters: Sequence[Character], path: Path, *, sho
             spoken.append(f"{len(spoken) + 1}\n{_clock(start)} --> {_clock(end)}\n{shot.subtitle}\n\n")
         people = [{**asdict(a), "boxes": _boxes(m)} for a, m in zip(shot.actors, shot_masks, strict=True)]
         facts = {"scene": scene, "style": show.style, "prop": shot.prop, "camera": asdict(shot.camera)}
-        facts |= {"interaction": interaction(tuple(a.action for a in shot.actors)), "caption": text}
+        facts |= {"interaction": find_interaction(tuple(a.action for a in shot.actors)), "caption": text}
         truth.append(
             {"kind": "scene", "first_frame": first, "last_frame": last, **facts}
             | {"subtitle": shot.subtitle, "actors": people}
@@ -199,19 +209,22 @@ def draw(
     shots: int = 9,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw episodes of the sandbox's shows as mp4 files, with the truth beside them.
+    """Draw episodes of the sandbox's shows as mp4 files, with their ground truth beside them.
 
     Args:
-        out: Folder to write to; one sub-folder a show. Episodes that stand there already are kept.
-        shows: Ids of shows in the registry, all of the sandbox's when left out.
-        characters: Who plays in them, everybody when left out.
-        episodes: Episodes a show.
-        shots: Shots an episode, besides its title card.
-        seed: Another seed plans other episodes of the same characters.
+        out: Output folder, with one sub-folder per show. Existing episodes are kept.
+        shows: Ids of the shows to draw. Default: all shows of the sandbox.
+        characters: Names of the characters that occur. Default: all characters of the shows.
+        episodes: Number of episodes per show.
+        shots: Number of shots per episode, without the title card.
+        seed: Random seed of the episodes' content.
+
+    Returns:
+        The paths of the episodes.
 
     Raises:
-        CastmixError: A show or a character that is not there, one that the sandbox cannot draw, or nothing to
-            draw.
+        CastmixError: A number is out of range, a show or character is unknown, a show is not one of the
+            sandbox's, or none of the characters occurs in a show.
     """
     for name, value, least in (("episodes", episodes, 1), ("shots", shots, 1), ("seed", seed, 0)):
         if value < least:
@@ -219,13 +232,17 @@ def draw(
     cast = read_cast()
     chosen = [cast.show(s) for s in shows] if shows else [s for s in cast.shows if s.source == "sandbox"]
     if foreign := [show.id for show in chosen if show.source != "sandbox"]:
-        raise CastmixError(f"{', '.join(foreign)}: the sandbox cannot draw this show, only its own")
+        own = ", ".join(show.id for show in cast.shows if show.source == "sandbox")
+        raise CastmixError(f"the sandbox cannot draw {', '.join(foreign)}: choose from its own shows, {own}")
     playing = {cast.find(name)[1].name for name in characters or []}
     paths = []
     for number, show in enumerate(chosen):
         people = [c for c in show.characters if not playing or c.name in playing]
         if not people:
-            raise CastmixError(f"nobody of {', '.join(sorted(playing))} plays in {show.id}")
+            known = ", ".join(c.name for c in show.characters)
+            raise CastmixError(
+                f"{show.id} has no character {', '.join(sorted(playing))}: its characters are {known}"
+            )
         for episode in range(episodes):
             path = Path(out) / show.id / f"{show.id}-{seed}-{episode + 1:02d}.mp4"
             if not path.exists():
@@ -235,19 +252,21 @@ def draw(
     return paths
 
 
-POSES = (
+REFERENCE_POSES = (
     ("stands still", 0.0),
     ("sways", 0.45),
     ("ducks", 0.5),
-)  # all of each fits, with a hat on
+)
+"""(action, time in seconds) of each reference image. The whole character is visible, including a hat."""
 
 
-def reference(show: Show, character: Character, number: int, side: int = 96) -> NDArray[np.uint8]:
-    """A picture (side, side, 3) of a character in the pose of that number, in a scene of its own show.
+def reference_image(show: Show, character: Character, number: int, side: int = 96) -> NDArray[np.uint8]:
+    """Draw reference image `number` of a character, (side, side, 3), in a scene of its show.
 
-    `character_data/references` holds three of each.
+    `number` is an index into `REFERENCE_POSES`. `character_data/references` holds all three of each
+    character.
     """
-    action, time = POSES[number]
+    action, time = REFERENCE_POSES[number]
     actor = world.Actor(
         world.look_of(character.look), action, show.style, 0.5, ground=0.95, size=0.33 if number else 0.3
     )

@@ -1,7 +1,7 @@
-"""The sandbox world: how creatures of certain looks, doing certain things in a scene, become a clip.
+"""Renders sandbox clips: creatures with given looks and actions in a scene.
 
-Who lives in it stands in `population` (the base model's) and `shows` (the named characters'), what they do in
-`actions`, and how things look in `paint` and `shapes`.
+`population` samples clips for pretraining the base model, `shows` draws episodes of the named characters,
+`actions` defines motion, and `paint`, `shapes` and `scenery` draw pixels.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.sandbox.world import paint, scenery
-from toolkit.sandbox.world.actions import ACTIONS, GIFT_ARRIVES, GIFT_LEAVES, ROLES, interaction
+from toolkit.sandbox.world.actions import ACTIONS, GIFT_ARRIVES, GIFT_LEAVES, ROLES, find_interaction
 
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 64, 96, 17, 8.0
-PERIOD = NUM_FRAMES / FPS  # seconds: one clip holds one turn of an action
+PERIOD = NUM_FRAMES / FPS  # seconds; one clip lasts one period of an action
 STYLES = ("cartoon", "realistic")
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What makes a creature recognisable: body, colour, pattern, accessory (values in `paint`)."""
+    """The appearance of a creature: body, colour, pattern, accessory. `shapes` lists the possible values."""
 
     body: str
     colour: str
@@ -33,8 +33,8 @@ class Look:
     accessory: str = "none"
 
     @property
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """Every pair of the three attributes that identify a named character."""
+    def identifying_pairs(self) -> frozenset[tuple[str, str]]:
+        """The three pairs of the attributes that identify a character: body, colour and accessory."""
         return frozenset(combinations((self.body, self.colour, self.accessory), 2))
 
 
@@ -42,7 +42,15 @@ class Look:
 class Actor:
     """One creature in a clip.
 
-    `x` and `ground` in picture heights, `size` its half height, `phase` in turns.
+    Attributes:
+        look: Its appearance.
+        action: Key of `actions.ACTIONS`.
+        style: "cartoon" or "realistic".
+        x: Horizontal position of its centre, in picture heights.
+        name: Name, "" for generic creatures.
+        ground: Vertical position of the ground that it stands on, in picture heights.
+        size: Half of its height, in picture heights.
+        phase: Offset of its action in time, in periods.
     """
 
     look: Look
@@ -57,28 +65,28 @@ class Actor:
 
 @dataclass(frozen=True)
 class Camera:
-    """How the view moves in one turn: `pan` to the right, in picture heights; `zoom`, how much closer."""
+    """Camera motion over one period: `pan` to the right in picture heights, and final `zoom` factor."""
 
     pan: float = 0.0
     zoom: float = 1.0
 
     def view(self, seconds: Array) -> tuple[Array, Array]:
-        """Where the view's middle has gone, in picture heights, and its scale, at the given times."""
+        """Return the offset of the view's centre, in picture heights, and the zoom at the given times."""
         p = np.clip(np.asarray(seconds, np.float32) / PERIOD, 0, 1)
         return self.pan * (p - 0.5), 1 + (self.zoom - 1) * p
 
 
-STILL = Camera()
-AXIS = 0.62  # the height about which the camera zooms
-GROWN = 0.27  # the half height of a creature alone; small ones take small steps
+STATIC_CAMERA = Camera()
+ZOOM_CENTRE_Y = 0.62  # height about which the camera zooms, in picture heights
+SOLO_SIZE = 0.27  # half height of a creature that is alone; smaller creatures take smaller steps
 
 
 def pose(actor: Actor, seconds: Array) -> dict[str, Array]:
-    """Per-frame pose of an actor at the given times; standing on its ground unless the action lifts it."""
+    """Return the pose of an actor at the given times, as arrays per frame."""
     p = (np.asarray(seconds, np.float32) / PERIOD + actor.phase).astype(np.float32)
     rest = {"dx": 0 * p, "dy": 0 * p, "rot": 0 * p, "sx": 1 + 0 * p, "sy": 1 + 0 * p, "step": 0 * p}
     move = rest | ACTIONS[actor.action](p)
-    reach = 1.0 if actor.action in ROLES else actor.size / GROWN
+    reach = 1.0 if actor.action in ROLES else actor.size / SOLO_SIZE
     return {
         "x": actor.x + reach * move["dx"],
         "y": actor.ground - actor.size * move["sy"] + reach * move["dy"],
@@ -87,18 +95,24 @@ def pose(actor: Actor, seconds: Array) -> dict[str, Array]:
     } | {key: move[key] for key in ("rot", "sx", "sy", "step")}
 
 
-def _seen(pose: Mapping[str, Array], centre: float, moved: Array, scale: Array) -> dict[str, Array]:
-    """A pose as the camera shows it."""
+def _apply_camera(pose: Mapping[str, Array], centre: float, offset: Array, scale: Array) -> dict[str, Array]:
+    """Transform a pose from world to camera coordinates."""
     x, y, ground = (
-        (pose["x"] - centre - moved) * scale + centre,
-        (pose["y"] - AXIS) * scale,
-        pose["ground"] - AXIS,
+        (pose["x"] - centre - offset) * scale + centre,
+        (pose["y"] - ZOOM_CENTRE_Y) * scale,
+        pose["ground"] - ZOOM_CENTRE_Y,
     )
-    return {**pose, "x": x, "y": y + AXIS, "ground": ground * scale + AXIS, "size": pose["size"] * scale}
+    return {
+        **pose,
+        "x": x,
+        "y": y + ZOOM_CENTRE_Y,
+        "ground": ground * scale + ZOOM_CENTRE_Y,
+        "size": pose["size"] * scale,
+    }
 
 
 def _gift(poses: Sequence[Mapping[str, Array]], roles: Sequence[str], seconds: Array) -> tuple[Array, Array]:
-    """Where the gift is: beside the giver, then on its way, then with the taker."""
+    """Return the gift's position (x, y): at the giver, in flight, then at the taker."""
     giver, taker = (poses[roles.index(r)] for r in ("hands over a gift", "takes the gift"))
     t = np.clip((seconds / PERIOD - GIFT_LEAVES) / (GIFT_ARRIVES - GIFT_LEAVES), 0, 1)
     side = np.sign(taker["x"] - giver["x"]) * giver["size"] * 1.05
@@ -115,53 +129,65 @@ def draw(
     height: int = HEIGHT,
     width: int = WIDTH,
     seed: int | None = None,
-    camera: Camera = STILL,
+    camera: Camera = STATIC_CAMERA,
     prop: str = "",
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draw a clip: frames (F, H, W, 3) uint8 and visible masks (len(actors), F, H, W).
+    """Draw a clip.
 
-    Later actors stand in front; who rides, in front of everybody. A `seed` varies sets and textures a little,
-    as no clip of the base model or of the shows does.
+    Args:
+        actors: The creatures. Later ones occlude earlier ones; a riding creature occludes all others.
+        scene: One of `scenery.SCENES`.
+        scene_style: "cartoon" or "realistic", for the scene; each actor has its own style.
+        seconds: Times of the frames. Default: NUM_FRAMES frames at FPS.
+        height: Height in pixels.
+        width: Width in pixels.
+        seed: If given, scene and texture vary a little. Pretraining clips and shows never use it.
+        camera: Camera motion.
+        prop: One of `scenery.PROPS`, or "".
+
+    Returns:
+        Frames (F, H, W, 3) uint8, and visible masks (len(actors), F, H, W).
     """
     times = (
         np.arange(NUM_FRAMES, dtype=np.float32) / FPS if seconds is None else np.asarray(seconds, np.float32)
     )
     rng = None if seed is None else np.random.default_rng(seed)
-    moved, scale = camera.view(times)
+    offset, scale = camera.view(times)
     texture = 1 + 0.08 * scenery.smooth_noise(rng or np.random.default_rng(0), height, width, 7)
-    image = scenery.scene(scene, scene_style, height, width, rng, prop, moved, scale, AXIS)
+    image = scenery.draw_scene(scene, scene_style, height, width, rng, prop, offset, scale, ZOOM_CENTRE_Y)
     masks = np.zeros((len(actors), *image.shape[:3]), np.bool_)
     roles, centre = [a.action for a in actors], width / height / 2
-    poses = [_seen(pose(a, times), centre, moved, scale) for a in actors]
+    poses = [_apply_camera(pose(a, times), centre, offset, scale) for a in actors]
     for i in sorted(range(len(actors)), key=lambda i: roles[i] == "rides on top"):
         look = {k: getattr(actors[i].look, k) for k in ("body", "colour", "pattern", "accessory")}
-        for start in range(0, len(times), 8):  # a few frames at a time stay in the processor's cache
+        for start in range(0, len(times), 8):  # a few frames at a time fit the CPU cache
             part = slice(start, start + 8)
             now = {k: v[part] for k, v in poses[i].items()}
-            mask = paint.creature(image[part], look, actors[i].style, now, height, texture)
+            mask = paint.draw_creature(image[part], look, actors[i].style, now, height, texture)
             if roles[i] == "hides":
-                now |= {"x": ((actors[i].x - centre - moved) * scale + centre)[part], "y": now["ground"]}
-                mask &= ~paint.thing(image[part], "planks", scene_style, now, height)
+                now |= {"x": ((actors[i].x - centre - offset) * scale + centre)[part], "y": now["ground"]}
+                mask &= ~paint.draw_prop(image[part], "planks", scene_style, now, height)
             masks[:, part] &= ~mask
             masks[i, part] = mask
-    if interaction(tuple(roles)) == "gift":
+    if find_interaction(tuple(roles)) == "gift":
         x, y = _gift(poses, roles, times)
         size = poses[0]["size"]
-        masks &= ~paint.thing(image, "gift", scene_style, {"x": x, "y": y, "size": size}, height)
+        masks &= ~paint.draw_prop(image, "gift", scene_style, {"x": x, "y": y, "size": size}, height)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), masks
 
 
-def place(actors: Sequence[Actor], rng: np.random.Generator) -> tuple[Actor, ...]:
-    """Stand actors side by side, the first one on the left, or as their interaction wants it.
+def arrange(actors: Sequence[Actor], rng: np.random.Generator) -> tuple[Actor, ...]:
+    """Place actors side by side, the first one on the left, or as their interaction requires.
 
-    Places and sizes vary little: every pixel of freedom costs the tiny base model training time.
+    Positions and sizes vary only a little, because more variation would lengthen the base model's
+    pretraining.
     """
     width, n = WIDTH / HEIGHT, len(actors)
-    size = (GROWN, 0.23, 0.185)[n - 1]
+    size = (SOLO_SIZE, 0.23, 0.185)[n - 1]
     xs = [width * (i + 0.5) / n for i in range(n)]
     ground = 0.88
     grounds = [ground] * n
-    played = interaction(tuple(a.action for a in actors))
+    played = find_interaction(tuple(a.action for a in actors))
     if played == "chase":
         size, xs = (0.2, [0.28, 0.8]) if n == 2 else (0.17, [0.2, 0.55, 0.92])
     elif played == "bump":
@@ -176,7 +202,11 @@ def place(actors: Sequence[Actor], rng: np.random.Generator) -> tuple[Actor, ...
 
 
 def look_of(mapping: Mapping[str, str]) -> Look:
-    """The look of a registry character. Raises ValueError on a value that the world cannot draw."""
+    """Return the look of a character of the cast registry.
+
+    Raises:
+        ValueError: The sandbox cannot draw one of the values.
+    """
     look = Look(**mapping)
     for key, known in (("body", paint.BODIES), ("colour", paint.COLOURS)):
         if getattr(look, key) not in known:
