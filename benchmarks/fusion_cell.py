@@ -10,15 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.footage import Data, copy_clips, make_clips, make_strangers
-from benchmarks.forms import noun
+from benchmarks.footage import Data, make_strangers
+from benchmarks.fusion_clips import Captions, Company, own_clips, pair_clips, written
 from benchmarks.lora_cell import Training, judge, train_lora
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import Caption, Clause, format, parse
 from toolkit.captions.prompt_files import Prompt
-from toolkit.footage.clips import read_clips, write_clip, write_index
 
 SOLO = Training(steps=150, lr=4e-3)
 """Of a LoRA of one character: it sees a quarter of the clips of one of four."""
@@ -36,14 +35,6 @@ Method = Literal[
     "gradient",
     "masked",
 ]
-
-
-Captions = Literal["grammar", "noun"]
-
-Company = bool | Literal["more alone"]
-
-MATES = {"Mimi": "Pixo", "Bruno": "Pixo", "Otto": "Greta"}
-"""Who keeps a character company in its clips: of its own show, and of no team."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +118,7 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
 def spoken(settings: Fusing, prompt: str, named: Sequence[str]) -> str:
     """The prompt as it is sampled; in prose those who are not named are described."""
     caption = parse(prompt, read_cast())
-    return _written(caption, settings.captions if named else "noun", named)
-
-
-def _written(caption: Caption, captions: Captions, named: Sequence[str]) -> str:
-    return noun(caption, named) if captions == "noun" else format(caption)
+    return written(caption, settings.captions if named else "noun", named)
 
 
 def questions(team: Sequence[str], single: int, together: int) -> list[Prompt]:
@@ -196,58 +183,6 @@ def _trained(
     }
     made = store.make("lora", settings, partial(train_lora, folders, strangers, training, seed))
     return made / "lora.safetensors"
-
-
-def own_clips(name: str, captions: Captions, company: Company, store: Store) -> Path:
-    """The clips that show one character, alone or beside its mate, with their cache.
-
-    In prose the mate is described: nobody is named but the character whose LoRA learns from them.
-    """
-    more = company == "more alone"
-    data = Data(characters=(name, MATES[name]), clips=16 if more else 8, pairs=8, composites=0)
-    folders, _ = make_clips(data, store)
-
-    def fill(path: Path) -> None:
-        cast = read_cast()
-        wanted = [{name}, {name, MATES[name]}] if company is True else [{name}]
-        chosen = [
-            clip
-            for clip in read_clips(folders[0])
-            if {clause.name for clause in parse(clip.text, cast).clauses} in wanted
-        ]
-        copy_clips(chosen, folders[0], path)
-        _write_captions(path, captions, [name])
-
-    settings = {"data": asdict(data), "name": name, "captions": captions, "company": company}
-    return store.make("own", settings, fill)
-
-
-def pair_clips(team: Sequence[str], captions: Captions, store: Store) -> Path:
-    """Composites of a team with their masks, cached: what gradient learns maps from."""
-
-    def fill(path: Path) -> None:
-        from toolkit.commands.composite import composite
-        from toolkit.commands.segment import segment
-        from toolkit.compositing.placement import Place
-
-        folders = [own_clips(name, "grammar", False, store) for name in team]
-        for folder in folders:
-            segment(folder, backend="truth")
-        composite(folders, path, kind="pairs", styles="any", count=24, place=Place(overlap=0.3), seed=0)
-        _write_captions(path, captions, team)
-
-    return store.make("pairs", {"team": list(team), "captions": captions}, fill)
-
-
-def _write_captions(folder: Path, captions: Captions, named: Sequence[str]) -> None:
-    """Captions as the study wants them, and their cache."""
-    from toolkit.commands.cache import cache
-
-    cast = read_cast()
-    for clip in read_clips(folder):
-        write_clip(folder, replace(clip, text=_written(parse(clip.text, cast), captions, named)))
-    write_index(folder)
-    cache(folder)
 
 
 def _sides(

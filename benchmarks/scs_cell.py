@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from benchmarks.forms import noun
 from benchmarks.fusion_cell import subject_lora
-from benchmarks.motion_cell import TRAITS, Imitation, Performance, Spoken, motion_lora, perform
+from benchmarks.motion_cell import Imitation, Spoken, motion_lora
+from benchmarks.motion_clips import TRAITS, Performance, perform
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.captions.cast import read_cast

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import fusion_cell, motion_cell, scs_cell
-from benchmarks.motion_cell import TRAITS, Imitation, perform
+from benchmarks.motion_cell import Imitation
+from benchmarks.motion_clips import TRAITS, perform, questions
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import parse, validate
 from toolkit.footage.video import write_video
@@ -33,7 +34,7 @@ def test_motions_are_asked_of_others_elsewhere(motion: str) -> None:
     assert motion in EXTRA_ACTIONS
     shown = perform(motion)
     assert shown == perform(motion)
-    prompts = motion_cell.questions(shown, 8, 4)
+    prompts = questions(shown, 8, 4)
     assert len({prompt.id for prompt in prompts}) == len({prompt.prompt for prompt in prompts}) == 12
     for prompt in prompts:
         wanted = asked(prompt.prompt, CAST)
@@ -48,7 +49,7 @@ def test_motions_are_asked_of_others_elsewhere(motion: str) -> None:
 
 def test_a_motion_that_is_carried_and_one_that_brings_its_looks_along(tmp_path: Path) -> None:
     shown = perform("drops from above")
-    (prompt,) = motion_cell.questions(shown, 1, 0)
+    (prompt,) = questions(shown, 1, 0)
     wanted = asked(prompt.prompt, CAST)
     said = {"pattern": "plain", "accessory": "none"} | dict(wanted.parts[0].look)
     right = film(tmp_path / "a.mp4", [Look(**said)], shown.motion, wanted.scene_style, wanted.scene)
