@@ -30,7 +30,7 @@ from toolkit.footage.clips import Clip  # noqa: E402
 from toolkit.footage.video import read_video, write_video  # noqa: E402
 from toolkit.sandbox.sam2_model.report import measure_reference, measure_sam2, table  # noqa: E402
 from toolkit.segmentation.interfaces import Options, Prompt  # noqa: E402
-from toolkit.segmentation.mask_iou import agreement, box_of  # noqa: E402
+from toolkit.segmentation.mask_iou import box_of, mean_j_and_f  # noqa: E402
 
 FPS = 8.0
 
@@ -59,7 +59,7 @@ def main() -> None:
             began = time.process_time()
             masks = follow(frames, truth[0], backend, args.checkpoint)
             took = (time.process_time() - began) / len(frames)
-            j, f = agreement(list(masks), list(truth))
+            j, f = mean_j_and_f(list(masks), list(truth))
             print(f"{folder.name}, {backend}: J {j:.2f}, F {f:.2f}, {took:.2f} s of CPU a frame", flush=True)
             if args.save:
                 _show(args.save / f"{folder.name}-{backend}.png", frames, masks, truth)
@@ -79,10 +79,10 @@ def follow(
         propagate = SEGMENTERS[backend](Options(checkpoint, None, None, read_cast(), None))
         masks = np.zeros(frames.shape[:3], np.uint8)
 
-        def put(frame: int, _: str, mask: NDArray[np.uint8]) -> None:
+        def store(frame: int, _: str, mask: NDArray[np.uint8]) -> None:
             masks[frame, : mask.shape[0], : mask.shape[1]] = mask
 
-        propagate(clip, {"it": Prompt(0, box)}, put)
+        propagate(clip, {"it": Prompt(0, box)}, store)
     return masks
 
 

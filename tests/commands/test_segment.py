@@ -19,12 +19,12 @@ from toolkit.commands.prepare import prepare
 from toolkit.commands.segment import DETECTORS, OVERLAYS, REJECTED, RUN, SEGMENTERS, segment
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip, read_clips, write_clip
-from toolkit.footage.frame_spool import Spool
+from toolkit.footage.disk_arrays import DiskArrays
 from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask, write_mask
 from toolkit.footage.video import probe
 from toolkit.sandbox.true_masks import true_mask
 from toolkit.sandbox.world import shows, world
-from toolkit.segmentation.interfaces import Detect, Options, Prompt, Propagate, Put
+from toolkit.segmentation.interfaces import Detect, Options, Prompt, Propagate, StoreMask
 from toolkit.segmentation.manual_prompts import read_prompts
 from toolkit.segmentation.mask_iou import box_of, region_iou
 from toolkit.segmentation.overlay import paint
@@ -147,11 +147,11 @@ def test_one_missing_mask_leaves_the_others_as_they_are(
 
         return find
 
-    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
         asked[-1][1].extend(prompts)
         for frame in range(clip.num_frames):
             for name in prompts:
-                put(frame, name, seen[frame])
+                store(frame, name, seen[frame])
 
     segment(folder, backend="truth")
     cross = read_clips(folder)[0]
@@ -246,13 +246,13 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
     seen: list[str] = []
 
     def fake(options: Options) -> Propagate:
-        def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+        def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
             seen.append(clip.id)
             if len(seen) == 2:
                 raise KeyboardInterrupt
             for frame in reversed(range(clip.num_frames)):
                 for name in prompts:
-                    put(frame, name, np.full((clip.height, clip.width), 255, np.uint8))
+                    store(frame, name, np.full((clip.height, clip.width), 255, np.uint8))
 
         return propagate
 
@@ -272,18 +272,18 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("frames", "shape", "problem"),
     [
-        (range(9), (64, 96), "8 frames, from 9 on, came back without a mask of Pixo"),
-        (range(17), (32, 96), r"a mask of Pixo is uint8 \(32, 96\), expected uint8 \(64, 96\)"),
-        (range(18), (64, 96), "a mask of Pixo in frame 17, where 17 frames were asked for"),
+        (range(9), (64, 96), "no mask of Pixo for 8 of 17 frames, the first is 9"),
+        (range(17), (32, 96), r"mask of Pixo is uint8 \(32, 96\), expected uint8 \(64, 96\)"),
+        (range(18), (64, 96), "a mask of Pixo in frame 17; expected Pixo, Mimi in frames 0 to 16"),
     ],
 )
 def test_a_backend_that_gives_something_else_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, frames: range, shape: tuple[int, int], problem: str
 ) -> None:
-    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
         for frame in frames:
             for name in prompts:
-                put(frame, name, np.zeros(shape, np.uint8))
+                store(frame, name, np.zeros(shape, np.uint8))
 
     monkeypatch.setitem(SEGMENTERS, "fake", lambda options: propagate)  # type: ignore[arg-type]
     monkeypatch.setitem(DETECTORS, "fake", fake_detect)  # type: ignore[arg-type]
@@ -344,12 +344,12 @@ def test_prompts_say_what_they_mean(folder: Path) -> None:
 
     assert found(rows[0]) == {"Pixo": prompt}
     assert found(rows[0], CAST.find("Mimi")[1]) == {}
-    with pytest.raises(CastmixError, match="frame 17, but it has frames 0 to 16"):
+    with pytest.raises(CastmixError, match="frame is 17, expected 0 to 16"):
         found(rows[1])
     assert found(rows[2])["Pixo"].box == (90, 2, 95, 4)
-    with pytest.raises(CastmixError, match=r"covers nothing, the clip is 96x64"):
+    with pytest.raises(CastmixError, match=r"is empty or outside the picture, the clip is 96x64"):
         found(rows[3])
-    with pytest.raises(CastmixError, match="at least one point must lie on the character"):
+    with pytest.raises(CastmixError, match="at least one point must be on the character"):
         found(rows[4])
 
 
@@ -366,16 +366,16 @@ def test_look_alikes_that_swap_are_refused(walks: Path) -> None:
     )
 
 
-def test_spool_and_paint() -> None:
+def test_disk_arrays_and_paint() -> None:
     arrays = np.random.default_rng(0).integers(0, 256, (3, 5, 7)).astype(np.uint8)
-    with Spool() as spool:
+    with DiskArrays() as stored:
         for number in (2, 0, 1):
-            spool.put(number, arrays[number])
-        spool.put(0, arrays[2])
-        assert 1 in spool
-        assert 3 not in spool
-        np.testing.assert_array_equal(spool.get(1), arrays[1])
-        np.testing.assert_array_equal(spool.get(0), arrays[2])
+            stored.put(number, arrays[number])
+        stored.put(0, arrays[2])
+        assert 1 in stored
+        assert 3 not in stored
+        np.testing.assert_array_equal(stored.get(1), arrays[1])
+        np.testing.assert_array_equal(stored.get(0), arrays[2])
     picture = np.full((60, 80, 3), 100, np.uint8)
     mask = np.zeros((60, 80), np.uint8)
     mask[30:50, 20:60] = 255

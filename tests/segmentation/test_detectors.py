@@ -27,11 +27,18 @@ from toolkit.footage.clips import Clip
 from toolkit.footage.video import write_video
 from toolkit.sandbox.sam2_model.network import new_sam2
 from toolkit.segmentation import detectors as module
-from toolkit.segmentation import reference_matching as likeness
-from toolkit.segmentation.box_matching import Found, assign, best_prompts, box_iou, merge, sampled
-from toolkit.segmentation.detectors import describe, load_detector, reference
+from toolkit.segmentation import reference_matching
+from toolkit.segmentation.box_matching import (
+    Detections,
+    assign,
+    best_prompts,
+    box_iou,
+    merge_duplicates,
+    sampled_frames,
+)
+from toolkit.segmentation.detectors import description_detector, load_detector, reference_detector
 from toolkit.segmentation.interfaces import Options
-from toolkit.segmentation.reference_matching import alike, character_mask
+from toolkit.segmentation.reference_matching import character_mask, similarity
 
 WORDS = ["a", "red", "blue", "star", "ball", "with", "hat", ","]
 
@@ -67,27 +74,27 @@ def test_assignment_is_the_best_of_all_there_are() -> None:
 
 def test_one_box_is_never_two_characters() -> None:
     twins = np.asarray([[0, 0, 10, 10], [0.4, 0, 10.2, 10], [20, 0, 30, 10]], np.float64)
-    found = merge(Found(twins, np.asarray([[0.9, 0.2], [0.3, 0.8], [0.1, 0.5]])))
+    found = merge_duplicates(Detections(twins, np.asarray([[0.9, 0.2], [0.3, 0.8], [0.1, 0.5]])))
     assert len(found.boxes) == 2
     assert found.scores[0].tolist() == [0.9, 0.8]
     prompts = best_prompts(["Pixo", "Mimi"], [(3, found)], 0.2)
     assert prompts["Pixo"].box == (0, 0, 10, 10)
     assert prompts["Mimi"].box == (20, 0, 30, 10)
-    alone = Found(twins[:1], np.asarray([[0.9, 0.8]]))
+    alone = Detections(twins[:1], np.asarray([[0.9, 0.8]]))
     assert set(best_prompts(["Pixo", "Mimi"], [(0, alone)], 0.2)) == {"Pixo"}
 
 
 def test_the_best_frame_of_each_character_counts_and_who_is_not_found_is_left_out() -> None:
     box = np.asarray([[0, 0, 10, 10], [20, 0, 30, 10]], np.float64)
     seen = [
-        (0, Found(box, np.asarray([[0.5, 0], [0, 0.4]]))),
-        (7, Found(box, np.asarray([[0.4, 0], [0, 0.9]]))),
+        (0, Detections(box, np.asarray([[0.5, 0], [0, 0.4]]))),
+        (7, Detections(box, np.asarray([[0.4, 0], [0, 0.9]]))),
     ]
     prompts = best_prompts(["Pixo", "Mimi"], seen, 0.3)
     assert (prompts["Pixo"].frame, prompts["Mimi"].frame) == (0, 7)
     assert prompts["Mimi"].score == pytest.approx(0.9)
     assert set(best_prompts(["Pixo", "Mimi"], seen, 0.6)) == {"Mimi"}
-    assert best_prompts(["Pixo"], [(0, Found(np.zeros((0, 4)), np.zeros((0, 1))))], 0.1) == {}
+    assert best_prompts(["Pixo"], [(0, Detections(np.zeros((0, 4)), np.zeros((0, 1))))], 0.1) == {}
 
 
 def test_overlap_of_boxes() -> None:
@@ -99,12 +106,12 @@ def test_overlap_of_boxes() -> None:
 
 
 def test_sampled_frames_are_spread_over_the_clip(clip: Clip) -> None:
-    assert [number for number, _ in sampled(clip, 5)] == [0, 2, 4, 6, 8]
-    assert [number for number, _ in sampled(clip, 99)] == list(range(9))
+    assert [number for number, _ in sampled_frames(clip, 5)] == [0, 2, 4, 6, 8]
+    assert [number for number, _ in sampled_frames(clip, 99)] == list(range(9))
     from dataclasses import replace
 
-    with pytest.raises(CastmixError, match="has 9 frames that can be read, its json says 12"):
-        list(sampled(replace(clip, num_frames=12)))
+    with pytest.raises(CastmixError, match="has 9 readable frames, its json says 12"):
+        list(sampled_frames(replace(clip, num_frames=12)))
 
 
 @pytest.fixture(scope="module")
@@ -196,27 +203,27 @@ def test_owl_sees_a_frame_in_a_square(owl: Path) -> None:
 def test_describe_gives_each_character_a_box_of_its_own(
     owl: Path, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.LEAST, "owlv2", 0.0)
+    monkeypatch.setitem(module.MIN_SCORE, "owlv2", 0.0)
     cast = [Character("Pixo", description="a red star"), Character("Mimi", description="a blue ball")]
-    prompts = describe(options(detector=str(owl)))(clip, cast)
+    prompts = description_detector(options(detector=str(owl)))(clip, cast)
     assert set(prompts) == {"Pixo", "Mimi"}
     if prompts["Pixo"].frame == prompts["Mimi"].frame:
         assert prompts["Pixo"].box != prompts["Mimi"].box
-    assert describe(options(detector=str(owl)))(clip, []) == {}
+    assert description_detector(options(detector=str(owl)))(clip, []) == {}
     with pytest.raises(CastmixError, match="Nilo has no description"):
-        describe(options(detector=str(owl)))(clip, [Character("Nilo")])
+        description_detector(options(detector=str(owl)))(clip, [Character("Nilo")])
 
 
 def test_detectors_that_cannot_be_used_say_what_to_do(
     dino: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CastmixError, match="hf download nobody/nothing"):
-        describe(options(detector="nobody/nothing"))
+        description_detector(options(detector="nobody/nothing"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(CastmixError, match="is a bert model: expected one of grounding-dino, owlv2"):
-        describe(options(detector=str(tmp_path)))
+        description_detector(options(detector=str(tmp_path)))
     look, _ = load_detector(str(dino), "cpu")
-    with pytest.raises(CastmixError, match="32 fit: shorten them"):
+    with pytest.raises(CastmixError, match="limit 32: shorten them"):
         look(np.zeros((48, 64, 3), np.uint8), ["a red star with a red hat"] * 6)
 
 
@@ -238,9 +245,9 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
             found.append(apart < 40)
         return found
 
-    monkeypatch.setattr(likeness, "load_sam2", lambda *given: None)
-    monkeypatch.setattr(likeness, "_features", features)
-    monkeypatch.setattr(likeness, "_masks", masks)
+    monkeypatch.setattr(reference_matching, "load_sam2", lambda *given: None)
+    monkeypatch.setattr(reference_matching, "_features", features)
+    monkeypatch.setattr(reference_matching, "_masks", masks)
 
 
 def picture(folder: Path, name: str, colour: tuple[int, int, int], transparent: bool) -> Path:
@@ -258,36 +265,36 @@ def test_reference_finds_who_is_in_the_pictures(clip: Clip, tmp_path: Path) -> N
     blue = picture(tmp_path, "blue.png", (40, 85, 225), transparent=False)
     green = picture(tmp_path, "green.png", (30, 200, 60), transparent=True)
     cast = [Character("Pixo", references=(red,)), Character("Mimi", references=(blue,))]
-    prompts = reference(options())(clip, cast)
+    prompts = reference_detector(options())(clip, cast)
     assert prompts["Pixo"].box == pytest.approx((6, 10, 26, 34), abs=2)
     assert prompts["Mimi"].box == pytest.approx((38, 14, 58, 38), abs=2)
     assert prompts["Mimi"].frame >= 4  # before, it is not there
-    with_other = reference(options())(clip, [*cast, Character("Nilo", references=(green,))])
+    with_other = reference_detector(options())(clip, [*cast, Character("Nilo", references=(green,))])
     assert set(with_other) == {"Pixo", "Mimi"}  # nobody green is to be seen
-    assert reference(options())(clip, []) == {}
+    assert reference_detector(options())(clip, []) == {}
     with pytest.raises(CastmixError, match="Olga has no reference pictures"):
-        reference(options())(clip, [Character("Olga")])
+        reference_detector(options())(clip, [Character("Olga")])
 
 
 def test_likeness_is_one_for_the_same_and_small_for_what_is_common() -> None:
     samples = np.asarray([[3.0, 0.0], [0.0, 4.0]])
-    assert alike(samples[0], samples[:1]) == pytest.approx(1)
-    assert alike(7 * samples[0], samples[:1]) == pytest.approx(1)
-    assert alike(-samples[0], samples[:1]) == pytest.approx(-1)
-    assert alike(0.1 * samples[0], samples[:1]) == pytest.approx(0.1)
-    assert alike(samples, samples).tolist() == pytest.approx([0.5, 0.5])
-    assert alike(np.zeros((2, 5, 2)), samples).shape == (2, 5)
+    assert similarity(samples[0], samples[:1]) == pytest.approx(1)
+    assert similarity(7 * samples[0], samples[:1]) == pytest.approx(1)
+    assert similarity(-samples[0], samples[:1]) == pytest.approx(-1)
+    assert similarity(0.1 * samples[0], samples[:1]) == pytest.approx(0.1)
+    assert similarity(samples, samples).tolist() == pytest.approx([0.5, 0.5])
+    assert similarity(np.zeros((2, 5, 2)), samples).shape == (2, 5)
 
 
 @pytest.mark.usefixtures("colours")
 def test_pictures_that_cannot_be_read_are_named(clip: Clip, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(CastmixError, match=r"broken\.png: cannot be read"):
-        reference(options())(clip, [Character("Pixo", references=(tmp_path / "broken.png",))])
+        reference_detector(options())(clip, [Character("Pixo", references=(tmp_path / "broken.png",))])
     empty = np.zeros((20, 20, 4), np.uint8)
     Image.fromarray(empty).save(tmp_path / "empty.png")
     with pytest.raises(CastmixError, match=r"empty\.png: no character found"):
-        reference(options())(clip, [Character("Pixo", references=(tmp_path / "empty.png",))])
+        reference_detector(options())(clip, [Character("Pixo", references=(tmp_path / "empty.png",))])
 
 
 @pytest.mark.usefixtures("colours")
@@ -308,9 +315,11 @@ def test_reference_runs_on_a_real_sam2(clip: Clip, tmp_path: Path, monkeypatch: 
     with torch.no_grad():
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(9.0)
     model.save_pretrained(tmp_path / "sam2")
-    monkeypatch.setattr(likeness, "LEAST", -1.0)
+    monkeypatch.setattr(reference_matching, "MIN_SIMILARITY", -1.0)
     red = picture(tmp_path, "red.png", (225, 45, 40), transparent=True)
-    prompts = reference(options(str(tmp_path / "sam2")))(clip, [Character("Pixo", references=(red,))])
+    prompts = reference_detector(options(str(tmp_path / "sam2")))(
+        clip, [Character("Pixo", references=(red,))]
+    )
     for prompt in prompts.values():
         assert prompt.box is not None
         left, top, right, bottom = prompt.box

@@ -12,9 +12,9 @@ from toolkit.captions.cast import read_cast
 from toolkit.footage.clips import Clip
 from toolkit.footage.video import write_video
 from toolkit.segmentation.interfaces import Options, Prompt
-from toolkit.segmentation.mask_iou import agreement, box_of, region_iou
-from toolkit.segmentation.motion_cues import looks_of, motion, neighbours
-from toolkit.segmentation.optical_flow_tracker import carry, follow
+from toolkit.segmentation.mask_iou import box_of, mean_j_and_f, region_iou
+from toolkit.segmentation.motion_cues import colour_model, neighbour_frames, relative_motion
+from toolkit.segmentation.optical_flow_tracker import optical_flow_tracker, track
 
 H, W = 96, 144
 Frames = NDArray[np.uint8]
@@ -41,7 +41,7 @@ def scene(path: list[tuple[float, float]], pan: float = 0.0) -> tuple[Frames, ND
 
 
 def masks_of(frames: Frames, prompt: Prompt) -> NDArray[np.bool_]:
-    got = dict(follow(frames.__getitem__, len(frames), prompt))
+    got = dict(track(frames.__getitem__, len(frames), prompt))
     assert sorted(got) == list(range(len(frames)))
     return np.stack([got[number] > 0.5 for number in range(len(frames))])
 
@@ -50,7 +50,7 @@ def masks_of(frames: Frames, prompt: Prompt) -> NDArray[np.bool_]:
 def test_a_ball_is_followed_both_ways(pan: float) -> None:
     frames, truth = scene([(30 + 6 * t, 48 + 10 * np.sin(t)) for t in range(10)], pan)
     got = masks_of(frames, Prompt(4, box_of(truth[4])))
-    j, f = agreement(list(got), list(truth))
+    j, f = mean_j_and_f(list(got), list(truth))
     assert j > 0.85
     assert f > 0.85
     np.testing.assert_array_equal(got, masks_of(frames, Prompt(4, box_of(truth[4]))))
@@ -64,7 +64,7 @@ def test_who_stands_still_is_cut_out_by_colour() -> None:
 def test_points_are_enough() -> None:
     frames, truth = scene([(60 + 5 * t, 48) for t in range(4)])
     points = ((60.0, 48.0, True), (56.0, 42.0, True), (100.0, 20.0, False))
-    assert agreement(list(masks_of(frames, Prompt(0, points=points))), list(truth))[0] > 0.6
+    assert mean_j_and_f(list(masks_of(frames, Prompt(0, points=points))), list(truth))[0] > 0.6
 
 
 def test_leaving_is_noticed_and_coming_back_too() -> None:
@@ -88,23 +88,23 @@ def test_a_ball_of_another_colour_is_not_taken_for_the_lost_one() -> None:
 
 
 def test_cues() -> None:
-    assert neighbours(0, 5) == [1, 2]
-    assert neighbours(2, 5) == [1, 3]
-    assert neighbours(4, 5) == [2, 3]
-    assert neighbours(0, 2) == [1]
-    assert neighbours(0, 1) == []
+    assert neighbour_frames(0, 5) == [1, 2]
+    assert neighbour_frames(2, 5) == [1, 3]
+    assert neighbour_frames(4, 5) == [2, 3]
+    assert neighbour_frames(0, 2) == [1]
+    assert neighbour_frames(0, 1) == []
     y, x = np.mgrid[:40, :60].astype(np.float32)
     turning = np.stack([0.02 * y + 1, 0.01 * x - 2], -1)  # a camera's own movement is no movement
     turning[10:20, 10:20] += (3, 4)
     outside = np.ones((40, 60), bool)
     outside[8:22, 8:22] = False
-    moves = motion([turning], outside)
+    moves = relative_motion([turning], outside)
     assert moves[outside].max() < 0.01
     np.testing.assert_allclose(moves[10:20, 10:20], 5, atol=0.01)
     frames, truth = scene([(70, 48)])
-    looks = looks_of(frames[0], truth[0])
-    assert looks.fit > 0.9
-    assert looks.area == truth[0].sum()
+    model = colour_model(frames[0], truth[0])
+    assert model.fit > 0.9
+    assert model.area == truth[0].sum()
 
 
 def test_masks_come_in_the_clips_size(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_masks_come_in_the_clips_size(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", frames, 8)
     clip = Clip(tmp_path / "a.mp4", "", "a.mp4", 0, 0.25, 8.0, 3, W, H, 0)
     got: dict[tuple[int, str], NDArray[np.uint8]] = {}
-    propagate = carry(Options("", None, None, read_cast()))
+    propagate = optical_flow_tracker(Options("", None, None, read_cast()))
     propagate(
         clip, {"Pixo": Prompt(1, box_of(truth[1]))}, lambda t, name, mask: got.update({(t, name): mask})
     )
@@ -137,4 +137,4 @@ def test_a_real_car_for_eight_frames(footage: Path) -> None:
     ]
     frames, truth = (np.stack(part) for part in zip(*shrunk, strict=True))
     got = masks_of(frames, Prompt(0, box_of(truth[0] >= 128)))
-    assert agreement(list(got), list(truth))[0] > 0.7
+    assert mean_j_and_f(list(got), list(truth))[0] > 0.7

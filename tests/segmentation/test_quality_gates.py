@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolkit.segmentation.mask_iou import agreement, boundary_f, box_of, region_iou
-from toolkit.segmentation.quality_gates import Gates, judge, measure_quality
+from toolkit.segmentation.mask_iou import boundary_f, box_of, mean_j_and_f, region_iou
+from toolkit.segmentation.quality_gates import Gates, failed_gates, measure_quality
 
 H, W, F = 48, 72, 12
 Bools = NDArray[np.bool_]
@@ -32,7 +32,7 @@ def quality_of(masks: Bools) -> dict[str, float]:
 
 def test_a_clean_walk_passes_every_gate() -> None:
     quality = quality_of(walk())
-    assert judge(quality, Gates()) == []
+    assert failed_gates(quality, Gates()) == []
     assert quality["iou"] == pytest.approx(1, abs=0.02)
     assert quality["flicker"] == quality["lost"] == quality["border"] == quality["shared"] == 0
     assert quality["jump"] == pytest.approx(3 / np.sqrt(disc(20).sum()), rel=0.02)
@@ -102,14 +102,14 @@ def nobody(masks: Bools) -> Bools:
     ],
 )
 def test_each_corruption_breaks_its_gates(change: Callable[[Bools], Bools], broken: set[str]) -> None:
-    reasons = judge(quality_of(change(walk())), Gates())
+    reasons = failed_gates(quality_of(change(walk())), Gates())
     assert {reason.partition(" ")[0] for reason in reasons} >= broken, reasons
 
 
 def test_a_reason_has_both_numbers_and_a_gate_can_be_opened() -> None:
     quality = quality_of(hop(walk()))
-    assert judge(quality, Gates()) == [f"jump {quality['jump']:g} is above 0.75"]
-    assert judge(quality, dataclasses.replace(Gates(), max_jump=quality["jump"])) == []
+    assert failed_gates(quality, Gates()) == [f"jump {quality['jump']:g} is above 0.75"]
+    assert failed_gates(quality, dataclasses.replace(Gates(), max_jump=quality["jump"])) == []
 
 
 def test_leaving_through_an_edge_is_not_vanishing() -> None:
@@ -126,7 +126,7 @@ def test_two_masks_on_one_creature_are_told() -> None:
     assert 0 < crossing["Pixo"]["shared"] < 0.5
     stuck = np.concatenate([left[:7], right[7:]])
     both = measure_quality({"Pixo": a, "Mimi": b} for a, b in zip(stuck, right, strict=True))
-    assert any(reason.startswith("shared") for reason in judge(both["Pixo"], Gates()))
+    assert any(reason.startswith("shared") for reason in failed_gates(both["Pixo"], Gates()))
 
 
 def test_region_and_boundary() -> None:
@@ -153,4 +153,4 @@ def test_the_boundary_forgives_less_than_a_hundredth_of_the_diagonal() -> None:
     assert boundary_f(bar, near) == 1
     assert boundary_f(bar, far) == 0
     assert boundary_f(bar, far, tolerance=0.02) == 1
-    assert agreement([bar, bar], [bar, near]) == (pytest.approx((1 + 30 / 31) / 2), 1)
+    assert mean_j_and_f([bar, bar], [bar, near]) == (pytest.approx((1 + 30 / 31) / 2), 1)

@@ -23,7 +23,7 @@ from toolkit.sandbox.sam2_model.rollout import Asked, encode, follow
 from toolkit.segmentation import sam2 as backend
 from toolkit.segmentation import sam2_package
 from toolkit.segmentation.interfaces import Options, Prompt
-from toolkit.segmentation.sam2 import Track, load_sam2, propagator, sam2, to_mask, to_pixels
+from toolkit.segmentation.sam2 import Track, load_sam2, sam2_tracker, to_mask, to_pixels, tracker_with
 
 FRAMES, HEIGHT, WIDTH = 22, 32, 48
 PROMPTS = {"Pixo": Prompt(5, (4.0, 6.0, 20.0, 24.0)), "Mimi": Prompt(9, points=((30.0, 16.0, True),))}
@@ -94,7 +94,7 @@ def test_streaming_in_both_directions_equals_a_run_with_everything_in_memory(
     model: Sam2VideoModel, clip: Clip
 ) -> None:
     kept = Kept()
-    propagator(model)(clip, PROMPTS, kept.put)
+    tracker_with(model)(clip, PROMPTS, kept.put)
     assert set(kept) == {(name, frame) for name in PROMPTS for frame in range(FRAMES)}
     for name, prompt in PROMPTS.items():
         truth = all_in_memory(model, clip, prompt)
@@ -110,7 +110,7 @@ def test_what_a_session_keeps_does_not_grow_with_the_clip(model: Sam2VideoModel,
     stored: list[int] = []
     numbers: list[int] = []
 
-    def watch(tracks: Sequence[Track]) -> None:
+    def after_frame(tracks: Sequence[Track]) -> None:
         for track in tracks:
             known = track.session.output_dict_per_obj[0]
             outputs = [*known["non_cond_frame_outputs"].values(), *known["cond_frame_outputs"].values()]
@@ -124,7 +124,7 @@ def test_what_a_session_keeps_does_not_grow_with_the_clip(model: Sam2VideoModel,
         )
 
     prompts = {"Pixo": Prompt(0, (4.0, 6.0, 20.0, 24.0))}
-    propagator(model, watch)(clip, prompts, Kept().put)
+    tracker_with(model, after_frame)(clip, prompts, Kept().put)
     reach = max(model.config.num_maskmem, model.config.max_object_pointers_in_encoder)
     assert max(numbers) <= 2 * reach
     # once both ends are full, not a number more is kept, though the clip goes on
@@ -133,10 +133,10 @@ def test_what_a_session_keeps_does_not_grow_with_the_clip(model: Sam2VideoModel,
 
 
 def test_a_present_frame_is_all_that_is_at_hand() -> None:
-    frames = backend.Present(5, 2, torch.zeros(3, 4, 4))
+    frames = backend.CurrentFrame(5, 2, torch.zeros(3, 4, 4))
     assert len(frames) == 5
     assert frames[2].shape == (3, 4, 4)
-    with pytest.raises(KeyError, match="frame 1 is not at hand"):
+    with pytest.raises(KeyError, match="frame 1 is not loaded"):
         frames[1]
 
 
@@ -174,7 +174,7 @@ def test_a_saved_model_in_16_bits_is_found_again(model: Sam2VideoModel, clip: Cl
     for key, value in loaded.state_dict().items():
         assert torch.allclose(value, model.state_dict()[key], atol=2e-3, rtol=2e-3), key
     kept = Kept()
-    sam2(options(str(tmp_path / "half")))(clip, PROMPTS, kept.put)
+    sam2_tracker(options(str(tmp_path / "half")))(clip, PROMPTS, kept.put)
     assert len(kept) == 2 * FRAMES
 
 
@@ -183,34 +183,30 @@ def test_checkpoints_that_cannot_be_used_say_what_to_do(
 ) -> None:
     monkeypatch.setattr(backend, "SANDBOX", tmp_path / "sandbox")
     with pytest.raises(CastmixError, match="castmix sandbox pretrain-sam2"):
-        sam2(options("sandbox"))
+        sam2_tracker(options("sandbox"))
     with pytest.raises(CastmixError, match="hf download nobody/nothing"):
-        sam2(options("nobody/nothing"))
+        sam2_tracker(options("nobody/nothing"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(CastmixError, match="is a bert model: expected SAM 2"):
-        sam2(options(str(tmp_path / "other")))
+        sam2_tracker(options(str(tmp_path / "other")))
     Sam2VideoConfig().save_pretrained(tmp_path / "empty")
     with pytest.raises(CastmixError, match="cannot be loaded"):
-        sam2(options(str(tmp_path / "empty")))
+        sam2_tracker(options(str(tmp_path / "empty")))
 
 
 def test_a_prompt_outside_and_a_clip_of_another_length_are_errors(model: Sam2VideoModel, clip: Clip) -> None:
     from dataclasses import replace
 
-    with pytest.raises(
-        CastmixError, match=f"Pixo is in frame {FRAMES}, but there are frames 0 to {FRAMES - 1}"
-    ):
-        propagator(model)(clip, {"Pixo": Prompt(FRAMES, (0, 0, 5, 5))}, Kept().put)
+    with pytest.raises(CastmixError, match=f"Pixo is in frame {FRAMES}, expected 0 to {FRAMES - 1}"):
+        tracker_with(model)(clip, {"Pixo": Prompt(FRAMES, (0, 0, 5, 5))}, Kept().put)
     with pytest.raises(CastmixError, match="neither a box nor points"):
-        propagator(model)(clip, {"Pixo": Prompt(0)}, Kept().put)
+        tracker_with(model)(clip, {"Pixo": Prompt(0)}, Kept().put)
     longer = replace(clip, num_frames=FRAMES + 3)
-    with pytest.raises(
-        CastmixError, match=f"has {FRAMES} frames that can be read, its json says {FRAMES + 3}"
-    ):
-        propagator(model)(longer, {"Pixo": Prompt(FRAMES - 1, (0, 0, 5, 5))}, Kept().put)
+    with pytest.raises(CastmixError, match=f"has {FRAMES} readable frames, its json says {FRAMES + 3}"):
+        tracker_with(model)(longer, {"Pixo": Prompt(FRAMES - 1, (0, 0, 5, 5))}, Kept().put)
     kept = Kept()
-    propagator(model)(clip, {}, kept.put)
+    tracker_with(model)(clip, {}, kept.put)
     assert not kept
 
 
@@ -246,9 +242,9 @@ class FakePredictor:
 def test_the_package_goes_a_long_way_in_parts(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakePredictor()
     monkeypatch.setattr(sam2_package, "load_predictor", lambda options: fake)
-    monkeypatch.setattr(sam2_package, "PART", 6)
+    monkeypatch.setattr(sam2_package, "CHUNK", 6)
     kept = Kept()
-    sam2_package.sam2_package(options("x"))(clip, {"Pixo": PROMPTS["Pixo"]}, kept.put)
+    sam2_package.sam2_package_tracker(options("x"))(clip, {"Pixo": PROMPTS["Pixo"]}, kept.put)
     frames = read_video(clip.path)[0]
     assert set(kept) == {("Pixo", frame) for frame in range(FRAMES)}
     for (_, number), mask in kept.items():  # every mask is that of its own frame
@@ -263,7 +259,7 @@ def test_the_package_goes_a_long_way_in_parts(clip: Clip, monkeypatch: pytest.Mo
 def test_without_the_package_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sam2", None)
     with pytest.raises(CastmixError, match="pip install --no-build-isolation --no-deps"):
-        sam2_package.sam2_package(options("facebook/sam2.1-hiera-tiny"))
+        sam2_package.sam2_package_tracker(options("facebook/sam2.1-hiera-tiny"))
 
 
 def test_the_package_names_the_models_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:

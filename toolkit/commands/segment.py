@@ -26,10 +26,10 @@ from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 from toolkit.footage.masks import mask_path
 from toolkit.sandbox.true_masks import true_box, truth
 from toolkit.segmentation.interfaces import Detect, Options, Propagate
-from toolkit.segmentation.manual_prompts import given
-from toolkit.segmentation.optical_flow_tracker import carry
-from toolkit.segmentation.quality_gates import Gates, is_struck, with_verdict
-from toolkit.segmentation.write_masks import make_masks
+from toolkit.segmentation.manual_prompts import manual_detector
+from toolkit.segmentation.optical_flow_tracker import optical_flow_tracker
+from toolkit.segmentation.quality_gates import Gates, is_struck_out, with_acceptance
+from toolkit.segmentation.write_masks import write_masks
 
 REJECTED = "rejected_masks.jsonl"
 RUN = "segment.run.yaml"
@@ -181,17 +181,17 @@ def _carry_out(
             prompts = {name: found[name] for name in plan.missing if name in found}
             if prompts:
                 there = {
-                    name: mask_path(clip, name) for name, record in masks.items() if not is_struck(record)
+                    name: mask_path(clip, name) for name, record in masks.items() if not is_struck_out(record)
                 }
                 overlay = folder / OVERLAYS / f"{clip.id}.mp4"
-                made = make_masks(clip, prompts, tools.propagate, overlay, there)
+                made = write_masks(clip, prompts, tools.propagate, overlay, there)
                 how = {"backend": tools.backend, "detector": tools.detector}
                 masks |= {name: how | record for name, record in made.items()}
             lost = [name for name in plan.missing if name not in found]
             rows += [_row(clip, name, [f"not found by {tools.detector}"]) for name in lost]
         except CastmixError as error:
             rows += [_row(clip, name, [str(error)]) for name in plan.missing]
-    masks = {name: with_verdict(record, gates) for name, record in masks.items()}
+    masks = {name: with_acceptance(record, gates) for name, record in masks.items()}
     for name, record in masks.items():
         if not record["accepted"]:
             reasons = record["reasons"] or ["struck out by hand"]
@@ -243,39 +243,39 @@ def _choose(
 
 
 def _sam2(options: Options) -> Propagate:
-    from toolkit.segmentation.sam2 import sam2
+    from toolkit.segmentation.sam2 import sam2_tracker
 
-    return sam2(options)
+    return sam2_tracker(options)
 
 
 def _sam2_package(options: Options) -> Propagate:
-    from toolkit.segmentation.sam2_package import sam2_package
+    from toolkit.segmentation.sam2_package import sam2_package_tracker
 
-    return sam2_package(options)
+    return sam2_package_tracker(options)
 
 
 def _describe(options: Options) -> Detect:
-    from toolkit.segmentation.detectors import describe
+    from toolkit.segmentation.detectors import description_detector
 
-    return describe(options)
+    return description_detector(options)
 
 
 def _reference(options: Options) -> Detect:
-    from toolkit.segmentation.detectors import reference
+    from toolkit.segmentation.detectors import reference_detector
 
-    return reference(options)
+    return reference_detector(options)
 
 
 # Add a backend or a detector here: its name → a function of the options.
 SEGMENTERS: Mapping[str, Callable[[Options], Propagate]] = {
     "sam2": _sam2,
     "sam2-package": _sam2_package,
-    "carry": carry,
+    "carry": optical_flow_tracker,
     "truth": truth,
 }
 DETECTORS: Mapping[str, Callable[[Options], Detect]] = {
     "reference": _reference,
     "describe": _describe,
-    "given": given,
+    "given": manual_detector,
     "truth": true_box,
 }

@@ -17,7 +17,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file, write_atomic
 from toolkit.core.progress import track
 from toolkit.footage.clips import Clip, write_clip
-from toolkit.footage.frame_spool import Spool
+from toolkit.footage.disk_arrays import DiskArrays
 from toolkit.footage.masks import mask_path, write_mask
 from toolkit.footage.video import write_video
 
@@ -95,7 +95,7 @@ def write_composite(row: Row, out: Path) -> Path:
 
 def _write_with_masks(row: Row, clip: Clip) -> dict[str, Any]:
     """Write a clip and the masks of its pasted characters; returns the mask records for its json."""
-    with Spool() as alphas:
+    with DiskArrays() as alphas:
 
         def pictures() -> Iterator[Picture]:
             for number, frame in enumerate(render(row, masks=True)):

@@ -13,17 +13,17 @@ from toolkit.captions.cast import Character
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip
 from toolkit.sandbox.world import shows, world
-from toolkit.segmentation.interfaces import Detect, Options, Prompt, Propagate, Put
+from toolkit.segmentation.interfaces import Detect, Options, Prompt, Propagate, StoreMask
 from toolkit.segmentation.mask_iou import box_of
 
 
 def truth(options: Options) -> Propagate:
     """The masks beside the sandbox's episodes, averaged to the size of the clip; prompts are not used."""
 
-    def propagate(clip: Clip, prompts: Mapping[str, Prompt], put: Put) -> None:
+    def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
         for name in prompts:
             for frame, mask in enumerate(true_mask(clip, name)):
-                put(frame, name, mask)
+                store(frame, name, mask)
 
     return propagate
 

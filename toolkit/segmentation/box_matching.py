@@ -1,4 +1,4 @@
-"""Who is which box: boxes found in a few frames are given to characters, one to one."""
+"""Assigns boxes that a detector found in a few frames to characters, one to one."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from toolkit.footage.clips import Clip
 from toolkit.footage.decoding import Frames, VideoReader
 from toolkit.segmentation.interfaces import Prompt
 
-SAMPLES = 5  # frames of a clip that are looked at
-SAME = 0.6  # from this IoU on, two boxes are one
+SAMPLES = 5
+"""Frames of a clip that a detector searches."""
+DUPLICATE_IOU = 0.6
+"""Boxes with this IoU or more are duplicates."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a detector found in a frame.
+class Detections:
+    """Boxes that a detector found in a frame.
 
-    `boxes` (N, 4) are left, top, right, bottom in pixels of the clip; `scores` (N, characters), how much each
-    box looks like each character.
+    Attributes:
+        boxes: (N, 4) left, top, right, bottom in pixels of the clip.
+        scores: (N, characters), how well each box fits each character.
     """
 
     boxes: Array
     scores: Array
 
 
-def sampled(clip: Clip, count: int = SAMPLES) -> Iterator[tuple[int, Frames]]:
-    """`count` frames of a clip with their numbers, evenly spaced, the first and the last among them.
+def sampled_frames(clip: Clip, count: int = SAMPLES) -> Iterator[tuple[int, Frames]]:
+    """Yield the numbers and pictures of `count` evenly spaced frames, first and last included.
 
     Raises:
-        CastmixError: The file ends before its json says so.
+        CastmixError: The file has fewer frames than its json states.
     """
     places = np.linspace(0, clip.num_frames - 1, min(count, clip.num_frames))
     wanted = set(places.round().astype(int).tolist())
@@ -47,20 +50,28 @@ def sampled(clip: Clip, count: int = SAMPLES) -> Iterator[tuple[int, Frames]]:
                 yield number, frame.rgb()
     if number + 1 < clip.num_frames:
         raise CastmixError(
-            f"{clip.path} has {number + 1} frames that can be read, its json says {clip.num_frames}: "
-            "prepare it again"
+            f"{clip.path} has {number + 1} readable frames, its json says {clip.num_frames}: "
+            "prepare the clip again"
         )
 
 
-def best_prompts(names: Sequence[str], seen: Iterable[tuple[int, Found]], least: float) -> dict[str, Prompt]:
-    """The box of each character in the frame where it scores most; who never reaches `least` is left out.
+def best_prompts(
+    names: Sequence[str], found: Iterable[tuple[int, Detections]], min_score: float
+) -> dict[str, Prompt]:
+    """The highest-scoring box of each character over all frames, as a prompt by name.
 
-    In every frame, boxes and characters are matched one to one, so that the sum of scores is largest.
+    In each frame, boxes and characters are matched one to one so that the sum of scores is largest. A
+    character that never reaches `min_score` is left out.
+
+    Args:
+        names: Names of the characters, in the order of `Detections.scores`.
+        found: Frame numbers and the boxes found in those frames.
+        min_score: Lowest score of a match.
     """
     best: dict[str, Prompt] = {}
-    for number, found in seen:
-        merged = merge(found)
-        for who, box in assign(merged.scores, least).items():
+    for number, detections in found:
+        merged = merge_duplicates(detections)
+        for who, box in assign(merged.scores, min_score).items():
             score, name = float(merged.scores[box, who]), names[who]
             if name not in best or score > best[name].score:
                 left, top, right, bottom = (float(edge) for edge in merged.boxes[box])
@@ -68,17 +79,17 @@ def best_prompts(names: Sequence[str], seen: Iterable[tuple[int, Found]], least:
     return best
 
 
-def merge(found: Found) -> Found:
-    """Boxes of the same thing become one: the surest stays, with the best scores of all."""
+def merge_duplicates(found: Detections) -> Detections:
+    """Merge boxes that overlap almost completely: the one with the highest score stays, with all maxima."""
     boxes, scores = found.boxes, found.scores.copy()
     kept: list[int] = []
     for i in np.argsort(-scores.max(1, initial=-np.inf), kind="stable"):
-        twin = next((k for k in kept if box_iou(boxes[i], boxes[k]) >= SAME), None)
-        if twin is None:
+        duplicate_of = next((k for k in kept if box_iou(boxes[i], boxes[k]) >= DUPLICATE_IOU), None)
+        if duplicate_of is None:
             kept.append(int(i))
         else:
-            scores[twin] = np.maximum(scores[twin], scores[i])
-    return Found(boxes[kept], scores[kept])
+            scores[duplicate_of] = np.maximum(scores[duplicate_of], scores[i])
+    return Detections(boxes[kept], scores[kept])
 
 
 def box_iou(a: Array, b: Array) -> float:
@@ -89,15 +100,20 @@ def box_iou(a: Array, b: Array) -> float:
     return both / either if either > 0 else 0.0
 
 
-def assign(scores: Array, least: float) -> dict[int, int]:
-    """Columns to rows of `scores` (rows, columns), no row twice, so that the sum is largest; exact.
+def assign(scores: Array, min_score: float) -> dict[int, int]:
+    """Match columns to rows of `scores` (rows, columns) one to one with the largest sum; exact.
 
-    Pairs below `least` do not count; a column without a row is left out.
+    Returns:
+        Row by column. Pairs below `min_score` are not matched; a column without a match is left out.
     """
     columns = scores.shape[1]
-    # of each column, the best rows, as many as there are columns: no better choice needs another
+    # each column needs only its best rows, as many as there are columns
     choices = [
-        [int(row) for row in np.argsort(-scores[:, k], kind="stable")[:columns] if scores[row, k] >= least]
+        [
+            int(row)
+            for row in np.argsort(-scores[:, k], kind="stable")[:columns]
+            if scores[row, k] >= min_score
+        ]
         for k in range(columns)
     ]
     tops = [max((float(scores[row, k]) for row in rows), default=0.0) for k, rows in enumerate(choices)]

@@ -1,4 +1,4 @@
-"""What detectors, backends and the verb `segment` hand to each other."""
+"""Types shared by detectors, trackers and `castmix segment`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from toolkit.footage.clips import Clip
 
 @dataclass(frozen=True)
 class Prompt:
-    """Where a character is in one frame, in pixels of the clip: a box, points, or both.
+    """The position of a character in one frame: a box, points, or both, in pixels of the clip.
 
     Attributes:
         frame: Index of the frame.
-        box: Left, top, right, bottom; the right and bottom edges lie outside.
-        points: x, y, and whether the character is there (or something that is not the character).
-        score: How sure the detector is, higher is surer; 1 where somebody knows.
+        box: Left, top, right, bottom; right and bottom are exclusive.
+        points: x, y, and whether the point is positive (on the character) or negative (not on it).
+        score: Confidence of the detector, higher is better; 1 for manual prompts.
     """
 
     frame: int
@@ -31,35 +31,42 @@ class Prompt:
     score: float = 1.0
 
     def as_row(self) -> dict[str, Any]:
-        """The prompt in numbers alone, as in a clip's json; a file of prompts may have it so."""
+        """The prompt as in a clip's json and in a file of prompts (see `manual_prompts`)."""
         row: dict[str, Any] = {"frame": self.frame, "score": round(self.score, 4)}
         if self.box is not None:
             row["box"] = [round(edge, 2) for edge in self.box]
         if self.points:
-            row["points"] = [[round(x, 2), round(y, 2), float(is_it)] for x, y, is_it in self.points]
+            row["points"] = [
+                [round(x, 2), round(y, 2), float(is_positive)] for x, y, is_positive in self.points
+            ]
         return row
 
 
-Put = Callable[[int, str, NDArray[np.uint8]], None]
-"""Takes a frame's index, a character's name and its mask there: (H, W) of the clip, 0..255."""
+StoreMask = Callable[[int, str, NDArray[np.uint8]], None]
+"""Takes a frame index, a character's name and its mask in that frame: (H, W) of the clip, 0 to 255."""
 
-Propagate = Callable[[Clip, Mapping[str, Prompt], Put], None]
-"""Follows all prompted characters of a clip: every frame of each is put once, in any order of frames."""
+Propagate = Callable[[Clip, Mapping[str, Prompt], StoreMask], None]
+"""Tracks all prompted characters through a clip.
+
+It stores exactly one mask per frame and character, in any order of frames.
+"""
 
 Detect = Callable[[Clip, Sequence[Character]], dict[str, Prompt]]
-"""Finds characters in a clip, each in its best frame. One box is never two of them; who is not found is left
-out."""
+"""Finds characters in a clip, each in the frame where it is found best.
+
+No box is assigned to two characters. Characters that are not found are left out.
+"""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a backend or a detector may need; each takes what it uses.
+    """Options of detectors and trackers. Each uses only some of them.
 
     Attributes:
-        checkpoint: The SAM 2 model: a folder, a hub id that was fetched before, or "sandbox".
-        detector: The open-vocabulary model: a folder or a hub id; none takes the detector's own choice.
-        device: Where models run: cpu, cuda, cuda:1; none takes a GPU if there is one.
-        cast: Whom the clips' captions may name.
+        checkpoint: The SAM 2 model: a folder, the hub id of a downloaded model, or "sandbox".
+        detector: The open-vocabulary model: a folder or a hub id. Default: the detector's own model.
+        device: Device of the models: cpu, cuda, cuda:1. Default: a GPU if there is one.
+        cast: The characters that captions and prompts may name.
         prompts: A file of prompts, for the detector "given".
     """
 

@@ -1,12 +1,12 @@
-"""Detector "given": boxes and points that a person wrote.
+"""Detector "given": boxes and points written by hand.
 
-A file of prompts has one JSON object a line:
+A file of prompts has one JSON object per line:
 
     {"file_name": "clips/e1_s000_w000.mp4", "character": "Pixo", "frame": 0, "box": [12, 8, 40, 60]}
     {"file_name": "clips/e1_s000_w001.mp4", "character": "Mimi", "frame": 4, "points": [[30, 20, true]]}
 
-`box` is left, top, right, bottom; a point is x, y, and whether the character is there. All are pixels of the
-clip. Of two rows for the same character of the same clip, the last counts.
+`box` is left, top, right, bottom. A point is x, y, and whether it is on the character. All are in pixels of
+the clip. If two rows name the same character of the same clip, the last one counts.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from toolkit.segmentation.interfaces import Detect, Options, Prompt
 KEYS = ("file_name", "character", "frame", "box", "points", "score")
 
 
-def given(options: Options) -> Detect:
-    """The prompts of the file `options.prompts`.
+def manual_detector(options: Options) -> Detect:
+    """A detector that returns the prompts of the file `options.prompts`.
 
     Raises:
-        CastmixError: No file, or one that cannot be understood; for a clip, a prompt outside of it.
+        CastmixError: There is no file, or it is not valid. The detector raises it if a prompt is outside its
+            clip.
     """
     if options.prompts is None:
-        raise CastmixError("the detector 'given' reads boxes and points from a file: name it with --prompts")
+        raise CastmixError("the detector 'given' needs a file of boxes and points: name it with --prompts")
     rows = read_prompts(options.prompts, options.cast)
 
     def detect(clip: Clip, characters: Sequence[Character]) -> dict[str, Prompt]:
@@ -46,10 +47,10 @@ def given(options: Options) -> Detect:
 
 
 def read_prompts(path: Path, cast: Cast) -> dict[tuple[str, str], Prompt]:
-    """The prompts of a file by clip id and canonical name.
+    """Read a file of prompts: prompts by clip id and canonical name of the character.
 
     Raises:
-        CastmixError: The file or a row of it cannot be understood.
+        CastmixError: The file cannot be read, or a row is not valid.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -59,21 +60,21 @@ def read_prompts(path: Path, cast: Cast) -> dict[tuple[str, str], Prompt]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{path}: line {number}"
-            row = _row(line, where)
+            row = _parse_row(line, where)
             name = cast.find(str(row["character"]))[1].name
             found[PurePath(str(row["file_name"])).stem, name] = _prompt(row, where)
     return found
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
+def _parse_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise CastmixError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(row, dict) or not row.get("file_name") or not row.get("character"):
         raise CastmixError(f"{where}: expected file_name, character, frame, and box or points; got {row!r}")
-    if strange := sorted(set(row) - set(KEYS)):
-        raise CastmixError(f"{where}: unknown key {strange[0]!r}: the keys are {', '.join(KEYS)}")
+    if unknown := sorted(set(row) - set(KEYS)):
+        raise CastmixError(f"{where}: unknown key {unknown[0]!r}: the keys are {', '.join(KEYS)}")
     return row
 
 
@@ -107,16 +108,16 @@ def _are_numbers(values: Any, count: int) -> bool:
 
 def _check(prompt: Prompt, clip: Clip, where: str) -> None:
     if not 0 <= prompt.frame < clip.num_frames:
-        raise CastmixError(f"{where}: frame {prompt.frame}, but it has frames 0 to {clip.num_frames - 1}")
+        raise CastmixError(f"{where}: frame is {prompt.frame}, expected 0 to {clip.num_frames - 1}")
     size = f"the clip is {clip.width}x{clip.height}"
     if prompt.box is not None:
         left, top, right, bottom = prompt.box
         if not (left < right and top < bottom and right > 0 and bottom > 0) or not (
             left < clip.width and top < clip.height
         ):
-            raise CastmixError(f"{where}: box {list(prompt.box)} covers nothing, {size}")
+            raise CastmixError(f"{where}: box {list(prompt.box)} is empty or outside the picture, {size}")
     for x, y, _ in prompt.points:
         if not (0 <= x < clip.width and 0 <= y < clip.height):
-            raise CastmixError(f"{where}: the point {x:g}, {y:g} lies outside, {size}")
-    if prompt.box is None and not any(is_it for *_, is_it in prompt.points):
-        raise CastmixError(f"{where}: without a box, at least one point must lie on the character")
+            raise CastmixError(f"{where}: the point {x:g}, {y:g} is outside the picture, {size}")
+    if prompt.box is None and not any(is_positive for *_, is_positive in prompt.points):
+        raise CastmixError(f"{where}: without a box, at least one point must be on the character (true)")

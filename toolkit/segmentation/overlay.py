@@ -1,4 +1,4 @@
-"""A clip with every character's mask drawn over it, for a person to look at."""
+"""Writes a video of a clip with all masks drawn over it, for visual inspection."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from toolkit.segmentation.mask_iou import as_bool
 
 COLOURS = ((230, 25, 75), (60, 180, 255), (255, 200, 0), (60, 200, 90), (200, 80, 240), (255, 140, 40))
 TINT = 0.45
-READABLE = 240
-"""Smaller clips are enlarged by a whole number to about so many rows."""
+MIN_HEIGHT = 240
+"""Smaller clips are enlarged by a whole factor to about this height in pixels."""
 
 
 def write_overlay(path: Path, clip: Clip, masks: Mapping[str, Path], *, crf: int = 20) -> None:
@@ -26,17 +26,17 @@ def write_overlay(path: Path, clip: Clip, masks: Mapping[str, Path], *, crf: int
     Args:
         path: The mp4 to write.
         clip: The clip.
-        masks: The mask file of each character, by name.
-        crf: x264's constant quality.
+        masks: Mask file of each character, by name.
+        crf: x264's constant rate factor; lower is better quality.
 
     Raises:
-        CastmixError: A mask that cannot be read.
+        CastmixError: A mask cannot be read.
     """
     write_video(path, _painted(clip, masks), clip.fps, crf=crf)
 
 
 def _painted(clip: Clip, masks: Mapping[str, Path]) -> Iterator[Frames]:
-    times = max(1, round(READABLE / clip.height))
+    times = max(1, round(MIN_HEIGHT / clip.height))
     with VideoReader(clip.path) as reader:
         streams = [iter_mask(file) for file in masks.values()]
         for frame, *now in zip(reader, *streams, strict=True):
@@ -44,7 +44,7 @@ def _painted(clip: Clip, masks: Mapping[str, Path]) -> Iterator[Frames]:
 
 
 def paint(picture: Frames, masks: Mapping[str, NDArray[np.uint8]], times: int = 1) -> Frames:
-    """A picture (H, W, 3) with its masks (H, W) drawn over it, `times` as large."""
+    """A picture (H, W, 3) with masks (H, W) drawn over it, enlarged by the factor `times`."""
     from PIL import Image, ImageDraw, ImageFont
 
     large = picture.repeat(times, 0).repeat(times, 1)

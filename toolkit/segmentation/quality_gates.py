@@ -1,7 +1,7 @@
-"""Is a mask good enough? Numbers that need no truth, and the limits that they must keep.
+"""Measures the quality of masks without ground truth, and accepts or rejects them by limits ("gates").
 
-All numbers are of one character's mask through one clip. A frame counts as with the character where the mask
-covers at least `SEEN` of the picture.
+All numbers are about the mask of one character in one clip. The character counts as present in a frame if
+the mask covers at least `MIN_PRESENT` of the picture.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from numpy.typing import NDArray
 
 from toolkit.segmentation.mask_iou import Mask, as_bool, region_iou
 
-SEEN = 0.0005
-"""The least share of the picture that is a character and not a speck."""
+MIN_PRESENT = 0.0005
+"""Share of the picture below which a mask is a speck, not a character."""
 
 LEAVING = 0.02
-"""A mask that touches the picture's edge with so much of the edge's length is leaving, not lost."""
+"""A mask that covers this share of an edge of the picture is leaving through it, not vanishing."""
 
 
 @dataclass(frozen=True)
 class Gates:
-    """What a mask must keep to be accepted.
+    """Limits that a mask must keep to be accepted.
 
     Attributes:
-        min_area: Least share of the picture, median over the frames with the character.
+        min_area: Smallest share of the picture, median over the frames with the character.
         max_area: Largest share of the picture in any frame.
-        max_border: Largest share of frames in which the mask touches the left, right or upper edge.
-        min_iou: Least overlap with the frame before once both masks are centred, mean over the clip.
-        max_flicker: Pixels that come or go for a single frame, as a share of the mask; mean over the clip.
-        max_jump: Longest way of the mask's centre between two frames, in widths of the mask (the root of the
-            larger one's area).
-        max_lost: Largest share of frames without the character.
-        max_vanished: How often the mask may go away without leaving through an edge of the picture.
-        max_reentries: How often the character may come back after frames without it.
-        max_shared: Largest share of frames in which half of the smaller mask is also another character's.
+        max_border: Largest share of the frames in which the mask touches the left, right or top edge.
+        min_iou: Smallest IoU with the previous frame after centring both masks, mean over the clip.
+        max_flicker: Largest share of mask pixels that change for a single frame, mean over the clip.
+        max_jump: Largest movement of the mask's centre between two frames, in mask widths (square root of
+            the larger mask's area).
+        max_lost: Largest share of the frames without the character.
+        max_vanished: How often the mask may disappear without leaving through an edge of the picture.
+        max_reentries: How often the character may reappear after frames without it.
+        max_shared: Largest share of the frames in which the mask and another character's overlap in more
+            than half of the smaller one.
     """
 
     min_area: float = 0.01
@@ -54,10 +55,10 @@ class Gates:
 
 
 @dataclass
-class _Track:
-    """What is remembered of one character's mask while the frames go by."""
+class _Statistics:
+    """Running statistics of one character's mask."""
 
-    before: list[NDArray[np.bool_]] = field(default_factory=list)
+    last_two: list[NDArray[np.bool_]] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
     jumps: list[float] = field(default_factory=list)
@@ -70,24 +71,29 @@ class _Track:
 
 
 def measure_quality(frames: Iterable[Mapping[str, Mask]]) -> dict[str, dict[str, float]]:
-    """Numbers of every character's mask, by name, from all masks of each frame, frame by frame.
+    """Measure the masks of all characters of a clip.
 
-    area_min, area_median and area_max are shares of the picture over the frames with the character, `bottom`
-    is the share of those that touch the lower edge; the others are what `Gates` limits.
+    Args:
+        frames: The masks of each frame, by character name.
+
+    Returns:
+        Numbers by name, for each character. area_min, area_median and area_max are shares of the picture over
+        the frames with the character. `bottom` is the share of these frames in which the mask touches the
+        bottom edge. The other numbers are those that `Gates` limits.
     """
-    tracks: dict[str, _Track] = {}
+    all_stats: dict[str, _Statistics] = {}
     for masks in frames:
         now = {name: as_bool(mask) for name, mask in masks.items()}
         for name, mask in now.items():
-            track = tracks.setdefault(name, _Track())
-            _follow(track, mask)
+            stats = all_stats.setdefault(name, _Statistics())
+            _add_frame(stats, mask)
             others = (other for whose, other in now.items() if whose != name)
-            track.shared += any(_is_shared(mask, other) for other in others)
-    return {name: _summary(track) for name, track in tracks.items()}
+            stats.shared += any(_is_shared(mask, other) for other in others)
+    return {name: _summary(stats) for name, stats in all_stats.items()}
 
 
-def judge(quality: Mapping[str, float], gates: Gates) -> list[str]:
-    """Why a mask is not accepted, one reason for each limit that it breaks; [] is fine."""
+def failed_gates(quality: Mapping[str, float], gates: Gates) -> list[str]:
+    """Why a mask is rejected, one reason per exceeded limit; [] if it is accepted."""
     if quality["lost"] == 1:
         return ["lost 1: no frame has the character"]
     limits = (
@@ -109,70 +115,71 @@ def judge(quality: Mapping[str, float], gates: Gates) -> list[str]:
     ]
 
 
-def is_struck(record: Mapping[str, Any]) -> bool:
-    """Whether a person has struck a mask out: its record says not accepted, and no reason."""
+def is_struck_out(record: Mapping[str, Any]) -> bool:
+    """Whether a person has rejected a mask by hand: its record is not accepted and has no reasons."""
     return not record.get("accepted", True) and not record.get("reasons")
 
 
-def with_verdict(record: dict[str, Any], gates: Gates) -> dict[str, Any]:
-    """The record of a mask with the verdict of these gates.
+def with_acceptance(record: dict[str, Any], gates: Gates) -> dict[str, Any]:
+    """The record of a mask with `accepted` and `reasons` according to these gates.
 
-    Unless a person has changed `accepted`, or the mask has no numbers: those of composites are known exactly.
+    The record is returned unchanged if a person has edited `accepted`, or if the mask has no quality numbers
+    (masks of composites are exact).
     """
     if "quality" not in record or ("accepted" in record and record["accepted"] == bool(record["reasons"])):
         return record
-    reasons = judge(record["quality"], gates)
+    reasons = failed_gates(record["quality"], gates)
     return record | {"accepted": not reasons, "reasons": reasons}
 
 
-def _follow(track: _Track, mask: NDArray[np.bool_]) -> None:
-    """Add one frame."""
+def _add_frame(stats: _Statistics, mask: NDArray[np.bool_]) -> None:
+    """Add the mask of one frame."""
     area = float(mask.mean())
-    was = track.before[-1] if track.before else None
-    if area < SEEN:
-        gone = was is not None and track.areas[-1] >= SEEN
-        track.vanished += gone and was is not None and not _is_leaving(was)
+    previous = stats.last_two[-1] if stats.last_two else None
+    if area < MIN_PRESENT:
+        has_gone = previous is not None and stats.areas[-1] >= MIN_PRESENT
+        stats.vanished += has_gone and previous is not None and not _is_leaving(previous)
         mask = np.zeros_like(mask)
     else:
-        track.border += max(mask[0].sum(), mask[:, 0].sum(), mask[:, -1].sum()) > 0
-        track.bottom += bool(mask[-1].any())
-        if track.areas and track.areas[-1] < SEEN:
-            track.reentries += any(before >= SEEN for before in track.areas)
-        elif was is not None:
-            way = _centre(mask) - _centre(was)
-            track.ious.append(region_iou(_moved(was, np.round(way).astype(int)), mask))
-            track.jumps.append(float(np.hypot(*way)) / math.sqrt(max(mask.sum(), was.sum())))
-    if len(track.before) == 2:
-        blinks = (track.before[0] == mask) & (track.before[1] != mask)
-        track.flicker += np.count_nonzero(blinks) / mask.size
-    track.areas.append(area)
-    track.before = [*track.before[-1:], mask]
+        stats.border += max(mask[0].sum(), mask[:, 0].sum(), mask[:, -1].sum()) > 0
+        stats.bottom += bool(mask[-1].any())
+        if stats.areas and stats.areas[-1] < MIN_PRESENT:
+            stats.reentries += any(before >= MIN_PRESENT for before in stats.areas)
+        elif previous is not None:
+            shift = _centre(mask) - _centre(previous)
+            stats.ious.append(region_iou(_moved(previous, np.round(shift).astype(int)), mask))
+            stats.jumps.append(float(np.hypot(*shift)) / math.sqrt(max(mask.sum(), previous.sum())))
+    if len(stats.last_two) == 2:
+        blinks = (stats.last_two[0] == mask) & (stats.last_two[1] != mask)
+        stats.flicker += np.count_nonzero(blinks) / mask.size
+    stats.areas.append(area)
+    stats.last_two = [*stats.last_two[-1:], mask]
 
 
-def _summary(track: _Track) -> dict[str, float]:
-    areas = np.asarray(track.areas)
-    seen = areas[areas >= SEEN]
+def _summary(stats: _Statistics) -> dict[str, float]:
+    areas = np.asarray(stats.areas)
+    seen = areas[areas >= MIN_PRESENT]
     count = max(len(seen), 1)
     numbers = {
         "area_min": seen.min() if len(seen) else 0,
         "area_median": np.median(seen) if len(seen) else 0,
         "area_max": seen.max() if len(seen) else 0,
-        "border": track.border / count,
-        "bottom": track.bottom / count,
-        "iou": np.mean(track.ious) if track.ious else 1,
-        "flicker": track.flicker / areas.sum() if areas.any() else 0,
-        "jump": max(track.jumps, default=0),
+        "border": stats.border / count,
+        "bottom": stats.bottom / count,
+        "iou": np.mean(stats.ious) if stats.ious else 1,
+        "flicker": stats.flicker / areas.sum() if areas.any() else 0,
+        "jump": max(stats.jumps, default=0),
         "lost": 1 - len(seen) / len(areas),
-        "vanished": track.vanished,
-        "reentries": track.reentries,
-        "shared": track.shared / count,
+        "vanished": stats.vanished,
+        "reentries": stats.reentries,
+        "shared": stats.shared / count,
     }
     return {name: round(float(number), 4) for name, number in numbers.items()}
 
 
 def _is_shared(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
     smaller = min(int(mask.sum()), int(other.sum()))
-    return smaller >= SEEN * mask.size and 2 * int((mask & other).sum()) > smaller
+    return smaller >= MIN_PRESENT * mask.size and 2 * int((mask & other).sum()) > smaller
 
 
 def _is_leaving(mask: NDArray[np.bool_]) -> bool:
@@ -188,7 +195,7 @@ def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _moved(mask: NDArray[np.bool_], shift: NDArray[np.int_]) -> NDArray[np.bool_]:
-    """The mask moved down and right by `shift`; what comes in from outside is empty."""
+    """The mask moved down and right by `shift` (rows, columns); pixels from outside are empty."""
     moved = np.zeros_like(mask)
     (down, right), (height, width) = (int(s) for s in shift), mask.shape
     moved[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = mask[

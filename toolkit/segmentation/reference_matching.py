@@ -1,9 +1,12 @@
-"""Likeness of a frame's parts to a character's pictures, by the image features of SAM 2.
+"""Finds characters in a frame by their reference pictures, with the image features of SAM 2.
 
-After PerSAM (Zhang et al., "Personalize Segment Anything Model with One Shot", 2023): the features under the
-character in its pictures are its prototypes; where a frame resembles them most, a click asks SAM 2 for a
-mask, and the mask's own features say whose it is. What all pictures have in common says nothing and is taken
-off.
+After PerSAM (Zhang et al., "Personalize Segment Anything Model with One Shot", 2023):
+
+1. The mean feature under the character in each reference picture is a prototype.
+2. Where the frame's features are most similar to a prototype, a click prompts SAM 2 for a mask.
+3. The mean feature under that mask is compared with the prototypes of all characters.
+
+The mean feature of all pictures is subtracted first, because it does not distinguish characters.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from toolkit.captions.cast import Character
 from toolkit.core.errors import CastmixError
 from toolkit.footage.decoding import Frames
-from toolkit.segmentation.box_matching import Found
+from toolkit.segmentation.box_matching import Detections
 from toolkit.segmentation.interfaces import Options, Prompt
 from toolkit.segmentation.mask_iou import box_of
 from toolkit.segmentation.sam2 import Track, load_sam2, to_pixels
@@ -26,46 +29,51 @@ from toolkit.segmentation.sam2 import Track, load_sam2, to_pixels
 if TYPE_CHECKING:
     from transformers import Sam2VideoModel
 
-PEAKS = 3  # places in a frame where each character is looked for
-LARGEST = 0.7  # part of the picture above which a mask is no character
-PLAIN, APART = 6.0, 24.0  # how even a plain background is, and how far from it the character; of 255
-LEAST = 0.3
-"""The likeness from which on a box counts: 1 is the same, 0 has nothing in common but what all have."""
+CLICKS = 3
+"""Points per character at which SAM 2 is prompted."""
+MAX_AREA = 0.7
+"""A mask with a larger share of the picture is not a character."""
+PLAIN, DIFFERENT = 6.0, 24.0
+"""A background is plain if its mean deviation is below PLAIN. A character pixel deviates by DIFFERENT."""
+MIN_SIMILARITY = 0.3
+"""Lowest similarity of a detection; see `similarity`."""
 
 Array = NDArray[Any]
-Compare = Callable[[Frames], Found]
+FindBoxes = Callable[[Frames], Detections]
+"""Takes a frame (H, W, 3), returns boxes with a score for each character."""
 
 
-def load_likeness(options: Options) -> Callable[[Sequence[Character]], tuple[Compare, float]]:
-    """A function of characters that gives what finds them in a frame, and the score from which on it counts.
+def load_reference_matcher(options: Options) -> Callable[[Sequence[Character]], tuple[FindBoxes, float]]:
+    """Load SAM 2; returns a function from characters to their detector and the lowest score of a box.
 
     Raises:
-        CastmixError: No such SAM 2 model; for a character, no pictures, or one that cannot be read.
+        CastmixError: The SAM 2 model is missing. The function raises it if a character has no reference
+            pictures, or one cannot be read.
     """
     model = load_sam2(options.checkpoint, options.device)
-    known: dict[Path, tuple[Array, Array]] = {}
+    cache: dict[Path, tuple[Array, Array]] = {}
 
-    def like(characters: Sequence[Character]) -> tuple[Compare, float]:
+    def matcher(characters: Sequence[Character]) -> tuple[FindBoxes, float]:
         for one in characters:
             if not one.references:
                 raise CastmixError(
-                    f"{one.name} has no reference pictures in the cast: name some under `references`, or "
-                    "take --detect describe or given"
+                    f"{one.name} has no reference pictures in the cast: list some under `references`, or "
+                    "use --detect describe or given"
                 )
             for path in one.references:
-                if path not in known:
-                    known[path] = _halves(model, path)
-        pictures = [[known[path] for path in one.references] for one in characters]
-        # a picture's character and its background weigh the same, whoever has more pictures
-        common = np.mean([np.mean([half for pair in pairs for half in pair], 0) for pairs in pictures], 0)
-        wanted = [np.stack([own for own, _ in pairs]) for pairs in pictures]
-        return lambda frame: _compare(model, frame, common, wanted), LEAST
+                if path not in cache:
+                    cache[path] = _reference_features(model, path)
+        pictures = [[cache[path] for path in one.references] for one in characters]
+        # each character has the same weight, whatever its number of pictures, and so has each background
+        common = np.mean([np.mean([part for pair in pairs for part in pair], 0) for pairs in pictures], 0)
+        prototypes = [np.stack([own for own, _ in pairs]) for pairs in pictures]
+        return lambda frame: _find_boxes(model, frame, common, prototypes), MIN_SIMILARITY
 
-    return like
+    return matcher
 
 
-def _halves(model: Sam2VideoModel, path: Path) -> tuple[Array, Array]:
-    """The mean features of a picture's character and of all around it, (C,) each."""
+def _reference_features(model: Sam2VideoModel, path: Path) -> tuple[Array, Array]:
+    """Mean features of the character in a reference picture and of its surroundings, (C,) each."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -75,16 +83,18 @@ def _halves(model: Sam2VideoModel, path: Path) -> tuple[Array, Array]:
         raise CastmixError(f"{path}: cannot be read as a picture: {error}") from error
     inside = character_mask(model, rgba)
     if not inside.any() or inside.all():
-        raise CastmixError(f"{path}: no character found in it: cut it out, on a plain or no background")
+        raise CastmixError(
+            f"{path}: no character found in it: give a picture with a transparent or plain background"
+        )
     features = _features(model, np.ascontiguousarray(rgba[..., :3]))
-    weight = _shrunk(inside, features.shape[1:])
+    weight = _coverage(inside, features.shape[1:])
     return _mean(features, weight), _mean(features, 1 - weight)
 
 
 def character_mask(model: Sam2VideoModel, rgba: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where the character is in its picture (H, W, 4).
+    """The mask (H, W) of the character in a reference picture (H, W, 4).
 
-    By transparency, else by difference from a plain background, else what SAM 2 sees in its middle.
+    By transparency; else by difference from a plain background; else by prompting SAM 2 in the middle.
     """
     if (rgba[..., 3] < 255).any():
         return np.asarray(rgba[..., 3] >= 128)
@@ -92,20 +102,25 @@ def character_mask(model: Sam2VideoModel, rgba: NDArray[np.uint8]) -> NDArray[np
     rim = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     background = np.median(rim, 0)
     if np.abs(rim - background).mean() < PLAIN:
-        return np.asarray(np.abs(picture - background).max(-1) > APART)
+        return np.asarray(np.abs(picture - background).max(-1) > DIFFERENT)
     height, width = rgba.shape[:2]
     clicked = _masks(model, rgba[..., :3], [Prompt(0, points=((width / 2, height / 2, True),))])[0]
     box = box_of(clicked)
     return clicked if box is None else _masks(model, rgba[..., :3], [Prompt(0, box)])[0]
 
 
-def _compare(model: Sam2VideoModel, frame: Frames, common: Array, wanted: Sequence[Array]) -> Found:
-    """Boxes of what a frame shows where it is most like the characters, and how like each they are."""
+def _find_boxes(
+    model: Sam2VideoModel, frame: Frames, common: Array, prototypes: Sequence[Array]
+) -> Detections:
+    """Boxes of the masks at the most similar points of a frame, with their similarity to each character.
+
+    common: (C,), mean feature of the reference pictures. prototypes: (pictures, C) for each character.
+    """
     features = _features(model, frame)
     common = (common + features.mean((1, 2))) / 2
     cells = np.moveaxis(features, 0, -1) - common
     grid, (height, width) = cells.shape[:2], frame.shape[:2]
-    spots = {spot for own in wanted for spot in _peaks(alike(cells, own - common))}
+    spots = {spot for own in prototypes for spot in _peaks(similarity(cells, own - common))}
     clicks = [
         Prompt(0, points=(((column + 0.5) / grid[1] * width, (row + 0.5) / grid[0] * height, True),))
         for row, column in sorted(spots)
@@ -113,18 +128,20 @@ def _compare(model: Sam2VideoModel, frame: Frames, common: Array, wanted: Sequen
     boxes, scores = [], []
     for mask in _masks(model, frame, clicks):
         box = box_of(mask)
-        if box is None or mask.mean() > LARGEST:
+        if box is None or mask.mean() > MAX_AREA:
             continue
-        own = _mean(features, _shrunk(mask, grid)) - common
+        mean = _mean(features, _coverage(mask, grid)) - common
         boxes.append(box)
-        scores.append([float(alike(own, samples - common)) for samples in wanted])
-    return Found(np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores).reshape(-1, len(wanted)))
+        scores.append([float(similarity(mean, own - common)) for own in prototypes])
+    return Detections(
+        np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores).reshape(-1, len(prototypes))
+    )
 
 
-def _peaks(likeness: Array) -> list[tuple[int, int]]:
-    """The `PEAKS` cells of a map (h, w) that are largest, no two of them neighbours."""
-    left, spots = likeness.copy(), []
-    for _ in range(PEAKS):
+def _peaks(values: Array) -> list[tuple[int, int]]:
+    """The `CLICKS` largest cells of a map (h, w), no two of them adjacent."""
+    left, spots = values.copy(), []
+    for _ in range(CLICKS):
         row, column = (int(i) for i in np.unravel_index(left.argmax(), left.shape))
         spots.append((row, column))
         left[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = -np.inf
@@ -132,7 +149,7 @@ def _peaks(likeness: Array) -> list[tuple[int, int]]:
 
 
 def _masks(model: Sam2VideoModel, frame: Frames, prompts: Sequence[Prompt]) -> list[NDArray[np.bool_]]:
-    """What SAM 2 sees for each prompt in one frame."""
+    """SAM 2's mask for each prompt in one frame."""
     pixels = to_pixels(frame[None], model.config.image_size).to(model.device)[0]
     tracks = [Track(model, prompt, (1, *frame.shape[:2])) for prompt in prompts]
     for one in tracks:
@@ -141,7 +158,7 @@ def _masks(model: Sam2VideoModel, frame: Frames, prompts: Sequence[Prompt]) -> l
 
 
 def _features(model: Sam2VideoModel, frame: Frames) -> Array:
-    """The coarsest features of a frame, (C, h, w)."""
+    """The coarsest image features of a frame, (C, h, w)."""
     import torch
 
     pixels = to_pixels(frame[None], model.config.image_size).to(model.device)
@@ -151,22 +168,23 @@ def _features(model: Sam2VideoModel, frame: Frames) -> Array:
     return np.asarray(top[:, 0].T.reshape(-1, *side).float().cpu().numpy())
 
 
-def _shrunk(mask: NDArray[np.bool_], grid: tuple[int, ...]) -> Array:
-    """Which part of each cell of a grid (h, w) a mask covers, 0..1."""
+def _coverage(mask: NDArray[np.bool_], grid: tuple[int, ...]) -> Array:
+    """The share of each cell of a grid (h, w) that a mask covers, 0 to 1."""
     import cv2
 
     return np.asarray(cv2.resize(mask.astype(np.float32), (grid[1], grid[0]), interpolation=cv2.INTER_AREA))
 
 
 def _mean(features: Array, weight: Array) -> Array:
-    """The mean of features (C, h, w) by weights (h, w): (C,)."""
+    """Weighted mean of features (C, h, w) with weights (h, w): (C,)."""
     return np.asarray((features * weight).sum((1, 2)) / max(float(weight.sum()), 1e-6))
 
 
-def alike(features: Array, samples: Array) -> Array:
-    """How like samples (N, C), on average, features (..., C) are: (...).
+def similarity(features: Array, samples: Array) -> Array:
+    """Mean similarity of features (..., C) to samples (N, C): (...), -1 to 1.
 
-    Their cosine; less for features that are weaker than the sample, as those of what is common everywhere.
+    It is the cosine, scaled down where a feature is shorter than the sample: short features are close to the
+    common mean.
     """
     size = np.linalg.norm(samples, axis=-1)
     strength = np.maximum(np.linalg.norm(features, axis=-1)[..., None], size)

@@ -21,10 +21,10 @@ from toolkit.footage.video import contact_sheet, write_video
 from toolkit.sandbox.sam2_model.examples import Kind, case
 from toolkit.sandbox.world import shows, world
 from toolkit.segmentation.box_matching import box_iou
-from toolkit.segmentation.detectors import reference
+from toolkit.segmentation.detectors import reference_detector
 from toolkit.segmentation.interfaces import Options, Prompt
 from toolkit.segmentation.mask_iou import box_of, region_iou
-from toolkit.segmentation.sam2 import sam2
+from toolkit.segmentation.sam2 import sam2_tracker
 
 Family = Literal["episodes", "cross", "alike", "leave"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -99,7 +99,7 @@ def measure_sam2(
         seed: Another seed draws other clips.
         device: Where the model runs.
     """
-    propagate = sam2(Options(checkpoint, None, device, read_cast()))
+    propagate = sam2_tracker(Options(checkpoint, None, device, read_cast()))
     results: dict[Family, Followed] = {}
     for family in FAMILIES:
         scores: list[NDArray[np.float64]] = []
@@ -110,10 +110,10 @@ def measure_sam2(
             prompts = {str(k): Prompt(0, box_of(mask[0])) for k, mask in enumerate(shown.masks)}
             found = np.zeros(shown.masks.shape, np.uint8)
 
-            def put(frame: int, name: str, mask: NDArray[np.uint8], into: Any = found) -> None:
+            def store(frame: int, name: str, mask: NDArray[np.uint8], into: Any = found) -> None:
                 into[int(name), frame] = mask
 
-            propagate(clip, prompts, put)
+            propagate(clip, prompts, store)
             scores += [
                 np.asarray([region_iou(a, b) for a, b in zip(own[1:], real[1:], strict=True)])
                 for own, real in zip(found, shown.masks, strict=True)
@@ -128,7 +128,7 @@ def measure_reference(
     checkpoint: str, folder: Path, *, clips: int = 16, seed: int = 0, device: str | None = None
 ) -> Noticed:
     """Look for characters by their pictures, with the detector "reference", in `episodes` and `cross`."""
-    detect, registry = reference(Options(checkpoint, None, device, read_cast())), read_cast()
+    detect, registry = reference_detector(Options(checkpoint, None, device, read_cast())), read_cast()
     told: list[bool | None] = []
     for family in ("episodes", "cross"):
         for number in track(range(clips), f"finding, {family}"):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Spool:
+class DiskArrays:
     """Stores uint8 arrays by key, compressed, in a temporary file that exists within a `with` block."""
 
     def __init__(self) -> None:
