@@ -28,7 +28,7 @@ from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import load_denoiser
 from toolkit.sampling.collaborative import collaborate, guided_steps
-from toolkit.sampling.collaborative_branches import Prompted, new_branch
+from toolkit.sampling.collaborative_branches import BranchPrompt, new_branch
 from toolkit.sampling.collaborative_guides import GUIDES, Branch, Name
 from toolkit.sampling.denoise import guided_velocity
 from toolkit.sampling.settings import Collaboration
@@ -79,7 +79,7 @@ def branches_of(denoiser: Denoiser, size: str, checkpointing: bool) -> dict[Name
     for name in names:
         embeds = torch.randn(1, length, width, generator=torch.Generator().manual_seed(1))
         embeds[:, 40:] = 0
-        prompted = Prompted(embeds, ((4, 5), (12, 13)), 40)
+        prompted = BranchPrompt(embeds, ((4, 5), (12, 13)), 40)
         active = functools.partial(activate, denoiser.module, {name: 1.0})
         velocity = guided_velocity(denoiser, embeds, torch.zeros_like(embeds), 5.0)
         settings = Collaboration(checkpointing=checkpointing)

@@ -81,7 +81,7 @@ class Fusing:
 def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
     """Train what is not trained yet, fuse, generate, judge."""
     from toolkit.commands.generate import generate
-    from toolkit.sampling.settings import Masked
+    from toolkit.sampling.settings import Masked, Sampling
     from toolkit.sandbox.world.shows import named_looks
 
     took = {"data": 0.0, "train": 0.0, "fuse": 0.0, "generate": 0.0, "judge": 0.0}
@@ -101,8 +101,7 @@ def run(settings: Fusing, seed: int, out: Path, store: Store) -> Outcome:
                         lora=loras,
                         words=[f"{name}={article}{named_looks()[name].body}" for name in team],
                         masked=Masked(layout=settings.layout, sigma=settings.sigma),
-                        steps=settings.denoising,
-                        guidance_scale=settings.guidance,
+                        sampling=Sampling(steps=settings.denoising, guidance_scale=settings.guidance),
                         seed=1000 * seed,
                         batch_size=1 if settings.method == "masked" else 8,
                     )

@@ -83,6 +83,7 @@ class Recipe:
 def run(recipe: Recipe, seed: int, out: Path, store: Store) -> Outcome:
     """Train (or take the LoRA that another cell trained alike), generate, judge."""
     from toolkit.commands.generate import generate
+    from toolkit.sampling.settings import Sampling
 
     loras, took = _loras(recipe, seed, store)
     prompts, cast = questions(recipe), read_cast()
@@ -93,8 +94,7 @@ def run(recipe: Recipe, seed: int, out: Path, store: Store) -> Outcome:
                 [spoken(prompt, recipe.data.captions, cast) for prompt in prompts],
                 folder,
                 lora=loras,
-                steps=recipe.sampling.denoising,
-                guidance_scale=recipe.sampling.guidance,
+                sampling=Sampling(steps=recipe.sampling.denoising, guidance_scale=recipe.sampling.guidance),
                 seed=1000 * seed,
                 batch_size=8,
             )

@@ -78,6 +78,7 @@ class Spoken(Imitation):
 def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
     """Train a LoRA of each motion, generate, judge."""
     from toolkit.commands.generate import generate
+    from toolkit.sampling.settings import Sampling
 
     took = {"data": 0.0, "train": 0.0, "generate": 0.0, "judge": 0.0}
     scores: Scores = {}
@@ -103,8 +104,7 @@ def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
                     [prompt.prompt.replace(motion, spoken.get(motion, motion)) for prompt in prompts],
                     folder,
                     lora=loras,
-                    steps=settings.denoising,
-                    guidance_scale=settings.guidance,
+                    sampling=Sampling(steps=settings.denoising, guidance_scale=settings.guidance),
                     seed=1000 * seed + 100 * number,
                     batch_size=8,
                 )

@@ -149,7 +149,7 @@ def _generate(
     seed: int,
 ) -> None:
     from toolkit.commands.generate import generate
-    from toolkit.sampling.settings import Collaboration
+    from toolkit.sampling.settings import Collaboration, Sampling
     from toolkit.sandbox.world.shows import named_looks
 
     together = settings.sampler in ("scs", "scs-lite")
@@ -165,12 +165,14 @@ def _generate(
         folder,
         subject=[str(lora) for lora in subjects] if alone != "motion" else [],
         motion=str(learnt / "lora.safetensors") if alone != "subject" else None,
-        sampler=sampler,
         words=[f"{name}={named_looks()[name].body}" for name in cast] if together else (),
-        motion_prompt=[_nameless(text, cast) for text in texts] if together else (),
-        motion_clip=clips / "clips" / "clip.mp4" if settings.inversion else None,
-        steps=settings.denoising,
-        guidance_scale=settings.guidance,
+        sampling=Sampling(
+            sampler=sampler,
+            steps=settings.denoising,
+            guidance_scale=settings.guidance,
+            motion_prompt=[_nameless(text, cast) for text in texts] if together else (),
+            motion_clip=clips / "clips" / "clip.mp4" if settings.inversion else None,
+        ),
         seed=seed,
         batch_size=1 if together else 4,
         collaboration=Collaboration(

@@ -36,17 +36,20 @@ if TYPE_CHECKING:
     from toolkit.lora.file import Lora, load_lora, save_lora
     from toolkit.lora.settings import Adapter
     from toolkit.models.registry import MODELS, load_denoiser, load_encoders
-    from toolkit.sampling.settings import Collaboration, Masked
+    from toolkit.sampling.output import Video
+    from toolkit.sampling.session import Studio, load
+    from toolkit.sampling.settings import Collaboration, Masked, Sampling
     from toolkit.segmentation.quality_gates import Gates
     from toolkit.training.cached_clips import Sample, load_samples
     from toolkit.training.settings import Memory, Motion, Optim, Sigma, Textual, Watch
 
 __all__ = [
-    "MODELS", "Adapter", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Features", "Gates",
-    "Judge", "Lora", "Masked", "Memory", "Motion", "Optim", "Sample", "Show", "Sigma", "Textual", "Watch",
-    "attention_maps", "cache", "caption", "captions", "composite", "demo", "evaluate", "fuse", "generate",
-    "learn_motion", "learn_tokens", "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare",
-    "read_cast", "read_clips", "read_video", "save_lora", "segment", "train", "write_video",
+    "Adapter", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Features", "Gates", "Judge",
+    "Lora", "MODELS", "Masked", "Memory", "Motion", "Optim", "Sample", "Sampling", "Show", "Sigma",
+    "Studio", "Textual", "Video", "Watch", "attention_maps", "cache", "caption", "captions", "composite",
+    "demo", "evaluate", "fuse", "generate", "learn_motion", "learn_tokens", "load", "load_denoiser",
+    "load_encoders", "load_lora", "load_samples", "prepare", "read_cast", "read_clips", "read_video",
+    "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
 _HOMES = {
@@ -71,7 +74,9 @@ _HOMES = {
     "lora.file": ("Lora", "load_lora", "save_lora"),
     "lora.settings": ("Adapter",),
     "models.registry": ("MODELS", "load_denoiser", "load_encoders"),
-    "sampling.settings": ("Collaboration", "Masked"),
+    "sampling.output": ("Video",),
+    "sampling.session": ("Studio", "load"),
+    "sampling.settings": ("Collaboration", "Masked", "Sampling"),
     "segmentation.quality_gates": ("Gates",),
     "training.cached_clips": ("Sample", "load_samples"),
     "training.settings": ("Memory", "Motion", "Optim", "Sigma", "Textual", "Watch"),

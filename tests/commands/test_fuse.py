@@ -19,7 +19,7 @@ from toolkit.fusion.methods import METHODS
 from toolkit.fusion.settings import MethodName, Sparse
 from toolkit.lora import layers as adapters
 from toolkit.lora.file import Lora, load_lora, save_lora
-from toolkit.lora.parts import unfused
+from toolkit.lora.parts import masked_parts
 from toolkit.models import registry as models
 
 LAYERS = {
@@ -186,7 +186,7 @@ def test_dare_draws_from_the_seed_alone_and_keeps_the_expectation(
 def test_a_masked_file_can_be_taken_apart_again(files: tuple[Path, ...], tmp_path: Path) -> None:
     words = [f"{files[0]}:0.5", str(files[1]), str(files[2])]
     out = fuse(words, tmp_path / "x.safetensors", method="masked", subjects=["Mimi", "Otto", "Pip,<pip>"])
-    parts = unfused(load_lora(out))
+    parts = masked_parts(load_lora(out))
     assert parts is not None
     assert "elsewhere this is their plain sum" in load_lora(out).metadata["modelspec.usage_hint"]
     assert [part.subjects for part in parts] == [("Mimi",), ("Otto",), ("Pip", "<pip>")]
@@ -194,7 +194,7 @@ def test_a_masked_file_can_be_taken_apart_again(files: tuple[Path, ...], tmp_pat
         own = load_lora(path)
         assert set(part.lora.tensors) == set(own.tensors)
         assert_same(part.lora, lambda layer, w=weight, own=own: w * change(own, layer))  # type: ignore[misc]
-    assert unfused(load_lora(fuse(words, tmp_path / "y.safetensors"))) is None
+    assert masked_parts(load_lora(fuse(words, tmp_path / "y.safetensors"))) is None
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,9 @@ def test_loras_of_different_models_are_told(files: tuple[Path, ...], tmp_path: P
 def test_a_changed_masked_file_is_told(files: tuple[Path, ...], tmp_path: Path) -> None:
     lora = load_lora(fuse([str(files[0]), str(files[1])], tmp_path / "x.safetensors", method="masked"))
     with pytest.raises(CastmixError, match="fuse it again"):
-        unfused(Lora({layer: (a[:4], b[:, :4]) for layer, (a, b) in lora.tensors.items()}, lora.metadata))
+        masked_parts(
+            Lora({layer: (a[:4], b[:, :4]) for layer, (a, b) in lora.tensors.items()}, lora.metadata)
+        )
 
 
 def test_weights_are_read_as_generate_reads_them(files: tuple[Path, ...]) -> None:
@@ -259,6 +261,6 @@ def test_special_tokens_travel_along(tmp_path: Path) -> None:
     made = load_lora(fuse([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "fused", method="masked"))
     assert torch.equal(made.tokens["<mimi>"], torch.arange(24.0))
     assert json.loads(made.metadata["castmix.tokens"])["<mimi>"]["noun"] == "cat"
-    parts = unfused(made)
+    parts = masked_parts(made)
     assert parts is not None
     assert [part.subjects for part in parts] == [("<mimi>",), ("Otto",)]

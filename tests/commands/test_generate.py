@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.commands.generate import generate, parse_lora
+from toolkit import generate
 from toolkit.core.errors import CastmixError
 from toolkit.footage.video import probe, read_video
 from toolkit.lora import layers as adapters
 from toolkit.lora.file import Lora, load_lora, save_lora
+from toolkit.lora.loading import parse_lora
 from toolkit.lora.settings import Adapter
 from toolkit.models import registry as models
 

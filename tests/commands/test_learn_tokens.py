@@ -17,7 +17,7 @@ from toolkit.commands.learn_tokens import learn_tokens, parse_subjects, parse_ve
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips
 from toolkit.lora.file import Lora, load_lora, save_lora
-from toolkit.lora.special_tokens import apply, nouns, read_tokens
+from toolkit.lora.special_tokens import class_nouns, encode_prompts, read_tokens
 from toolkit.models.registry import find_model, load_denoiser, load_encoders
 from toolkit.training.cutout import FILL, cut_out
 from toolkit.training.settings import Sigma, Textual, Verb
@@ -134,13 +134,13 @@ def test_a_verb_is_learnt_and_kept(
     before, after = float(end[:6]), float(end.split(f"as {nearest!r}, ")[1][:6])
     assert after < before
     # in a prompt each of the noun's tokens has its own
-    embeds = apply(encoders, ["a cat <jumps> high"], [load_lora(path)])[0]
+    embeds = encode_prompts(encoders, ["a cat <jumps> high"], [load_lora(path)])[0]
     plainly = encoders.encode_text([f"a cat {token.noun} high"])[0]
     at = encoders.positions(f"a cat {token.noun} high", [(6, 6 + len(token.noun))])[0]
     torch.testing.assert_close((embeds - plainly)[list(at)], token.vector)
     moved = (embeds - plainly).abs().sum(1).nonzero()[:, 0].tolist()
     assert moved == list(at)
-    assert nouns([load_lora(path)]) == {}  # it is nobody
+    assert class_nouns([load_lora(path)]) == {}  # it is nobody
     bytes_before = path.read_bytes()
     learn_tokens(clips, path, verb=["jumps=walks|cat"], **settings)
     assert "has <jumps> already" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from toolkit.fusion.settings import Distil, Sparse, Squares
 from toolkit.fusion.training_clips import load_pairs, own_items, worded
 from toolkit.lora.file import Lora, load_lora, save_lora
 from toolkit.lora.parts import Part
-from toolkit.lora.special_tokens import Token, apply, tokens_metadata
+from toolkit.lora.special_tokens import Token, encode_prompts, tokens_metadata
 from toolkit.models import registry as models
 from toolkit.training.batches import load
 from toolkit.training.cached_clips import load_items
@@ -316,7 +316,7 @@ def test_captions_with_special_tokens_are_those_that_the_lora_was_trained_with(
     item = replace(plain_item, text="<mimi> jumps")
     found = worded([plain_item, item], parts, spec)
     assert list(found) == ["<mimi> jumps"]
-    torch.testing.assert_close(found[item.text], apply(encoders, [item.text], [lora])[0])
+    torch.testing.assert_close(found[item.text], encode_prompts(encoders, [item.text], [lora])[0])
     assert not torch.allclose(found[item.text], encoders.encode_text([item.text])[0], atol=0.1)
     assert torch.equal(load(item, found)[1], found[item.text])
     assert worded([plain_item], parts, spec) == {}

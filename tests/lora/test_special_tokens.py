@@ -37,7 +37,7 @@ def lora_of(**kinds: Kind) -> Lora:
 def test_the_vector_is_added_where_the_token_stands_and_nowhere_else(encoders: Encoders) -> None:
     lora = lora_of(a="output", b="output")
     noun = encoders.encode_text(["a dog jumps over the dog , dog"])
-    (found,) = tokens.apply(encoders, ["a  <b> jumps over the dog , <a>"], [lora])
+    (found,) = tokens.encode_prompts(encoders, ["a  <b> jumps over the dog , <a>"], [lora])
     (first, last) = encoders.positions("a dog jumps over the dog , dog", [(2, 5), (27, 30)])
     assert len(first) == len(last) == 1
     added = found - noun[0]
@@ -50,7 +50,9 @@ def test_the_vector_is_added_where_the_token_stands_and_nowhere_else(encoders: E
 def test_a_noun_of_several_tokens_has_the_vector_at_each(encoders: Encoders) -> None:
     vector = torch.randn(WIDTH)
     made = {"<x>": Token("red cat", "output", vector)}
-    added = tokens.encode(encoders, ["the <x> walks"], made) - encoders.encode_text(["the red cat walks"])
+    added = tokens.encode_with_tokens(encoders, ["the <x> walks"], made) - encoders.encode_text(
+        ["the red cat walks"]
+    )
     assert (added[0].abs().sum(1) > 0).sum() == 2
     assert torch.allclose(added[0].sum(0), 2 * vector, atol=1e-5)
 
@@ -58,11 +60,17 @@ def test_a_noun_of_several_tokens_has_the_vector_at_each(encoders: Encoders) -> 
 @pytest.mark.parametrize("kind", ["output", "input"])
 def test_a_vector_of_zero_is_the_noun_and_no_token_is_encode_text(encoders: Encoders, kind: Kind) -> None:
     zero = {"<x>": Token("cat", kind, torch.zeros(WIDTH))}
-    assert torch.equal(tokens.encode(encoders, ["a <x> walks"], zero), encoders.encode_text(["a cat walks"]))
-    told = tokens.encode(encoders, ["a&nbsp;&nbsp;red   &lt;x&gt; walks"], zero)  # as WanPipeline reads it
+    assert torch.equal(
+        tokens.encode_with_tokens(encoders, ["a <x> walks"], zero), encoders.encode_text(["a cat walks"])
+    )
+    told = tokens.encode_with_tokens(
+        encoders, ["a&nbsp;&nbsp;red   &lt;x&gt; walks"], zero
+    )  # as WanPipeline reads it
     assert torch.equal(told, encoders.encode_text(["a red cat walks"]))
     prompts = ["a <y> walks", "the moon"]  # no token of these LoRAs
-    assert torch.equal(tokens.apply(encoders, prompts, [lora_of(x=kind)]), encoders.encode_text(prompts))
+    assert torch.equal(
+        tokens.encode_prompts(encoders, prompts, [lora_of(x=kind)]), encoders.encode_text(prompts)
+    )
 
 
 def test_an_input_row_is_what_a_new_row_of_the_table_would_be(encoders: Encoders) -> None:
@@ -73,7 +81,7 @@ def test_an_input_row_is_what_a_new_row_of_the_table_would_be(encoders: Encoders
     (one, two) = next(pair for pair in zip(*ids, strict=True) if pair[0] != pair[1])
     cat, dog = table.weight[one], table.weight[two]
     made = {"<x>": Token("cat", "input", dog - cat)}
-    found = tokens.encode(encoders, ["a <x> jumps over the moon"], made)
+    found = tokens.encode_with_tokens(encoders, ["a <x> jumps over the moon"], made)
     assert torch.allclose(found, encoders.encode_text([other]), atol=1e-5)
 
 
@@ -83,7 +91,9 @@ def test_it_is_differentiable_in_the_vector(encoders: Encoders, kind: Kind) -> N
     weights = torch.randn(1, 32, WIDTH)
 
     def value(v: torch.Tensor) -> torch.Tensor:
-        return (tokens.encode(encoders, ["a <x> walks"], {"<x>": Token("cat", kind, v)}) * weights).sum()
+        return (
+            tokens.encode_with_tokens(encoders, ["a <x> walks"], {"<x>": Token("cat", kind, v)}) * weights
+        ).sum()
 
     (gradient,) = torch.autograd.grad(value(vector), vector)
     direction, step = torch.randn(WIDTH), 1e-2
@@ -111,20 +121,22 @@ def test_they_travel_in_the_lora_file(tmp_path: Path) -> None:
 
 def test_c_tilde_is_the_prompt_in_plain_words() -> None:
     words = {"<sub1>": "star", "Pixo": "a teal star", "Rufus": "a dog"}
-    assert tokens.plain("a <sub1> meets a <sub2>, x style", words) == "a star meets a <sub2>, x style"
+    assert (
+        tokens.in_plain_words("a <sub1> meets a <sub2>, x style", words) == "a star meets a <sub2>, x style"
+    )
     rufus = "[Character: Rufus], waves at [Character: Pixo]. [scene-style:cartoon]"
     both = f"[Character: Pixo], hops in the room. {rufus}"
-    assert tokens.plain(both, words) == (
+    assert tokens.in_plain_words(both, words) == (
         "a teal star hops in the room and a dog waves at a teal star, cartoon style"
     )
-    assert tokens.plain(both, {"Pixo": "a teal star"}) == both  # half prose would be neither
-    assert tokens.plain("[Character: <sub1>], sits.", words) == "[Character: star], sits."
+    assert tokens.in_plain_words(both, {"Pixo": "a teal star"}) == both  # half prose would be neither
+    assert tokens.in_plain_words("[Character: <sub1>], sits.", words) == "[Character: star], sits."
 
 
 def test_words_come_from_tokens_and_from_the_cast() -> None:
     lora = lora_of(a="output")
     known = Lora({}, {"castmix.cast": json.dumps(["Pixo", "Nobody"])})
-    found = tokens.nouns([lora, known], read_cast())
+    found = tokens.class_nouns([lora, known], read_cast())
     assert found == {"<a>": "dog", "Pixo": "a plain teal star with a hat"}
 
 
@@ -137,11 +149,13 @@ def test_what_cannot_be(encoders: Encoders, tmp_path: Path) -> None:
     assert set(tokens.read_tokens([other, other])) == {"<a>", "<b>"}
     wide = {"<x>": Token("cat", "output", torch.zeros(7))}
     with pytest.raises(CastmixError, match=r"vector of \(7,\), this model's embeddings have 24"):
-        tokens.encode(encoders, ["a <x>"], wide)
+        tokens.encode_with_tokens(encoders, ["a <x>"], wide)
     with pytest.raises(CastmixError, match=r"vector of \(7,\)"):
-        tokens.encode(encoders, ["a <x>"], {"<x>": Token("cat", "input", torch.zeros(7))})
+        tokens.encode_with_tokens(encoders, ["a <x>"], {"<x>": Token("cat", "input", torch.zeros(7))})
     with pytest.raises(CastmixError, match="<x> is beyond the last token"):
-        tokens.encode(encoders, ["moon " * 40 + "<x>"], {"<x>": Token("cat", "output", torch.zeros(24))})
+        tokens.encode_with_tokens(
+            encoders, ["moon " * 40 + "<x>"], {"<x>": Token("cat", "output", torch.zeros(24))}
+        )
     nameless = Lora({}, {}, {"<x>": torch.zeros(3)})
     with pytest.raises(CastmixError, match="expected a noun"):
         tokens.read_tokens([nameless])
@@ -151,9 +165,12 @@ def test_what_cannot_be(encoders: Encoders, tmp_path: Path) -> None:
 
 def test_names_in_prose_become_nouns_too() -> None:
     words = {"Mimi": "bear", "Otto": "a ball", "Ann": "an owl"}
-    assert tokens.plain("a Mimi bear hops and an Otto ball rolls", words) == "a bear hops and a ball rolls"
-    assert tokens.plain("the Otto ball and a Ann owl", words) == "the ball and an owl"
-    assert tokens.plain("Otto chases Anna", words) == "a ball chases Anna"
+    assert (
+        tokens.in_plain_words("a Mimi bear hops and an Otto ball rolls", words)
+        == "a bear hops and a ball rolls"
+    )
+    assert tokens.in_plain_words("the Otto ball and a Ann owl", words) == "the ball and an owl"
+    assert tokens.in_plain_words("Otto chases Anna", words) == "a ball chases Anna"
     half = "[Character: Mimi], hops on [Character: Bruno]."  # one of them has no noun: tags stay as they are
-    assert tokens.plain(half, words) == half
-    assert tokens.plain("a bear hops", {"bear": "bear"}) == "a bear hops"
+    assert tokens.in_plain_words(half, words) == half
+    assert tokens.in_plain_words("a bear hops", {"bear": "bear"}) == "a bear hops"

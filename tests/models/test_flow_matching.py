@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from toolkit.models import flow_matching as flow
+from toolkit.sampling.denoise import denoise
 
 
 def test_interpolate_ends_at_data_and_noise_and_has_the_target_as_slope() -> None:
@@ -31,7 +32,7 @@ def test_schedule_equals_diffusers(steps: int, shift: float) -> None:
 def test_euler_is_exact_on_a_straight_path() -> None:
     x0, noise = torch.randn(1, 4, 2, 2, 2), torch.randn(1, 4, 2, 2, 2)
     seen: list[int] = []
-    out = flow.sample_euler(
+    out = denoise(
         lambda latents, sigma: flow.velocity_target(x0, noise),
         noise,
         flow.sigma_schedule(7, 3.0),

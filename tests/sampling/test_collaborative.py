@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import CastmixError
-from toolkit.models.flow_matching import sample_euler, sigma_schedule
+from toolkit.models.flow_matching import sigma_schedule
 from toolkit.sampling.collaborative import (
     Report,
     collaborate,
+    collaborative_velocity,
     guided_steps,
     pulled,
-    sample_collaborative,
     shares,
 )
 from toolkit.sampling.collaborative_guides import (
@@ -33,6 +33,7 @@ from toolkit.sampling.collaborative_guides import (
     attention_guide,
     difference_guide,
 )
+from toolkit.sampling.denoise import denoise
 from toolkit.sampling.request import check_collaboration
 from toolkit.sampling.settings import Collaboration
 
@@ -194,6 +195,17 @@ def test_where_the_step_leaves_from_does_not_depend_on_what_is_predicted() -> No
     torch.testing.assert_close(mean, (1 - sigma) * clean + sigma * noise)
 
 
+def sample_together(
+    both: dict[Name, Branch],
+    x: Tensor,
+    sigmas: Tensor,
+    settings: Collaboration,
+    guide: Any,
+    report: Any = None,
+) -> Tensor:
+    return denoise(collaborative_velocity(both, sigmas, settings, guide, report), x, sigmas)
+
+
 @pytest.mark.parametrize("sampler", sorted(GUIDES))
 def test_a_zero_step_is_the_weighted_sum_of_two_velocities(toys: dict[Name, Toy], sampler: str) -> None:
     x, sigmas = latents(), sigma_schedule(6, 3.0).double()
@@ -206,10 +218,10 @@ def test_a_zero_step_is_the_weighted_sum_of_two_velocities(toys: dict[Name, Toy]
         )
 
     with torch.no_grad():
-        expected = sample_euler(velocity, x, sigmas)
-    ours = sample_collaborative(branches(toys), x, sigmas, settings, GUIDES[sampler])
+        expected = denoise(velocity, x, sigmas)
+    ours = sample_together(branches(toys), x, sigmas, settings, GUIDES[sampler])
     torch.testing.assert_close(ours, expected)
-    moved = sample_collaborative(branches(toys), x, sigmas, replace(settings, eta=0.05), GUIDES[sampler])
+    moved = sample_together(branches(toys), x, sigmas, replace(settings, eta=0.05), GUIDES[sampler])
     assert (moved - expected).norm() > 1e-3 * expected.norm()
 
 
@@ -217,15 +229,15 @@ def test_one_branch_alone_is_that_branch(toys: dict[Name, Toy]) -> None:
     """At share 1 the other is not even asked for its velocity; a branch that agrees is not pulled."""
     x, sigmas = latents(), sigma_schedule(5, 3.0).double()
     with torch.no_grad():
-        alone = sample_euler(toys["subject"].velocity, x, sigmas)
+        alone = denoise(toys["subject"].velocity, x, sigmas)
     settings = Collaboration(beta_subject=(1, 1), beta_motion=(0, 0), spatial=False, temporal=False)
     toys["motion"].asked.clear()
-    both = sample_collaborative(branches(toys), x, sigmas, settings, attention_guide)
+    both = sample_together(branches(toys), x, sigmas, settings, attention_guide)
     torch.testing.assert_close(both, alone)
     assert toys["motion"].asked == []
     same = {"subject": toys["subject"].branch(), "motion": toys["subject"].branch()}
     for guide in GUIDES.values():
-        twice = sample_collaborative(same, x, sigmas, Collaboration(eta=0.1), guide)  # type: ignore[arg-type]
+        twice = sample_together(same, x, sigmas, Collaboration(eta=0.1), guide)  # type: ignore[arg-type]
         torch.testing.assert_close(twice, alone)
 
 
@@ -294,22 +306,16 @@ def test_a_normalised_step_knows_no_resolution() -> None:
 def test_samples_of_a_batch_do_not_know_each_other(toys: dict[Name, Toy]) -> None:
     x, sigmas = latents(), sigma_schedule(5, 3.0).double()
     settings = Collaboration(eta=0.05, freeze=True)
-    together = sample_collaborative(branches(toys), x, sigmas, settings, attention_guide)
+    together = sample_together(branches(toys), x, sigmas, settings, attention_guide)
     for i in range(2):
-        alone = sample_collaborative(branches(toys), x[i : i + 1], sigmas, settings, attention_guide)
+        alone = sample_together(branches(toys), x[i : i + 1], sigmas, settings, attention_guide)
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
 def reports(toys: dict[Name, Toy], settings: Collaboration, steps: int = 12) -> list[Report]:
     found: list[Report] = []
-    sample_collaborative(
-        branches(toys),
-        latents(),
-        sigma_schedule(steps, 3.0).double(),
-        settings,
-        attention_guide,
-        lambda i, latents, report: found.append(report),
-    )
+    sigmas = sigma_schedule(steps, 3.0).double()
+    sample_together(branches(toys), latents(), sigmas, settings, attention_guide, found.append)
     return found
 
 
@@ -354,9 +360,7 @@ def test_a_step_without_a_slope_is_not_the_one_that_is_kept(toys: dict[Name, Toy
     log: list[Report] = []
     settings = Collaboration(eta=0.05, freeze=True)
     sigmas = sigma_schedule(12, 3.0).double()
-    found = sample_collaborative(
-        branches(toys), latents(), sigmas, settings, guide, lambda i, x, report: log.append(report)
-    )
+    found = sample_together(branches(toys), latents(), sigmas, settings, guide, log.append)
     assert found.isfinite().all()
     guided = [report.alphas for report in log if report.guided]
     assert guided[1] != guided[0]

@@ -15,9 +15,17 @@ from toolkit.lora.file import Lora
 from toolkit.lora.parts import Part
 from toolkit.lora.special_tokens import Token
 from toolkit.models import registry as models
-from toolkit.models.flow_matching import Velocity, sample_euler, sigma_schedule
-from toolkit.sampling.masked_layout import Plain, laid_out
-from toolkit.sampling.masked_loras import Named, confine, find_shares, read_prompt, read_shares, shares
+from toolkit.models.flow_matching import Velocity, sigma_schedule
+from toolkit.sampling.denoise import denoise
+from toolkit.sampling.masked_layout import PlainPrompts, laid_out
+from toolkit.sampling.masked_loras import (
+    PromptSubjects,
+    confine,
+    find_shares,
+    find_subjects,
+    read_shares,
+    shares,
+)
 from toolkit.sampling.settings import Masked
 
 GRID = (3, 2, 3)
@@ -194,24 +202,24 @@ def test_one_who_is_alone_is_the_plain_lora(denoiser: models.Denoiser) -> None:
     velocity = velocity_of(denoiser, embeds())
     sigmas = sigma_schedule(4, 3.0)
     with adapters.activate(denoiser.module, {"a": 1}):
-        alone = sample_euler(velocity, noise(), sigmas)
+        alone = denoise(velocity, noise(), sigmas)
     with adapters.activate(denoiser.module, {"a": 1, "b": 1}):
         where = find_shares(
             denoiser,
             velocity,
-            [Named(((0, 1),), ("a",), 5)],
+            [PromptSubjects(((0, 1),), ("a",), 5)],
             embeds(),
             adapters=("a", "b"),
             latents=noise(),
             sigmas=sigmas,
         )
         one = confined(denoiser, velocity, where)
-        torch.testing.assert_close(sample_euler(one, noise(), sigmas), alone)
+        torch.testing.assert_close(denoise(one, noise(), sigmas), alone)
 
 
 def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoiser) -> None:
     velocity, sigmas = velocity_of(denoiser, embeds(2)), sigma_schedule(6, 3.0)
-    named = [Named(((0, 1), (3,)), ("a", "b"), 5), Named(((2,), (4,)), ("b", "a"), 6)]
+    named = [PromptSubjects(((0, 1), (3,)), ("a", "b"), 5), PromptSubjects(((2,), (4,)), ("b", "a"), 6)]
     settings = Masked(sigma=0.9, layers=(1,))
     with adapters.activate(denoiser.module, {"a": 1, "b": 1}):
         found = find_shares(
@@ -225,7 +233,7 @@ def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoise
             settings=settings,
         )
         step = int((sigmas > 0.9).sum())
-        seen = sample_euler(velocity, noise(2), sigmas[: step + 1])
+        seen = denoise(velocity, noise(2), sigmas[: step + 1])
         for row, one in enumerate(named):
             maps = read_maps(
                 denoiser,
@@ -246,7 +254,9 @@ def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoise
 
 def test_on_the_bases_layout_each_row_goes_its_own_way(denoiser: models.Denoiser) -> None:
     weights, settings = {"a": 1.0, "b": 1.0}, Masked(layout="base", sigma=0.7)
-    plain = Plain(embeds(2).flip(0), (Named(((0, 1), (3,)), ("a", "b"), 5), Named(((2,),), ("a",), 6)))
+    plain = PlainPrompts(
+        embeds(2).flip(0), (PromptSubjects(((0, 1), (3,)), ("a", "b"), 5), PromptSubjects(((2,),), ("a",), 6))
+    )
     follow = laid_out(
         denoiser,
         lambda prompts: velocity_of(denoiser, prompts),
@@ -273,7 +283,7 @@ def test_a_prompt_names_by_words_and_by_tokens(tiny_wan: Path) -> None:
     encoders = models.load_encoders(str(tiny_wan))
     tokens = {"<moon>": Token("the moon", "output", torch.zeros(24))}
     subjects = {"a": ["Pixo", "cat"], "b": ["Bruk"], "c": ["<moon>"]}
-    named = read_prompt(encoders, "[Character: Pixo], jumps over <moon>. a cats", subjects, tokens)
+    named = find_subjects(encoders, "[Character: Pixo], jumps over <moon>. a cats", subjects, tokens)
     assert named.owners == ("a", "c")
     plain = "[Character: Pixo], jumps over the moon. a cats"
     assert named.spans == tuple(encoders.spans(plain, ["Pixo", "the moon"]))
@@ -293,7 +303,7 @@ def test_errors(denoiser: models.Denoiser, settings: Masked, message: str) -> No
         find_shares(
             denoiser,
             velocity_of(denoiser, embeds()),
-            [Named(((0,), (1,)), ("a", "b"), 5)],
+            [PromptSubjects(((0,), (1,)), ("a", "b"), 5)],
             embeds(),
             adapters=("a", "b"),
             latents=noise(),

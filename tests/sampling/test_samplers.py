@@ -12,32 +12,33 @@ import pytest
 import torch
 from torch import Tensor
 
+from toolkit import generate
 from toolkit.attention.maps import map_layers, read_maps, token_grid
 from toolkit.cli.click_app import castmix
 from toolkit.commands.fuse import fuse
-from toolkit.commands.generate import generate
 from toolkit.core.errors import CastmixError
 from toolkit.footage.video import read_video, write_video
 from toolkit.lora import layers as adapters
 from toolkit.lora.file import Lora, save_lora
-from toolkit.lora.loading import Member
+from toolkit.lora.loading import LoraSet
+from toolkit.lora.parts import Part
 from toolkit.lora.settings import Adapter
 from toolkit.lora.special_tokens import spans
 from toolkit.models import registry as models
-from toolkit.models.flow_matching import sample_euler, sigma_schedule
+from toolkit.models.flow_matching import sigma_schedule
 from toolkit.sampling.collaborative_branches import (
-    Prompted,
-    for_motion,
-    for_subjects,
+    BranchPrompt,
+    motion_branch_prompt,
     new_branch,
+    subject_branch_prompt,
     subjects_of,
 )
 from toolkit.sampling.collaborative_guides import Branch, Name, attention_guide
-from toolkit.sampling.denoise import guided_velocity
-from toolkit.sampling.prompt_encoding import Scripts
-from toolkit.sampling.request import parse_words
-from toolkit.sampling.samplers import draw
-from toolkit.sampling.settings import Collaboration, Masked
+from toolkit.sampling.denoise import denoise, guided_velocity
+from toolkit.sampling.prompt_encoding import EncodedPrompts
+from toolkit.sampling.request import Request, parse_words
+from toolkit.sampling.samplers import Network, velocity_of
+from toolkit.sampling.settings import Collaboration, Masked, Sampling
 
 SMALL: dict[str, Any] = {"steps": 3, "num_frames": 9, "height": 32, "width": 48}
 PROMPT = "[Character: Pixo], jumps over the moon. [Character: Bruk], walks."
@@ -67,12 +68,12 @@ def loras(tiny_wan: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture
-def doubled(tiny_wan: Path) -> tuple[models.Denoiser, list[Member]]:
+def doubled(tiny_wan: Path) -> tuple[models.Denoiser, list[Part]]:
     """The network in float64 with a subject and a motion."""
     denoiser = models.load_denoiser(str(tiny_wan))
     members = [
-        Member("subject", "s", 1.0, random_lora(tiny_wan, 0)),
-        Member("motion", "m", 0.5, random_lora(tiny_wan, 2)),
+        Part("s", random_lora(tiny_wan, 0), 1.0, role="subject"),
+        Part("m", random_lora(tiny_wan, 2), 0.5, role="motion"),
     ]
     for one in members:
         adapters.attach(denoiser.module, one.lora, one.name)
@@ -80,16 +81,16 @@ def doubled(tiny_wan: Path) -> tuple[models.Denoiser, list[Member]]:
     return denoiser, members
 
 
-def prompted() -> dict[Name, Prompted]:
+def prompted() -> dict[Name, BranchPrompt]:
     generator = torch.Generator().manual_seed(5)
     embeds = torch.randn(2, 1, 12, 24, generator=generator, dtype=torch.float64)
     return {
-        "subject": Prompted(embeds[0], ((1, 2), (5,)), 9),
-        "motion": Prompted(embeds[1], ((1, 2), (6,)), 10),
+        "subject": BranchPrompt(embeds[0], ((1, 2), (5,)), 9),
+        "motion": BranchPrompt(embeds[1], ((1, 2), (6,)), 10),
     }
 
 
-def pair(denoiser: models.Denoiser, members: list[Member], settings: Collaboration) -> dict[Name, Branch]:
+def pair(denoiser: models.Denoiser, members: list[Part], settings: Collaboration) -> dict[Name, Branch]:
     found: dict[Name, Branch] = {}
     for name, one in prompted().items():
         weights = {member.name: member.weight for member in members if member.role == name}
@@ -99,7 +100,7 @@ def pair(denoiser: models.Denoiser, members: list[Member], settings: Collaborati
     return found
 
 
-def test_pulls_through_the_network(doubled: tuple[models.Denoiser, list[Member]]) -> None:
+def test_pulls_through_the_network(doubled: tuple[models.Denoiser, list[Part]]) -> None:
     """Against finite differences, with each branch's adapters; the same when blocks are computed twice."""
     denoiser, members = doubled
     generator = torch.Generator().manual_seed(1)
@@ -143,36 +144,32 @@ def test_pulls_through_the_network(doubled: tuple[models.Denoiser, list[Member]]
 
 @pytest.mark.parametrize("sampler", ["scs", "scs-lite"])
 def test_a_zero_step_is_two_adapters_velocities_summed(
-    doubled: tuple[models.Denoiser, list[Member]], sampler: str
+    doubled: tuple[models.Denoiser, list[Part]], sampler: str
 ) -> None:
     denoiser, members = doubled
     generator = torch.Generator().manual_seed(1)
     embeds = torch.randn(3, 12, 24, generator=generator, dtype=torch.float64)
     noise = torch.randn(1, *SHAPE, generator=generator, dtype=torch.float64)
-    script = Scripts(
+    prompts = EncodedPrompts(
         embeds[:1],
         embeds[2:],
         branches=(
-            {"subject": Prompted(embeds[:1], ((1,),), 9), "motion": Prompted(embeds[1:2], ((2,),), 8)},
+            {
+                "subject": BranchPrompt(embeds[:1], ((1,),), 9),
+                "motion": BranchPrompt(embeds[1:2], ((2,),), 8),
+            },
         ),
     )
+    request = Request(
+        Sampling(sampler, 3, 2.0, 3.0, "", 9, 32, 48),  # type: ignore[arg-type]
+        {},
+        Collaboration(eta=0.0, sigma_window=(0.5, 1.0), beta_subject=(0.8, 0.8), beta_motion=(0.2, 0.2)),
+        Masked(),
+    )
+    network = Network(denoiser, LoraSet(parts=tuple(members)), request)
     sigmas, told = sigma_schedule(3, 3.0).double(), []
-    ours = draw(
-        denoiser,
-        script,
-        range(1),
-        noise,
-        sigmas,
-        members,
-        guidance_scale=2.0,
-        sampler=sampler,
-        collaboration=Collaboration(
-            eta=0.0, sigma_window=(0.5, 1.0), beta_subject=(0.8, 0.8), beta_motion=(0.2, 0.2)
-        ),
-        masked=Masked(),
-        callback=lambda i, report: told.append(report),
-    )
-    assert [report is not None and report.guided for report in told] == [True, True, False]
+    ours = denoise(velocity_of(network, prompts, noise, sigmas, told.append), noise, sigmas)
+    assert [report.guided for report in told] == [True, True, False]
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         total = torch.zeros_like(latents)
@@ -183,7 +180,7 @@ def test_a_zero_step_is_two_adapters_velocities_summed(
         return total
 
     with torch.no_grad():
-        torch.testing.assert_close(ours, sample_euler(velocity, noise, sigmas))
+        torch.testing.assert_close(ours, denoise(velocity, noise, sigmas))
 
 
 def test_generate_lets_them_collaborate(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> None:
@@ -302,7 +299,9 @@ def test_a_masked_fusion_in_both_samplers(
     assert video("e", PROMPT, subject=[str(both)], **together) != video(
         "f", PROMPT, subject=summed, **together
     )
-    with pytest.raises(CastmixError, match="a masked fusion is of subjects, give its file with --subject"):
+    with pytest.raises(
+        CastmixError, match="a masked fusion is a subject LoRA here, give its file with --subject"
+    ):
         video("g", PROMPT, subject=summed, lora=[str(both)], **together)
 
 
@@ -330,7 +329,7 @@ def test_a_masked_fusion_on_the_bases_layout(
     assert videos("to the end", [PROMPT], masked=Masked(layout="base", sigma=1e-6), **own) == base
     with pytest.raises(CastmixError, match=r"--masked\.layout base needs a noun for Bruk: say --words Bruk="):
         videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(both)], words=WORDS[:1])
-    with pytest.raises(CastmixError, match="lays out a masked fusion, and no --lora or --subject is one"):
+    with pytest.raises(CastmixError, match="needs a masked fusion, and no --lora or --subject is one"):
         videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(loras["pixo"])], words=WORDS)
 
 
@@ -344,17 +343,17 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     subjects = subjects_of(PROMPT, words)
     assert subjects == ["Pixo", "Bruk"]
     embeds = encoders.encode_text([PROMPT])
-    here = for_subjects(encoders, PROMPT, embeds, subjects, words)
+    here = subject_branch_prompt(encoders, PROMPT, embeds, subjects, words)
     assert here.spans == tuple(encoders.spans(PROMPT, ["Pixo", "Bruk"]))
     assert here.real == encoders.prompt_length(PROMPT)
-    there = for_motion(encoders, MOTION_PROMPT, embeds, subjects, words)
+    there = motion_branch_prompt(encoders, MOTION_PROMPT, embeds, subjects, words)
     assert there.spans == tuple(encoders.spans(MOTION_PROMPT, ["cat", "dog"]))
     # what the motion branch calls a token moves nothing in the subject branch: its noun is the file's
     token = {"<r>": "cat"}
-    of_file = for_subjects(encoders, "<r> jumps over a dog", embeds, ["<r>", "dog"], token)
+    of_file = subject_branch_prompt(encoders, "<r> jumps over a dog", embeds, ["<r>", "dog"], token)
     assert (of_file.spans, of_file.real) == spans_and_length(encoders, "cat jumps over a dog", ["cat", "dog"])
     near = {"Pixo": "cat", "Bruk": "big cat"}
-    one, other = for_motion(encoders, "a cat jumps over a big cat", embeds, subjects, near).spans
+    one, other = motion_branch_prompt(encoders, "a cat jumps over a big cat", embeds, subjects, near).spans
     assert not {*one} & {*other}
     token = {"<r>": "big cat"}
     (one, other), _ = spans(encoders, "<r> jumps over a cat", ["<r>", "cat"], token)
@@ -362,30 +361,30 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     with pytest.raises(CastmixError, match="'cat' is not in the prompt"):
         spans(encoders, "<r> jumps", ["<r>", "cat"], token)
     cats, prompt = {"Pixo": "cat", "Bruk": "cat"}, "a cat jumps over a cat"
-    first, second = for_motion(encoders, prompt, embeds, subjects, cats).spans
+    first, second = motion_branch_prompt(encoders, prompt, embeds, subjects, cats).spans
     assert sorted([*first, *second]) == list(encoders.spans(prompt, ["cat"])[0])
     assert max(first) < min(second)
     with pytest.raises(
         CastmixError, match="are each called 'cat', which the motion prompt 'a cat jumps' says 1"
     ):
-        for_motion(encoders, "a cat jumps", embeds, subjects, cats)
+        motion_branch_prompt(encoders, "a cat jumps", embeds, subjects, cats)
     with pytest.raises(
         CastmixError, match="does not name Bruk: say what it is called there, such as --words Bruk="
     ):
-        for_motion(encoders, "a cat jumps", embeds, subjects, words)
+        motion_branch_prompt(encoders, "a cat jumps", embeds, subjects, words)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sampler": "scs", "subject": ["pixo"]}, "both branches' LoRAs, --motion is missing"),
+        ({"sampler": "scs", "subject": ["pixo"]}, "needs a LoRA for each branch: --motion is missing"),
         ({"sampler": "scs-lite"}, "--subject and --motion is missing"),
         ({"sampler": "scs", "subject": ["pixo"], "motion": "wave", "batch_size": 2}, "batch_size must be 1"),
         (
             {"sampler": "scs", "subject": ["pixo"], "motion": "wave", "num_frames": 1},
             "num_frames 5 or more, got 1",
         ),
-        ({"motion_prompt": "a cat"}, "--sampler euler has none: use scs"),
+        ({"motion_prompt": "a cat"}, "--sampler euler has none: use --sampler scs"),
         ({"motion_prompt": ["a", "b", "c"]}, "given 3 times for 1 prompts"),
         ({"motion_clip": Path("no.mp4")}, "--motion-clip no.mp4: no such file"),
         ({"words": ["=cat"]}, "--words =cat: expected NAME=NOUN"),
@@ -405,7 +404,7 @@ def test_what_cannot_be(
 
 
 def test_with_a_window_every_second_place_looks_around(
-    doubled: tuple[models.Denoiser, list[Member]],
+    doubled: tuple[models.Denoiser, list[Part]],
 ) -> None:
     denoiser, members = doubled
     x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -55,20 +55,15 @@ def test_the_vae_keeps_what_is_seen() -> None:
 
 
 def test_the_base_follows_the_asked_colour() -> None:
-    from toolkit.sampling.denoise import sample_latents
+    from toolkit.models.flow_matching import sigma_schedule
+    from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 
     spec, encoders, denoiser = find_model("sandbox"), load_encoders("sandbox"), load_denoiser("sandbox")
     prompts = [f"a {c} ball stands still in the snow, cartoon style" for c in ("red", "blue")]
-    latents = sample_latents(
-        denoiser,
-        encoders.encode_text(prompts),
-        encoders.encode_text([""]),
-        shape=(48, 5, 8, 12),
-        seeds=[0, 0],
-        steps=6,
-        guidance_scale=spec.guidance_scale,
-        shift=spec.shift,
+    velocity = guided_velocity(
+        denoiser, encoders.encode_text(prompts), encoders.encode_text([""]), spec.guidance_scale
     )
+    latents = denoise(velocity, initial_noise([0, 0], (48, 5, 8, 12)), sigma_schedule(6, spec.shift))
     red, blue = encoders.decode_video(latents)[:, :, 8, 16:60, 24:72].mean((2, 3))
     assert red[0] - red[2] > blue[0] - blue[2] + 0.2
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,18 @@ import torch
 from torch import Tensor
 
 from toolkit.attention.maps import MapLayers, mask_target, reader, token_grid
-from toolkit.attention.session import Look, encode, prompted, whole
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track
 from toolkit.core.seeds import generator_for
 from toolkit.footage.clips import Clip, read_clips
+from toolkit.footage.decoding import Frames
 from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.footage.video import read_video
+from toolkit.lora.file import Lora
+from toolkit.lora.special_tokens import encode_prompts, spans, token_nouns
 from toolkit.models.flow_matching import interpolate
-from toolkit.models.interfaces import Denoiser
-from toolkit.models.registry import latent_shape
+from toolkit.models.interfaces import Denoiser, Encoders, Geometry
+from toolkit.models.registry import shape_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class Scene:
     """
 
     name: str
+    prompt: str
     latents: Tensor
     prompt_embeds: Tensor
     real: int
@@ -55,8 +59,38 @@ class LayerScore:
     by_sigma: dict[float, float]
 
 
-def read_scenes(look: Look, clips: Path, count: int) -> list[Scene]:
-    """Clips with masks of somebody whom their captions name, at most `count`, evenly picked.
+@dataclass(frozen=True, eq=False)
+class SceneReader:
+    """What turns a clip with masks into a `Scene`: a model, and LoRA files that bring special tokens."""
+
+    geometry: Geometry
+    encoders: Encoders
+    denoiser: Denoiser
+    loras: Sequence[Lora] = ()
+
+    def read(self, clip: Clip, names: Sequence[str]) -> Scene:
+        """The scene of a clip whose caption names these characters.
+
+        Raises:
+            CastmixError: the clip is of a size that the model cannot take.
+        """
+        frames, _ = read_video(clip.path)
+        frames = frames[: whole_chunks(len(frames))]
+        try:
+            shape_of(self.geometry, *frames.shape[:3])
+        except CastmixError as error:
+            raise CastmixError(f"{clip.path}: {error}") from error
+        latents = encode_frames(self.encoders, frames)
+        found, real = spans(self.encoders, clip.text, names, token_nouns(self.loras))
+        (embeds,) = encode_prompts(self.encoders, [clip.text], self.loras)
+        grid = token_grid(self.denoiser, latents)
+        masks = [read_mask(mask_path(clip, name))[: len(frames)] for name in names]
+        targets = [mask_target(torch.from_numpy(mask), grid) for mask in masks]
+        return Scene(clip.id, clip.text, latents[0].cpu(), embeds, real, found, torch.stack(targets))
+
+
+def read_scenes(reader: SceneReader, clips: Path, count: int) -> list[Scene]:
+    """Clips with masks of characters that their captions name: at most `count`, evenly picked.
 
     Raises:
         CastmixError: there are none, or one is of a size that the model cannot take.
@@ -67,28 +101,23 @@ def read_scenes(look: Look, clips: Path, count: int) -> list[Scene]:
         found += [(clip, names)] if names else []
     if not found or count < 1:
         raise CastmixError(
-            f"{clips}: no clip has an accepted mask of somebody whom its caption names: "
+            f"{clips}: no clip has an accepted mask of a character that its caption names: "
             f"run `castmix segment {clips}`"
         )
     step = max(1, len(found) / count)
     picked = [found[int(i * step)] for i in range(min(count, len(found)))]
-    return [_scene(look, clip, names) for clip, names in picked]
+    return [reader.read(clip, names) for clip, names in picked]
 
 
-def _scene(look: Look, clip: Clip, names: Sequence[str]) -> Scene:
-    frames, _ = read_video(clip.path)
-    frames = frames[: whole(len(frames))]
-    try:
-        latent_shape(look.spec, *frames.shape[:3])
-    except CastmixError as error:
-        raise CastmixError(f"{clip.path}: {error}") from error
-    latents = encode(look, frames)
-    spans, real, embeds = prompted(look, clip.text, names)
-    grid = token_grid(look.denoiser, latents)
-    targets = [
-        mask_target(torch.from_numpy(read_mask(mask_path(clip, name))[: len(frames)]), grid) for name in names
-    ]
-    return Scene(clip.id, latents[0].cpu(), embeds[0], real, spans, torch.stack(targets))
+def whole_chunks(frames: int) -> int:
+    """The largest 4k + 1 of so many frames: what the VAE encodes."""
+    return (frames - 1) // 4 * 4 + 1
+
+
+def encode_frames(encoders: Encoders, frames: Frames) -> Tensor:
+    """Frames (F, H, W, 3) uint8 to latents (1, C, f, h, w)."""
+    video = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    return encoders.encode_video(video)
 
 
 def _says(text: str, name: str) -> bool:
@@ -97,11 +126,17 @@ def _says(text: str, name: str) -> bool:
 
 @torch.no_grad()
 def probe(
-    denoiser: Denoiser, scenes: Sequence[Scene], sigmas: Sequence[float], blocks: int, seed: int
+    denoiser: Denoiser,
+    scenes: Sequence[Scene],
+    sigmas: Sequence[float],
+    blocks: int,
+    seed: int,
+    active: Callable[[Scene], AbstractContextManager[None]] = lambda scene: nullcontext(),
 ) -> list[Tensor]:
     """Token maps of every block, for each scene (sigmas, blocks, subjects, f, h, w), on the CPU.
 
-    The noise of a scene depends on seed, scene and noise level.
+    The noise of a scene depends on seed, scene and noise level. active: makes the context in which the
+    network reads a scene, with its adapters.
     """
     found = []
     layers = range(blocks)
@@ -112,7 +147,7 @@ def probe(
         for i, sigma in enumerate(sigmas):
             noise = torch.randn(latents.shape, generator=generator_for(seed, i, f"probe/{scene.name}"))
             level = torch.tensor(sigma)
-            with denoiser.tap(cross=layers, stop_after=blocks - 1, read=read) as taps:
+            with active(scene), denoiser.tap(cross=layers, stop_after=blocks - 1, read=read) as taps:
                 denoiser(interpolate(latents, noise, level), level, scene.prompt_embeds.unsqueeze(0))
             levels.append(torch.stack([taps.maps["cross", layer][0].cpu() for layer in layers]))
         found.append(torch.stack(levels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -14,13 +15,13 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import safetensors_bytes, write_atomic
 from toolkit.core.progress import say
 from toolkit.core.run_record import write_run
-from toolkit.models.registry import find_model, latent_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from toolkit.attention.session import Look
     from toolkit.footage.decoding import Frames
+    from toolkit.sampling.attention_view import AttentionView, Seen
+    from toolkit.sampling.session import Studio
 
 
 def attention_maps(
@@ -66,11 +67,8 @@ def attention_maps(
     Raises:
         CastmixError: no prompt and no clips, a subject that the prompt does not name, a missing block.
     """
-    from toolkit.attention.session import open_model
-
     arguments = {**locals()}
-    arguments.pop("open_model")
-    spec, out = find_model(model), Path(out)
+    out = Path(out)
     if bool(prompt) == (probe is not None):
         raise CastmixError("give either --prompt (and --video), or --probe CLIPS")
     if not sigma or not all(0 < level <= 1 for level in sigma):
@@ -79,64 +77,40 @@ def attention_maps(
         raise CastmixError(f"steps must be 1 or more, got {steps}")
     subjects = list(dict.fromkeys(subject or TAG.findall(prompt)))
     if prompt and not subjects:
-        raise CastmixError(f"whom to look for in {prompt!r}? --subject 'red ball', as it is written there")
-    look = open_model(spec, lora)
-    if probe is not None:
-        made = _probe(look, Path(probe), count, sigma, seed, out)
-    else:
-        made = _look(look, prompt, subjects, video, sigma, layers, steps or spec.steps, seed, out)
+        raise CastmixError(
+            f"no subject to look for in {prompt!r}: give --subject 'red ball', as written there"
+        )
+    from toolkit.sampling.attention_view import AttentionView
+    from toolkit.sampling.session import load
+
+    with load(model, lora=list(lora)) as studio:
+        if probe is not None:
+            made = _probe(studio, Path(probe), count, sigma, seed, out)
+        else:
+            view = AttentionView(studio, prompt, tuple(subjects), tuple(sigma), tuple(layers), seed)
+            seen = view.generated(steps) if video is None else view.given(Path(video))
+            made = _write(seen, view, out, generated=video is None)
     write_run(out / "run.yaml", "attention-maps", arguments)
     return made
 
 
-def _look(
-    look: Look,
-    prompt: str,
-    subjects: Sequence[str],
-    video: Path | None,
-    sigmas: Sequence[float],
-    layers: Sequence[int],
-    steps: int,
-    seed: int,
-    out: Path,
-) -> list[Path]:
-    """Maps at each noise level, and the pictures of them."""
-    import torch
+def _write(seen: Seen, view: AttentionView, out: Path, *, generated: bool) -> list[Path]:
+    """Save the maps, say where they overlap, and draw them."""
+    from toolkit.attention.maps import normalised
 
-    from toolkit.attention.maps import MapLayers, map_layers, normalised, read_maps
-    from toolkit.attention.session import prompted
-
-    spans, real, embeds = prompted(look, prompt, subjects)
-    chosen = MapLayers(tuple(layers), ()) if layers else map_layers(look.blocks)
-    with look.active(), torch.no_grad():
-        if video is None:
-            shown, noised = _generated(look, embeds, sigmas, steps, seed)
-        else:
-            shown, noised = _given(look, Path(video), sigmas, seed)
-        maps: dict[float, Tensor] = {}
-        for level, latents in noised.items():
-            maps[level] = read_maps(
-                look.denoiser,
-                latents,
-                torch.tensor(level),
-                embeds[:1],
-                spans=spans,
-                real=real,
-                layers=chosen,
-                kind="token",
-            )[0].cpu()
     tensors = {
         f"sigma_{level:.2f}/{name}": one
-        for level, own in maps.items()
-        for name, one in zip(subjects, own, strict=True)
+        for level, own in seen.maps.items()
+        for name, one in zip(view.subjects, own, strict=True)
     }
-    metadata = {"prompt": prompt, "layers": json.dumps(chosen.cross)}
+    metadata = {"prompt": view.prompt, "layers": json.dumps(seen.layers)}
     write_atomic(out / "maps.safetensors", safetensors_bytes(tensors, metadata))
-    for level, own in maps.items():
-        for (a, one), (b, other) in itertools.combinations(zip(subjects, own, strict=True), 2):
+    for level, own in seen.maps.items():
+        for (a, one), (b, other) in itertools.combinations(zip(view.subjects, own, strict=True), 2):
             say(f"sigma {level:.2f}: {a} and {b} share {shared(one, other):.0%} of their hottest places")
-    drawn = {level: normalised(own) for level, own in maps.items()}
-    return _draw(out, shown, look.spec.fps, subjects, drawn, prompt, generated=video is None)
+    drawn = {level: normalised(own) for level, own in seen.maps.items()}
+    fps = view.studio.spec.fps
+    return _draw(out, seen.frames, fps, view.subjects, drawn, view.prompt, generated=generated)
 
 
 def shared(one: Tensor, other: Tensor) -> float:
@@ -144,59 +118,6 @@ def shared(one: Tensor, other: Tensor) -> float:
     count = max(1, one.numel() // 10)
     first, second = (set(m.flatten().topk(count).indices.tolist()) for m in (one, other))
     return len(first & second) / len(first | second)
-
-
-def _generated(
-    look: Look, embeds: Tensor, sigmas: Sequence[float], steps: int, seed: int
-) -> tuple[Frames, dict[float, Tensor]]:
-    """The video of a prompt, and its latents on the way, at the levels nearest to those asked."""
-    from toolkit.models.flow_matching import sigma_schedule
-    from toolkit.sampling.denoise import initial_noise, sample_latents
-
-    spec = look.spec
-    shape = latent_shape(spec, spec.num_frames, spec.height, spec.width)
-    schedule = sigma_schedule(steps, spec.shift)
-    wanted = {int((schedule[:-1] - sigma).abs().argmin()) for sigma in sigmas}
-    noised = {1.0: initial_noise([seed], shape)} if 0 in wanted else {}
-
-    def keep(step: int, latents: Tensor) -> None:
-        if step + 1 in wanted:
-            noised[float(schedule[step + 1])] = latents.clone()
-
-    latents = sample_latents(
-        look.denoiser,
-        embeds[:1],
-        embeds[1:],
-        shape=shape,
-        seeds=[seed],
-        steps=steps,
-        guidance_scale=spec.guidance_scale,
-        shift=spec.shift,
-        callback=keep,
-    )
-    video = look.encoders.decode_video(latents)[0].clamp(-1, 1)
-    frames = ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
-    return frames, noised
-
-
-def _given(look: Look, path: Path, sigmas: Sequence[float], seed: int) -> tuple[Frames, dict[float, Tensor]]:
-    """A video at the model's size, and its latents with noise."""
-    import torch
-
-    from toolkit.attention.session import encode, whole
-    from toolkit.core.seeds import generator_for
-    from toolkit.footage.video import read_video, resize_and_crop
-    from toolkit.models.flow_matching import interpolate
-
-    spec = look.spec
-    frames, _ = read_video(path)
-    frames = resize_and_crop(frames[: whole(min(len(frames), spec.num_frames))], spec.height, spec.width)
-    latents = encode(look, frames)
-    noised = {}
-    for i, sigma in enumerate(sigmas):
-        noise = torch.randn(latents.shape, generator=generator_for(seed, i, "look-attention"))
-        noised[float(sigma)] = interpolate(latents, noise.to(latents), torch.tensor(sigma))
-    return frames, noised
 
 
 def _draw(
@@ -227,17 +148,27 @@ def _draw(
     return [out / "sheet.png", *paths]
 
 
-def _probe(look: Look, clips: Path, count: int, sigmas: Sequence[float], seed: int, out: Path) -> list[Path]:
+def _probe(
+    studio: Studio, clips: Path, count: int, sigmas: Sequence[float], seed: int, out: Path
+) -> list[Path]:
     """Rank all blocks, and find those that see best together."""
-    from toolkit.attention.block_ranking import best_together, probe, rank, read_scenes, table
+    from toolkit.attention.block_ranking import (
+        SceneReader,
+        best_together,
+        probe,
+        rank,
+        read_scenes,
+        table,
+    )
+    from toolkit.sampling.attention_view import at_scene, blocks
 
-    scenes = read_scenes(look, clips, count)
-    with look.active():
-        maps = probe(look.denoiser, scenes, sigmas, look.blocks, seed)
+    reader = SceneReader(studio.geometry, studio.encoders, studio.denoiser, studio.loras.files)
+    scenes = read_scenes(reader, clips, count)
+    maps = probe(studio.denoiser, scenes, sigmas, blocks(studio), seed, functools.partial(at_scene, studio))
     ranked = rank(maps, scenes, sigmas)
     best, together = best_together(maps, scenes, sigmas, ranked, most=8)
     record = {
-        "model": look.spec.name,
+        "model": studio.spec.name,
         "clips": [scene.name for scene in scenes],
         "layers": [vars(one) for one in ranked],
         "best": {"cross": best.cross, **{k: v for k, v in vars(together).items() if k != "layer"}},

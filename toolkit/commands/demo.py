@@ -26,6 +26,7 @@ from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, stage, track
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 from toolkit.footage.video import read_video, write_video
+from toolkit.sampling.settings import Sampling
 from toolkit.training.settings import Memory, Optim, Watch, can_compile
 
 GUIDANCE = 2.0
@@ -175,8 +176,7 @@ def demo(
                 texts,
                 out / side,
                 lora=loras,
-                steps=sample_steps,
-                guidance_scale=GUIDANCE,
+                sampling=Sampling(steps=sample_steps, guidance_scale=GUIDANCE),
                 seed=seed,
                 batch_size=8,
             )

@@ -179,10 +179,10 @@ def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
 
 def _note_captions(data: Path, caption: str, names: Mapping[str, str]) -> None:
     """Decide what each clip is trained with, and make its text what `segment` reads names from."""
-    from toolkit.lora.special_tokens import plain
+    from toolkit.lora.special_tokens import in_plain_words
 
     for clip in read_clips(data):
-        text = caption or clip.extra.get(CAPTION) or plain(clip.text, names)
+        text = caption or clip.extra.get(CAPTION) or in_plain_words(clip.text, names)
         if not text:
             raise CastmixError(f"{clip.id} has no caption: say what happens with --caption, in plain words")
         if TAG.search(text):

@@ -15,7 +15,7 @@ from toolkit.fusion.settings import Distil, Sparse, Squares
 from toolkit.lora.file import Lora, load_lora
 from toolkit.lora.loading import parse_lora
 from toolkit.lora.parts import FUSION, Part, Tensors
-from toolkit.lora.special_tokens import nouns, read_tokens, tokens_metadata
+from toolkit.lora.special_tokens import class_nouns, read_tokens, tokens_metadata
 from toolkit.models.interfaces import ModelSpec
 from toolkit.training.settings import Optim, Sigma
 
@@ -52,7 +52,7 @@ def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
     lora = load_lora(path)
     known = json.loads(lora.metadata.get("castmix.cast", "[]"))
     name = path.parent.name if path.name == "lora.safetensors" else path.stem
-    own = tuple(subjects) or (*known, *nouns([lora]))
+    own = tuple(subjects) or (*known, *class_nouns([lora]))
     return Part(name or "lora", lora, weight, own, fingerprint_file(path))
 
 

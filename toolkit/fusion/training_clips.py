@@ -15,10 +15,10 @@ from toolkit.footage.clips import read_clips
 from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.fusion.job import Job
 from toolkit.lora.parts import Part
-from toolkit.lora.special_tokens import TOKEN, apply, read_tokens, spans, token_of, written
+from toolkit.lora.special_tokens import TOKEN, encode_prompts, read_tokens, spans, token_nouns, token_of
 from toolkit.models.interfaces import Encoders, ModelSpec
 from toolkit.models.registry import load_encoders
-from toolkit.sampling.masked_loras import named
+from toolkit.sampling.masked_loras import phrases_in
 from toolkit.training.cached_clips import Item, load_items
 
 
@@ -51,7 +51,7 @@ def own_items(parts: Sequence[Part], job: Job) -> list[list[Item]]:
     everybody = [subject for part in parts for subject in part.subjects]
     for folder in job.clips:
         for item in load_items(folder, job.spec):
-            there = named(item.text, everybody)
+            there = phrases_in(item.text, everybody)
             owners = [i for i, part in enumerate(parts) if there & {*part.subjects}]
             if len(owners) == 1:
                 found[owners[0]].append(item)
@@ -72,12 +72,12 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
         CastmixError: there is none, or the cache is stale.
     """
     known = [subject for part in parts for subject in part.subjects]
-    nouns = written([part.lora for part in parts])
+    nouns = token_nouns([part.lora for part in parts])
     clips = {clip.id: clip for clip in read_clips(folder)}
     pairs: list[Pair] = []
     for item in load_items(folder, spec):
         clip = clips[item.path.stem]
-        there = named(item.text, known)
+        there = phrases_in(item.text, known)
         # a mask is of a name, which the caption says or stands in for with its special token
         called = {
             name: one for name in accepted_mask_names(clip) for one in (name, token_of(name)) if one in there
@@ -105,6 +105,6 @@ def worded(items: Iterable[Item], parts: Sequence[Part], spec: ModelSpec) -> dic
     if not said:
         return {}
     encoders = load_encoders(spec)
-    embeds = apply(encoders, said, loras).cpu()
+    embeds = encode_prompts(encoders, said, loras).cpu()
     encoders.release_text()
     return dict(zip(said, embeds, strict=True))

@@ -98,6 +98,29 @@ def attach(module: torch.nn.Module, lora: Lora, name: str, fingerprint: str = ""
             layer.lora_B[name].weight.copy_(lora.tensors[key][1])
 
 
+def detach(module: torch.nn.Module, name: str) -> None:
+    """Take an adapter out of the network. A layer without any other is again the layer that it was.
+
+    Raises:
+        CastmixError: there is no such adapter.
+    """
+    layers = _lora_layers(module, name)
+    if not layers:
+        raise CastmixError(f"no adapter {name!r} in this model")
+    for key, layer in layers.items():
+        active = [other for other in layer.active_adapters if other != name]
+        layer.delete_adapter(name)
+        if layer.lora_A:
+            layer.set_adapter(active, inference_mode=True)
+        else:
+            parent, _, leaf = key.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, layer.get_base_layer())
+    untyped: Any = module
+    untyped.peft_config.pop(name, None)
+    if not untyped.peft_config:
+        del untyped.peft_config
+
+
 def extract(module: torch.nn.Module, name: str, metadata: Mapping[str, str] | None = None) -> Lora:
     """The adapter as a LoRA on the CPU, float32, its scale folded into B."""
     tensors = {}

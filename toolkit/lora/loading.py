@@ -1,36 +1,44 @@
-"""The LoRAs that a call is given and what each is for. Light: the command line reads it without torch."""
+"""The one way from LoRA references, such as ``runs/mine:0.8``, to a network that has these LoRAs.
+
+`read_references` checks paths and weights (without torch), `load_loras` reads the files, and `LoraSet.attach`
+puts them into a network. A masked fusion is attached part by part. So `generate`, `attention-maps` and
+previews see the same weights.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
-from toolkit.models.interfaces import Denoiser
+from toolkit.lora.settings import Role
 
 if TYPE_CHECKING:
     from toolkit.lora.file import Lora
-
-Role = Literal["lora", "subject", "motion"]
-"""What it serves: everything, or one branch of collaborative sampling."""
+    from toolkit.lora.parts import Part
+    from toolkit.models.interfaces import Denoiser
 
 
 @dataclass(frozen=True)
-class Given:
-    """A LoRA file with its weight and role."""
+class LoraReference:
+    """A LoRA file with its role and weight, as an option names it."""
 
     role: Role
     path: Path
     weight: float
 
+    @property
+    def stem(self) -> str:
+        """A name for its adapter: of the run's folder, or of the file."""
+        return self.path.parent.name if self.path.name == "lora.safetensors" else self.path.stem
+
     def facts(self) -> dict[str, Any]:
-        """What a video says of it."""
+        """What a video's JSON file says of it."""
         role = {} if self.role == "lora" else {"role": self.role}
         return {
             "path": self.path.as_posix(),
@@ -41,34 +49,62 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Member:
-    """An adapter of the network. One with `subjects`, phrases that name them, acts only where they are."""
+class LoraSet:
+    """LoRAs that are used together: references, files as read, and the adapters that they become."""
 
-    role: Role
-    name: str
-    weight: float
-    lora: Lora
-    subjects: tuple[str, ...] = ()
+    references: tuple[LoraReference, ...] = ()
+    files: tuple[Lora, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def confined(self) -> list[str]:
+        """Adapters that act only where their subjects are: the parts of masked fusions."""
+        return [part.name for part in self.parts if part.subjects]
+
+    def of_role(self, role: Role) -> list[Part]:
+        """The parts that a branch uses: those of its role, and those of role "lora"."""
+        return [part for part in self.parts if part.role in ("lora", role)]
+
+    def attach(self, denoiser: Denoiser, base: str) -> None:
+        """Put all adapters into the network; none takes effect until it is activated.
+
+        base: The network's fingerprint. A LoRA that was trained on another base gets a warning.
+        """
+        from toolkit.lora.layers import attach
+
+        for part in self.parts:
+            attach(denoiser.module, part.lora, part.name, base)
+
+    def detach(self, denoiser: Denoiser) -> None:
+        """Take all adapters out again: the network's layers are those that it had before."""
+        from toolkit.lora.layers import detach
+
+        for part in self.parts:
+            detach(denoiser.module, part.name)
 
 
-def read_given(**texts: Sequence[str] | str | Path | None) -> list[Given]:
-    """The LoRAs of each role, as options name them: ``read_given(lora=["run:0.8"], motion="run/wave")``."""
-    given = []
-    for role, named in texts.items():
-        several = [named] if isinstance(named, (str, Path)) else named or []
-        for one in several:
-            path, weight = parse_lora(one, role)
-            given.append(Given(role, path, weight))  # type: ignore[arg-type]
-    return given
+def read_references(**given: Sequence[str | Path] | str | Path | None) -> list[LoraReference]:
+    """LoRA references by role: ``read_references(lora=["run:0.8"], motion="run/wave")``.
+
+    Raises:
+        CastmixError: there is no such file, or a weight is not finite.
+    """
+    references = []
+    for role, texts in given.items():
+        assert role in get_args(Role)
+        for text in [texts] if isinstance(texts, (str, Path)) else texts or []:
+            path, weight = parse_lora(text, role)
+            references.append(LoraReference(role, path, weight))  # type: ignore[arg-type]
+    return references
 
 
 def parse_lora(text: str | Path, option: str = "lora") -> tuple[Path, float]:
-    """``path:weight`` or ``path`` to the file and its weight. Only a number after the last colon is a weight.
+    """``PATH:WEIGHT`` or ``PATH`` to the file and its weight. Only a number after the last colon is a weight.
 
-    option: That it was given to, for messages; "" where it is no option's.
+    option: The option that it was given to, for messages; "" where there is none.
 
     Raises:
-        CastmixError: there is no such file.
+        CastmixError: there is no such file, or the weight is not finite.
     """
     said = f"--{option} {text}" if option else str(text)
     head, colon, tail = str(text).rpartition(":")
@@ -85,36 +121,21 @@ def parse_lora(text: str | Path, option: str = "lora") -> tuple[Path, float]:
     return path, weight
 
 
-def new_members(given: Sequence[Given], loras: Sequence[Lora]) -> list[Member]:
-    """The adapters that the LoRAs become, named after their files; a masked fusion becomes its parts.
+def load_loras(references: Sequence[LoraReference]) -> LoraSet:
+    """Read LoRA files and name their adapters.
 
-    A LoRA of special tokens alone changes no layer and becomes none.
+    Raises:
+        CastmixError: a file is no LoRA, or a masked fusion is not what its metadata describes.
     """
-    from toolkit.lora.parts import unfused
+    from toolkit.lora.file import load_lora
+    from toolkit.lora.parts import adapters_of
 
-    members: list[Member] = []
-    for one, lora in zip(given, loras, strict=True):
-        stem = one.path.parent.name if one.path.name == "lora.safetensors" else one.path.stem
-        parts = unfused(lora) if lora.tensors else []
-        wanted: list[tuple[str, Lora, tuple[str, ...]]]
-        if parts is None:
-            wanted = [(stem, lora, ())]
-        else:  # each part says nothing of its base, the file does
-            wanted = [
-                (part.name, dataclasses.replace(part.lora, metadata=lora.metadata), part.subjects)
-                for part in parts
-            ]
-        for name, own, subjects in wanted:
-            name = name.replace(".", "_") or "lora"
-            while any(name == other.name for other in members):
+    files = tuple(load_lora(one.path) for one in references)
+    parts: list[Part] = []
+    for reference, file in zip(references, files, strict=True):
+        for part in adapters_of(file, reference.stem):
+            name = part.name.replace(".", "_") or "lora"
+            while any(name == other.name for other in parts):
                 name += "_"
-            members.append(Member(one.role, name, one.weight, own, subjects))
-    return members
-
-
-def attach_members(denoiser: Denoiser, members: Sequence[Member], base: str) -> None:
-    """Put them all into the network, where none takes effect yet. base: the network's fingerprint."""
-    from toolkit.lora.layers import attach
-
-    for one in members:
-        attach(denoiser.module, one.lora, one.name, base)
+            parts.append(replace(part, name=name, weight=reference.weight, role=reference.role))
+    return LoraSet(tuple(references), files, tuple(parts))

@@ -1,26 +1,35 @@
-"""The parts of a fused LoRA file."""
+"""The parts of LoRA files: what is attached to a network as one adapter, and what a fusion is made of."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from toolkit.core.errors import CastmixError
 from toolkit.lora.file import Lora
+from toolkit.lora.settings import Role
 
 Tensors = dict[str, tuple[Tensor, Tensor]]
-
+"""The matrices (A, B) of each layer, by diffusers' layer name."""
 
 FUSION = "castmix.fusion"
+"""Metadata key of a fused file: method, parts, weights."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A LoRA to be fused.
+    """A LoRA as one adapter of the network.
 
-    `subjects` are the phrases by which prompts and captions call those whom it knows: names and tokens.
+    Attributes:
+        name: Of the adapter, from its file.
+        lora: Its tensors and metadata.
+        weight: Factor of its change.
+        subjects: Phrases by which prompts and captions name its characters: names and special tokens. A part
+            of a masked fusion acts only where they are.
+        fingerprint: Of the file that it came from.
+        role: Which branch of collaborative sampling uses it.
     """
 
     name: str
@@ -28,13 +37,14 @@ class Part:
     weight: float
     subjects: tuple[str, ...] = ()
     fingerprint: str = ""
+    role: Role = "lora"
 
 
-def unfused(lora: Lora) -> list[Part] | None:
-    """The parts of a masked file, as they were, weights apart; None if the LoRA is no such file.
+def masked_parts(lora: Lora) -> list[Part] | None:
+    """The LoRAs that a masked fusion was made of, each with weight 1; None if the file is no masked fusion.
 
     Raises:
-        CastmixError: the tensors are not those that the metadata tells of.
+        CastmixError: the tensors are not those that the metadata describes.
     """
     record = json.loads(lora.metadata.get(FUSION, "{}"))
     if record.get("method") != "masked":
@@ -55,3 +65,17 @@ def unfused(lora: Lora) -> list[Part] | None:
             offsets[layer] = begin + rank
         parts.append(Part(about["name"], Lora(tensors), 1.0, tuple(about["subjects"]), about["fingerprint"]))
     return parts
+
+
+def adapters_of(lora: Lora, name: str) -> list[Part]:
+    """The adapters that a file becomes: itself, or the parts of a masked fusion; none without tensors.
+
+    Subjects are set for the parts of a masked fusion alone: any other LoRA acts everywhere.
+    """
+    if not lora.tensors:  # a file of special tokens alone
+        return []
+    parts = masked_parts(lora)
+    if parts is None:
+        return [Part(name, lora, 1.0)]
+    # the file says what base it was trained on, its parts do not
+    return [replace(part, lora=replace(part.lora, metadata=lora.metadata)) for part in parts]

@@ -1,9 +1,12 @@
-"""Settings of a LoRA that is trained."""
+"""Settings of LoRAs. Light: the command line reads it without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+Role = Literal["lora", "subject", "motion"]
+"""What a LoRA is for: everything (lora), or one branch of collaborative sampling."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
     return found
 
 
-def written(loras: Sequence[Lora]) -> dict[str, str]:
+def token_nouns(loras: Sequence[Lora]) -> dict[str, str]:
     """What is encoded in the place of each special token of these LoRAs, verbs included: its noun."""
     return {token: one.noun for token, one in read_tokens(loras).items()}
 
@@ -112,7 +112,7 @@ def check_name(token: str) -> str:
     return token
 
 
-def nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:
+def class_nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:
     """Words for whom LoRAs brought: token → class noun, and character → description for those in `cast`.
 
     Verbs are nobody: a prompt in plain words keeps them, and the motion's LoRA brings them along.
@@ -123,7 +123,7 @@ def nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:
     return found | {one.name: one.description for one in people if one.name in known and one.description}
 
 
-def plain(prompt: str, words: Mapping[str, str]) -> str:
+def in_plain_words(prompt: str, words: Mapping[str, str]) -> str:
     """The prompt in words that the base model knows: VideoMage's c~, for the motion branch (its Alg. 1).
 
     Every special token becomes its class noun, and so does a name in prose, "a Mimi bear". So does every
@@ -209,7 +209,7 @@ def spans(
     return found, encoders.prompt_length(text)
 
 
-def apply(encoders: Encoders, prompts: Sequence[str], loras: Sequence[Lora]) -> Tensor:
+def encode_prompts(encoders: Encoders, prompts: Sequence[str], loras: Sequence[Lora]) -> Tensor:
     """Embeddings (len(prompts), L, D) of prompts that may hold special tokens of these LoRAs.
 
     Without any of their tokens it is `encoders.encode_text(prompts)`, to the bit.
@@ -217,11 +217,11 @@ def apply(encoders: Encoders, prompts: Sequence[str], loras: Sequence[Lora]) -> 
     import torch
 
     with torch.no_grad():
-        return encode(encoders, prompts, read_tokens(loras))
+        return encode_with_tokens(encoders, prompts, read_tokens(loras))
 
 
-def encode(encoders: Encoders, prompts: Sequence[str], tokens: Mapping[str, Token]) -> Tensor:
-    """What `apply` returns, differentiable with respect to the tokens' vectors.
+def encode_with_tokens(encoders: Encoders, prompts: Sequence[str], tokens: Mapping[str, Token]) -> Tensor:
+    """What `encode_prompts` returns, differentiable with respect to the tokens' vectors.
 
     Raises:
         CastmixError: a token lies behind the model's last token, or its vector is of another model's size.

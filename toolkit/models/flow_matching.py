@@ -2,19 +2,19 @@
 
     x_sigma = (1 - sigma) x0 + sigma eps,   v = dx/dsigma = eps - x0,   sigma in [0, 1], 1 = pure noise
 
-x0 is the normalised latent. A *velocity function* maps ``(latents, sigma)`` to the velocity at that point;
-samplers are functions of one velocity function, the latents and a schedule of sigmas.
+x0 is the normalised latent. A *velocity function* maps ``(latents, sigma)`` to the velocity at that point.
+`toolkit.sampling.denoise` follows one along a schedule of sigmas.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(latents (B, C, f, h, w), sigma) to the velocity, of the shape of the latents."""
 
 
 def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -60,24 +60,6 @@ def sigma_schedule(steps: int, shift: float) -> Tensor:
     smallest = shifted(torch.tensor(1 / 1000, dtype=torch.float64), shift)
     grid = 1 + (smallest - 1) * torch.linspace(0, 1, steps, dtype=torch.float64)
     return torch.cat([shifted(grid, shift), torch.zeros(1, dtype=torch.float64)]).float()
-
-
-def sample_euler(
-    velocity: Velocity,
-    latents: Tensor,
-    sigmas: Tensor,
-    callback: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
-    """Follow the velocity from sigmas[0] to sigmas[-1] in len(sigmas) - 1 Euler steps.
-
-    latents: (B, C, f, h, w) at noise level sigmas[0], usually pure noise.
-    callback(i, latents) is told the latents after each step i.
-    """
-    for i, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
-        latents = latents + (following - sigma) * velocity(latents, sigma)
-        if callback is not None:
-            callback(i, latents)
-    return latents
 
 
 def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Geometry = tuple[int, tuple[int, int, int], tuple[int, int, int]]
+"""Latent channels, VAE strides (t, h, w), and what (frames - 1, height, width) must be multiples of."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A base model and the settings at which it is at its best."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import CastmixError
-from toolkit.models.interfaces import Denoiser, Encoders, ModelSpec
+from toolkit.models.interfaces import Denoiser, Encoders, Geometry, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,12 @@ def latent_shape(
     """
     from toolkit.models.weights import latent_geometry
 
-    channels, strides, multiples = latent_geometry(find_model(model))
+    return shape_of(latent_geometry(find_model(model)), num_frames, height, width)
+
+
+def shape_of(geometry: Geometry, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """`latent_shape` for a geometry that is known."""
+    channels, strides, multiples = geometry
     if num_frames < 1 or (num_frames - 1) % multiples[0]:
         lower = max(0, (num_frames - 1) // multiples[0]) * multiples[0] + 1
         raise CastmixError(

@@ -28,6 +28,8 @@ class WanEncoders:
     text_length: int
     device: torch.device
     dtype: torch.dtype
+    owned: bool = True
+    """Whether the modules are castmix's own, to be freed; not those of a pipeline in memory."""
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str | torch.device, dtype: torch.dtype | None) -> WanEncoders:
@@ -62,6 +64,8 @@ class WanEncoders:
 
     def release_text(self) -> None:
         """Free the text encoder: next to a 14B transformer its 11 GB are better spent."""
+        if not self.owned:
+            return
         self.__dict__.pop("text_encoder", None)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -70,15 +74,16 @@ class WanEncoders:
     def encode_video(self, video: Tensor) -> Tensor:
         """(B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, f, h, w): the mode of the posterior."""
         mean, std = self._statistics()
-        latents: Tensor = self.vae.encode(video.to(self.device, torch.float32)).latent_dist.mode()
-        return (latents - mean) / std
+        latents: Tensor = self.vae.encode(video.to(self.device, self.vae.dtype)).latent_dist.mode()
+        return (latents.float() - mean) / std
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, f, h, w) to (B, 3, F, H, W) in [-1, 1]."""
         mean, std = self._statistics()
-        video: Tensor = self.vae.decode(latents.to(self.device, torch.float32) * std + mean).sample
-        return video
+        scaled = latents.to(self.device, torch.float32) * std + mean
+        video: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample
+        return video.float()
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         config = self.vae.config
@@ -179,6 +184,8 @@ class WanDenoiser:
     """The transformer of a WanPipeline folder as a velocity function with a prompt."""
 
     module: Any
+    execution_device: torch.device | None = None
+    """Where it computes, if that is not where its weights lie: a pipeline may offload them."""
     _tap: Tap | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -194,8 +201,8 @@ class WanDenoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is. Inputs may lie anywhere."""
-        device: torch.device = self.module.device
+        """Where the transformer computes. Inputs may lie anywhere."""
+        device: torch.device = self.execution_device or self.module.device
         return device
 
     def __call__(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import hashlib
 import json
 
 from toolkit.core.progress import say
-from toolkit.models.interfaces import ModelSpec
+from toolkit.models.interfaces import Geometry, ModelSpec
 
 ENCODERS = ("tokenizer", "text_encoder", "vae")
 DENOISER = ("transformer",)
@@ -110,12 +111,16 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def latent_geometry(spec: ModelSpec) -> tuple[int, tuple[int, int, int], tuple[int, int, int]]:
-    """(channels, VAE strides (t, h, w), multiples that a video's (frames - 1, height, width) must have)."""
+def latent_geometry(spec: ModelSpec) -> Geometry:
+    """The geometry of a model's latents, from its configuration files."""
     folder = Path(spec.path)
     if not folder.is_dir():
         folder = _from_hub(spec, DENOISER)
-    vae, transformer = (read_config(folder / part / "config.json") for part in ("vae", "transformer"))
+    return geometry_of(*(read_config(folder / part / "config.json") for part in ("vae", "transformer")))
+
+
+def geometry_of(vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> Geometry:
+    """The geometry of latents, from the configurations of the VAE and the transformer."""
     time, space = int(vae.get("scale_factor_temporal") or 4), int(vae.get("scale_factor_spatial") or 8)
     patch = transformer.get("patch_size") or [1, 2, 2]
     multiples = (time * int(patch[0]), space * int(patch[1]), space * int(patch[2]))

@@ -1,22 +1,24 @@
-"""Spatial-temporal collaborative sampling (SCS; VideoMage, Algorithm 1) over velocity functions.
+"""Spatial-temporal collaborative sampling (SCS; VideoMage, Algorithm 1) as a velocity function.
 
-Two branches share one latent x. The subject branch knows who, the motion branch how it is done. At a guided
-step each gets its own copy of x, and each copy follows what the other branch sees:
+Two branches share the latents x. The subject branch has the LoRAs of the characters, the motion branch the
+LoRA of the motion. At a guided step each branch gets its own copy of x, and a gradient step moves each copy
+towards the attention maps of the other branch:
 
     L_m→s = mean (T_s(x_s) - sg T_m(x))²    T: temporal maps, the subjects learn when to move
     L_s→m = mean (S_m(x_m) - sg S_s(x))²    S: spatial maps, the motion learns where the subjects are
     x_b   = x - alpha_b dL_b/dx_b           both at once, from maps of the same x
 
-Then both predict at their own copies, and the step leaves from the mean of the copies, with shares that sum
-to 1: x' = Σ beta_b (x_b + (sigma' - sigma) v_b). Algorithm 1 does not say from where to step; this is the
-one rule that does not depend on what the network predicts (velocity, noise or clean latents), and the mean of
-the two branches' own Euler steps. Stepping from x along averaged noise would turn the pull round: its share
-in the next latents would be -(1 - sigma') / (1 - sigma).
+Then each branch predicts at its own copy, and the results are averaged with shares that sum to 1:
+
+    x' = Σ beta_b (x_b + (sigma' - sigma) v_b)
+
+Algorithm 1 does not say where the step starts. This rule is the mean of the two branches' own Euler steps,
+and it is the same whether the network predicts velocity, noise or clean latents. A step from x along averaged
+noise would reverse the pull: its share in the next latents would be -(1 - sigma') / (1 - sigma).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,14 +26,23 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import CastmixError
+from toolkit.models.flow_matching import Velocity
 from toolkit.sampling.collaborative_guides import Branch, Guide, Kind, Name, Pulls
 from toolkit.sampling.settings import Collaboration
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one step did. By branch, a number a sample: the loss before the pull, its size alpha, and eta, how
-    far it moved the copy relative to the latents' own size."""
+    """What one step did.
+
+    Attributes:
+        sigma: Its noise level.
+        shares: Weight of each branch.
+        losses: By branch, for each sample: the loss before the pull.
+        etas: Length of the pull, relative to the latents' root mean square.
+        alphas: Its step size.
+        maps: Spatial maps (B, subjects, f, h, w), where they were read.
+    """
 
     sigma: float
     shares: dict[Name, float]
@@ -47,34 +58,43 @@ class Report:
 
 
 Step = Callable[[Tensor, Tensor, Tensor, bool, Mapping[Name, Tensor]], tuple[Tensor, Report]]
-"""(latents, sigma, next sigma, guided, alphas by branch or none) to the next latents and what happened."""
+"""(latents, sigma, next sigma, guided, alphas by branch, if fixed) to the next latents and a report."""
 
 
-def sample_collaborative(
+def collaborative_velocity(
     branches: Mapping[Name, Branch],
-    latents: Tensor,
     sigmas: Tensor,
     settings: Collaboration,
     guide: Guide,
-    callback: Callable[[int, Tensor, Report], None] | None = None,
-) -> Tensor:
-    """Follow two branches from sigmas[0] to sigmas[-1] in Euler steps, guided inside the window.
+    report: Callable[[Report], object] | None = None,
+) -> Velocity:
+    """Both branches together as one velocity function, for one run of `denoise` along these sigmas.
 
-    A multistep solver would extrapolate from latents that the guidance has moved since.
+    It is the velocity with which an Euler step ends where `collaborate` ends, so it contains the pulls. It
+    must be followed by Euler steps: a multistep solver would extrapolate from latents that the pulls have
+    moved since.
 
-    latents: (B, C, f, h, w) at noise level sigmas[0]. callback(i, latents, report) after each step i.
+    report: Gets what each step did.
     """
     step, guided = collaborate(branches, settings, guide), guided_steps(sigmas, settings)
-    alphas = {} if settings.alpha is None else _constant_alphas(settings.alpha, latents)
-    for i, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
-        latents, report = step(latents, sigma, following, i in guided, alphas)
-        # not of a step that found maps alike already: dividing by next to nothing would be kept for good
-        steep = all(loss > 0 for losses in report.losses.values() for loss in losses)
+    levels = sigmas.tolist()
+    alphas: dict[Name, Tensor] = {}
+
+    def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        number = levels.index(float(sigma))
+        if settings.alpha is not None and not alphas:
+            alphas.update(_constant_alphas(settings.alpha, latents))
+        total, done = step(latents, sigma, sigmas[number + 1], number in guided, alphas)
+        # A step whose maps agree already gives an alpha of next to infinity: not to be kept.
+        steep = all(loss > 0 for losses in done.losses.values() for loss in losses)
         if settings.freeze and not alphas and steep:
-            alphas = {name: latents.new_tensor(values) for name, values in report.alphas.items()}
-        if callback is not None:
-            callback(i, latents, report)
-    return latents
+            alphas.update({name: latents.new_tensor(values) for name, values in done.alphas.items()})
+        if report is not None:
+            report(done)
+        # In float64, because `denoise` multiplies by the small step again that this divides by.
+        return (total.double() - latents.double()) / (sigmas[number + 1] - sigma).double()
+
+    return velocity
 
 
 def collaborate(branches: Mapping[Name, Branch], settings: Collaboration, guide: Guide) -> Step:

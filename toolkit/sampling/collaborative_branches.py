@@ -26,7 +26,7 @@ Span = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Prompted:
+class BranchPrompt:
     """A prompt as a branch reads it.
 
     embeds: (1 or B, L, D), of which the first `real` positions are no pads. spans: where each subject is
@@ -40,7 +40,7 @@ class Prompted:
 
 def new_branch(
     denoiser: Denoiser,
-    prompted: Prompted,
+    prompt: BranchPrompt,
     velocity: Velocity,
     active: Callable[[], AbstractContextManager[None]],
     settings: Collaboration,
@@ -58,25 +58,25 @@ def new_branch(
         with active():
             return velocity(latents, sigma)
 
-    return Branch(follow, map_reader(denoiser, prompted, settings.window, checkpointing), active)
+    return Branch(follow, map_reader(denoiser, prompt, settings.window, checkpointing), active)
 
 
-def map_reader(denoiser: Denoiser, prompted: Prompted, window: int, checkpointing: bool) -> Read:
+def map_reader(denoiser: Denoiser, prompt: BranchPrompt, window: int, checkpointing: bool) -> Read:
     """A branch's maps: spatial (B, subjects, f, h, w), normalised; temporal (B, heads, S, f, …) by layer.
 
     With a window every second place of every second row is looked at: maps grow by the window's square.
     """
     module: Any = denoiser.module
-    layers, embeds = map_layers(module.config.num_layers), prompted.embeds.to(denoiser.device)
+    layers, embeds = map_layers(module.config.num_layers), prompt.embeds.to(denoiser.device)
 
     def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
         cross = layers.cross if "spatial" in kinds else ()
         temporal = layers.temporal if "temporal" in kinds else ()
-        if cross and not prompted.spans:
+        if cross and not prompt.spans:
             raise CastmixError("no subject is named in the prompt, so there are no spatial maps of any")
         grid = token_grid(denoiser, latents)
         sites = every_second(grid) if window else None
-        look = reader(grid, spans=prompted.spans, real=prompted.real, sites=sites, window=window)
+        look = reader(grid, spans=prompt.spans, real=prompt.real, sites=sites, window=window)
         last = max(*cross, *temporal)
         with (
             checkpointed(module, checkpointing),
@@ -113,23 +113,23 @@ def subjects_of(prompt: str, words: Mapping[str, str]) -> list[str]:
     return sorted((name for name, place in named.items() if place >= 0), key=lambda name: named[name])
 
 
-def for_subjects(
+def subject_branch_prompt(
     encoders: Encoders, prompt: str, embeds: Tensor, subjects: Sequence[str], tokens: Mapping[str, str]
-) -> Prompted:
+) -> BranchPrompt:
     """The subject branch's prompt and its subjects. A special token is where its class noun was encoded:
     `tokens` are the nouns of the LoRA files, whatever the motion branch calls it."""
     found, real = spans(encoders, prompt, subjects, tokens)
-    return Prompted(embeds, tuple(found), real)
+    return BranchPrompt(embeds, tuple(found), real)
 
 
-def for_motion(
+def motion_branch_prompt(
     encoders: Encoders,
     prompt: str,
     embeds: Tensor,
     subjects: Sequence[str],
     words: Mapping[str, str],
     tokens: Mapping[str, str] = {},
-) -> Prompted:
+) -> BranchPrompt:
     """The motion branch's prompt and the same subjects: by their class nouns, or as the other prompt says.
 
     Special tokens of the prompt stand where their nouns do, `tokens`. Several subjects of one noun ("a cat
@@ -162,7 +162,7 @@ def for_motion(
             )
         for i, run in zip(rows, runs, strict=True):
             found[i] = run
-    return Prompted(embeds, tuple(found), encoders.prompt_length(text))
+    return BranchPrompt(embeds, tuple(found), encoders.prompt_length(text))
 
 
 def _place(prompt: str, phrase: str) -> int:

@@ -1,55 +1,62 @@
-"""From noise to latents: a denoiser run by Euler steps, for generating and for looking on while training."""
+"""From noise to latents: the one sampling loop, and the network with a prompt as a velocity function.
+
+A *velocity function* maps ``(latents, sigma)`` to the velocity there. Guidance (`guided_velocity`), LoRAs
+(`samplers.within`), masked LoRAs and collaborative sampling are velocity functions that wrap one another;
+`denoise` follows whichever it is given. Previews, reports, `generate` and attention maps all sample with it.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from toolkit.models.flow_matching import Velocity, guided, sample_euler, sigma_schedule
+from toolkit.models.flow_matching import Velocity, guided
 from toolkit.models.interfaces import Denoiser
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int, int]) -> Tensor:
     """One sample of noise per seed, (B, C, f, h, w), float32 on the CPU.
 
-    Drawn as diffusers draws it from ``torch.Generator("cpu").manual_seed(seed)``: a seed means the same
-    video here and there, and on every device.
+    It equals the noise that diffusers makes from ``torch.Generator("cpu").manual_seed(seed)``. So a seed
+    gives the same video in both, and on every device.
     """
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @torch.no_grad()
-def sample_latents(
-    denoiser: Denoiser,
-    prompt_embeds: Tensor,
-    negative_embeds: Tensor,
-    *,
-    shape: tuple[int, int, int, int],
-    seeds: Sequence[int],
-    steps: int,
-    guidance_scale: float,
-    shift: float,
-    callback: Callable[[int, Tensor], None] | None = None,
+def denoise(
+    velocity: Velocity,
+    latents: Tensor,
+    sigmas: Tensor,
+    callback: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
-    """Sample normalised latents (B, C, f, h, w), float32 on the CPU, by Euler steps with guidance.
+    """Follow the velocity from sigmas[0] to sigmas[-1] in len(sigmas) - 1 Euler steps.
 
-    prompt_embeds: (B, L, D). negative_embeds: (B or 1, L, D), used where guidance_scale is not 1.
-    shape: (C, f, h, w) of one sample. seeds: one per prompt. callback(i, latents) after each step.
+    Args:
+        velocity: Any velocity function.
+        latents: (B, C, f, h, w) at noise level sigmas[0], usually pure noise.
+        sigmas: Falling noise levels on the device of the latents; see `flow_matching.sigma_schedule`.
+        callback: Gets the number of each step and the latents after it.
+
+    Returns:
+        Latents at sigmas[-1], with the type and device of the input.
     """
-    device = denoiser.device
-    velocity = guided_velocity(denoiser, prompt_embeds, negative_embeds, guidance_scale)
-    latents = initial_noise(seeds, shape).to(device)
-    return sample_euler(velocity, latents, sigma_schedule(steps, shift).to(device), callback).cpu()
+    for step, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+        latents = (latents + (following - sigma) * velocity(latents, sigma)).to(latents.dtype)
+        if callback is not None:
+            callback(step, latents)
+    return latents
 
 
 def guided_velocity(
     denoiser: Denoiser, prompt_embeds: Tensor, negative_embeds: Tensor, guidance_scale: float
 ) -> Velocity:
-    """The network with a prompt and guidance as a velocity function of latents (B, C, f, h, w).
+    """The network with a prompt and classifier-free guidance, as a velocity function.
 
-    prompt_embeds: (B, L, D). negative_embeds: (B or 1, L, D), used where guidance_scale is not 1.
+    prompt_embeds: (B, L, D). negative_embeds: (B or 1, L, D). Not used where guidance_scale is 1.
     """
     cond = prompt_embeds.to(denoiser.device)
     uncond = negative_embeds.to(denoiser.device).expand_as(cond)

@@ -1,11 +1,12 @@
-"""Sampling with LoRAs that each act only where their subject is; training-free.
+"""Sampling with LoRAs that each act only where their subject is, without training.
 
     y_p = W x_p + sum over parts i of m_i(p) B_i A_i x_p         for every token p of the video
 
-FreeFuse (arXiv 2510.23515) for a video transformer. The masks m_i come from the attention to the words that
-name each subject, at an early step of a first, plain run; neighbours in space and time vote on them. Keys and
-values of the prompt have no place in the picture: attention to the prompt is computed with each part's own,
-and every token takes its share of each (`adapters.gate`).
+This is FreeFuse (arXiv 2510.23515) for a video transformer. A first run with the plain sum of all LoRAs goes
+to an early noise level. There the attention to the words that name each subject gives the masks m_i;
+neighbours in space and time vote on them. Keys and values of the prompt have no place in the picture. So
+attention to the prompt is computed with each part's own keys and values, and every video token takes its
+share of each result (`lora.token_gate.gate`).
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ from toolkit.core.errors import CastmixError
 from toolkit.lora.layers import activate
 from toolkit.lora.special_tokens import Token, spans
 from toolkit.lora.token_gate import gate
-from toolkit.models.flow_matching import Velocity, sample_euler
+from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser, Encoders
+from toolkit.sampling.denoise import denoise
 from toolkit.sampling.settings import Masked
 
 
 @dataclass(frozen=True)
-class Named:
-    """Who is named in a prompt, and where.
+class PromptSubjects:
+    """The subjects that a prompt names, and where.
 
-    `spans[i]` are the token positions of a phrase and `owners[i]` is the adapter that it belongs to; `real`
-    tokens of the prompt are no pads.
+    Attributes:
+        spans: Token positions of each phrase.
+        owners: For each phrase, the adapter that it belongs to.
+        real: Number of the prompt's tokens that are no padding.
     """
 
     spans: tuple[tuple[int, ...], ...]
@@ -43,43 +47,44 @@ class Named:
     real: int
 
 
-def read_prompt(
+def find_subjects(
     encoders: Encoders,
     prompt: str,
     subjects: Mapping[str, Sequence[str]],
     tokens: Mapping[str, Token] | None = None,
-) -> Named:
-    """Where a prompt names whom.
+) -> PromptSubjects:
+    """Find the subjects of adapters in a prompt.
 
     Args:
-        encoders: Those of the model.
-        prompt: As it is sampled.
-        subjects: By adapter, the phrases that name those whom it knows. What the prompt does not name is
-            left out.
-        tokens: Special tokens by their spelling: they stand where their class noun does.
+        encoders: The model's encoders.
+        prompt: The prompt that is sampled.
+        subjects: By adapter, the phrases that name its subjects. Those that the prompt lacks are left out.
+        tokens: Special tokens by spelling. Each is found where its class noun is encoded.
     """
     nouns = {token: one.noun for token, one in (tokens or {}).items()}
     clean = " ".join(prompt.split())
     phrases = {adapter: list(dict.fromkeys(known)) for adapter, known in subjects.items()}
-    there = named(clean, [phrase for known in phrases.values() for phrase in known])
+    there = phrases_in(clean, [phrase for known in phrases.values() for phrase in known])
     rows = [(adapter, one) for adapter, known in phrases.items() for one in known if one in there]
     found, real = spans(encoders, clean, [one for _, one in rows], nouns)
-    return Named(tuple(found), tuple(adapter for adapter, _ in rows), real)
+    return PromptSubjects(tuple(found), tuple(adapter for adapter, _ in rows), real)
 
 
-def named(text: str, phrases: Sequence[str]) -> set[str]:
-    """Those phrases that a text has in it, as whole words, and not only as a part of a longer one."""
+def phrases_in(text: str, phrases: Sequence[str]) -> set[str]:
+    """The phrases that a text contains as whole words, not only inside a longer phrase."""
     return {phrase for phrase, places in find_phrases(text, phrases).items() if places}
 
 
 @contextlib.contextmanager
 def confine(
-    denoiser: Denoiser, weights: Mapping[str, float], apart: Sequence[str], found: Mapping[str, Tensor]
+    denoiser: Denoiser, weights: Mapping[str, float], confined: Sequence[str], found: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """The network with adapters at these weights, those to keep apart by their shares (B, f, h, w)."""
-    # who is nowhere in the picture does not act at all
+    """The network with adapters at these weights; the confined ones act by their shares (B, f, h, w).
+
+    An adapter with no share anywhere does not act at all.
+    """
     shares = {name: share.flatten(1) for name, share in found.items() if share.any()}
-    active = {name: weight for name, weight in weights.items() if name not in apart or name in shares}
+    active = {name: weight for name, weight in weights.items() if name not in confined or name in shares}
     with activate(denoiser.module, active), gate(denoiser.module, shares):
         yield
 
@@ -88,7 +93,7 @@ def confine(
 def find_shares(
     denoiser: Denoiser,
     velocity: Velocity,
-    named: Sequence[Named],
+    named: Sequence[PromptSubjects],
     prompt_embeds: Tensor,
     *,
     adapters: Sequence[str],
@@ -98,13 +103,13 @@ def find_shares(
 ) -> dict[str, Tensor]:
     """Where each adapter is to act, (B, f, h, w) in tokens, by adapter.
 
-    To be called inside `adapters.activate` of all adapters: the plain sum is sampled a few steps to see who
-    is where, then everything may begin anew from `latents`.
+    Call it inside `lora.layers.activate` of all adapters. It samples a few steps of their plain sum to see
+    where each subject is. Sampling then restarts from `latents`.
 
     Args:
         denoiser: The network with the adapters in it.
-        velocity: Of the plain sum, with or without guidance.
-        named: Of each row of the batch, who is named where: see `read_prompt`.
+        velocity: Velocity function of the plain sum, with or without guidance.
+        named: The subjects of each prompt of the batch: see `find_subjects`.
         prompt_embeds: (B, L, D), the prompts.
         adapters: Those to keep apart. One that no phrase of a prompt belongs to does not act in it at all;
             one that is alone acts everywhere.
@@ -113,20 +118,20 @@ def find_shares(
         settings: How masks are made.
 
     Raises:
-        CastmixError: settings out of range, or not one `Named` a row.
+        CastmixError: settings out of range, or not one `PromptSubjects` a row.
     """
     check_level(settings)
     if len(named) != len(latents):
         raise CastmixError(f"{len(latents)} rows of latents and {len(named)} prompts: one is needed for each")
     grid = token_grid(denoiser, latents)
-    if all(len(set(one.owners)) < 2 for one in named):  # nobody to keep apart: no need to look
+    if all(len(set(one.owners)) < 2 for one in named):  # nobody to keep apart: no maps needed
         blank = latents.new_zeros((0, *grid))
         rows = [shares(blank, one.owners, adapters, settings) for one in named]
         return {adapter: torch.stack([row[adapter] for row in rows]) for adapter in adapters}
     step = next(
         i for i, sigma in enumerate(sigmas.tolist()) if sigma <= settings.level or i == len(sigmas) - 2
     )
-    seen = sample_euler(velocity, latents, sigmas[: step + 1])
+    seen = denoise(velocity, latents, sigmas[: step + 1])
     return read_shares(denoiser, seen, sigmas[step], named, prompt_embeds, adapters, settings)
 
 
@@ -135,12 +140,12 @@ def read_shares(
     denoiser: Denoiser,
     latents: Tensor,
     sigma: Tensor,
-    named: Sequence[Named],
+    named: Sequence[PromptSubjects],
     prompt_embeds: Tensor,
     adapters: Sequence[str],
     settings: Masked,
 ) -> dict[str, Tensor]:
-    """Where each adapter is to act by the maps of the network as it is here: see `find_shares`."""
+    """Where each adapter is to act, from the attention maps at these latents: see `find_shares`."""
     module: Any = denoiser.module
     layers = map_layers(module.config.num_layers)
     if settings.layers:
@@ -172,12 +177,12 @@ def check_level(settings: Masked) -> None:
 def shares(
     maps: Tensor, owners: Sequence[str], adapters: Collection[str], settings: Masked = Masked()
 ) -> dict[str, Tensor]:
-    """Who gets which token, from the maps of all phrases (n, f, h, w); by adapter, (f, h, w) in [0, 1].
+    """The share of each adapter at each token, (f, h, w) in [0, 1], from maps of all phrases (n, f, h, w).
 
-    Every map is smoothed and brought to [0, 1], so that a word which draws much attention everywhere wins no
-    more than its peak. A token goes to the largest, or to nobody below the threshold; then each token asks
-    its neighbours, in space and time, and goes where most of them went. The shares of a token sum to 1
-    unless `settings.nobody` says otherwise.
+    Every map is smoothed and scaled to [0, 1], so that a word with much attention everywhere wins only at its
+    peak. A token belongs to the adapter with the largest map, or to nobody below the threshold. Then each
+    token takes the majority of its neighbours in space and time. The shares of a token sum to 1 unless
+    `settings.nobody` says otherwise.
     """
     grid = maps.shape[1:]
     present = [adapter for adapter in adapters if adapter in owners]

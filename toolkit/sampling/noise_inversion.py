@@ -144,15 +144,6 @@ def motion_noise(
     """
     num_frames, height, width = size
     video = read_clip(clip, num_frames=num_frames, height=height, width=width, fps=spec.fps)
-    made_from = {
-        "clip": fingerprint_file(clip),
-        "caption": fingerprint_text(clip_caption(clip)),
-        "network": fingerprint(spec),
-        "encoders": fingerprint(spec, "encoders"),
-        "steps": str(steps),
-        "shift": f"{shift:g}",
-        "iterations": str(iterations),
-    }
 
     def make() -> Tensor:
         sigmas = sigma_schedule(steps, shift).to(denoiser.device)
@@ -168,4 +159,15 @@ def motion_noise(
         say(f"{clip.name} inverted: deviation {noise.std():.2f} before it is made 1 in each channel")
         return standardised(noise)
 
+    if not spec.path:  # a pipeline in memory has no fingerprint to file it under
+        return make().float().cpu()
+    made_from = {
+        "clip": fingerprint_file(clip),
+        "caption": fingerprint_text(clip_caption(clip)),
+        "network": fingerprint(spec),
+        "encoders": fingerprint(spec, "encoders"),
+        "steps": str(steps),
+        "shift": f"{shift:g}",
+        "iterations": str(iterations),
+    }
     return cached(clip.parent / "inversions", clip.stem, made_from, make)

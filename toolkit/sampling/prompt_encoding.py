@@ -1,4 +1,4 @@
-"""Prompts, encoded for every way of sampling."""
+"""Prompts, encoded for every way of sampling: plain, masked fusion, collaborative sampling."""
 
 from __future__ import annotations
 
@@ -7,138 +7,192 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from toolkit.captions.cast import Cast
+from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import TAG
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
-from toolkit.lora.file import Lora
-from toolkit.lora.loading import Member
-from toolkit.lora.special_tokens import apply, nouns, plain, read_tokens, written
-from toolkit.models.interfaces import Encoders
+from toolkit.lora.loading import LoraSet
+from toolkit.lora.special_tokens import (
+    class_nouns,
+    encode_prompts,
+    in_plain_words,
+    read_tokens,
+    token_nouns,
+)
+from toolkit.models.interfaces import Encoders, ModelSpec
 from toolkit.sampling.collaborative_branches import (
-    Prompted,
-    for_motion,
-    for_subjects,
+    BranchPrompt,
+    motion_branch_prompt,
+    subject_branch_prompt,
     subjects_of,
 )
 from toolkit.sampling.collaborative_guides import Name
-from toolkit.sampling.masked_layout import Plain
-from toolkit.sampling.masked_loras import Named, read_prompt
+from toolkit.sampling.masked_layout import PlainPrompts
+from toolkit.sampling.masked_loras import PromptSubjects, find_subjects
+from toolkit.sampling.request import Request
 
 
 @dataclass(frozen=True, eq=False)
-class Scripts:
-    """What is drawn, encoded.
+class EncodedPrompts:
+    """n prompts as the network reads them.
 
-    prompts: (n, L, D). negative: (1, L, D). named: whom each prompt names, if some adapters act only where
-    somebody is. plain: the prompts in plain words, if the base is to lay out where that is. For two branches
-    besides: what either reads of each prompt, the motion branch's prompts in words, and the subjects that
-    both name.
+    Attributes:
+        embeds: (n, L, D).
+        negative: (1, L, D).
+        subjects: For a masked fusion: which adapters' subjects each prompt names, and where.
+        plain: For a masked fusion with layout base: the prompts in plain words.
+        branches: For collaborative sampling: what each branch reads of each prompt.
+        motion_prompts: For collaborative sampling: the motion branch's prompts as text.
+        branch_subjects: For collaborative sampling: the subjects that both branches name.
     """
 
-    prompts: Tensor
+    embeds: Tensor
     negative: Tensor
-    named: tuple[Named, ...] = ()
-    plain: Plain | None = None
-    branches: tuple[Mapping[Name, Prompted], ...] = ()
+    subjects: tuple[PromptSubjects, ...] = ()
+    plain: PlainPrompts | None = None
+    branches: tuple[Mapping[Name, BranchPrompt], ...] = ()
     motion_prompts: tuple[str, ...] = ()
-    subjects: tuple[tuple[str, ...], ...] = ()
+    branch_subjects: tuple[tuple[str, ...], ...] = ()
+
+    def rows(self, rows: range) -> EncodedPrompts:
+        """Some of the prompts."""
+        part = slice(rows.start, rows.stop)
+        plain = self.plain
+        return EncodedPrompts(
+            self.embeds[part],
+            self.negative,
+            self.subjects[part],
+            None if plain is None else PlainPrompts(plain.embeds[part], plain.subjects[part]),
+            self.branches[part],
+            self.motion_prompts[part],
+            self.branch_subjects[part],
+        )
 
 
-def write_script(
-    encoders: Encoders,
-    prompts: Sequence[str],
-    negative_prompt: str,
-    loras: Sequence[Lora],
-    members: Sequence[Member],
-) -> Scripts:
-    """Encode prompts, which may hold special tokens of the LoRAs; see which subjects of members they name."""
-    embeds = apply(encoders, [*prompts, negative_prompt], loras)
-    apart = {one.name: one.subjects for one in members if one.subjects}
-    tokens = read_tokens(loras)
-    named = tuple(read_prompt(encoders, prompt, apart, tokens) for prompt in prompts if apart)
-    return Scripts(embeds[:-1], embeds[-1:], named)
+def encode_request(
+    spec: ModelSpec, encoders: Encoders, prompts: Sequence[str], loras: LoraSet, request: Request
+) -> EncodedPrompts:
+    """Encode prompts for the request's way of sampling; warn about prompts that are too long.
+
+    Raises:
+        CastmixError: a subject is not named, has no noun, or the LoRAs do not fit the sampler.
+    """
+    encoded = encode_plainly(encoders, prompts, request.sampling.negative_prompt, loras)
+    if request.sampling.sampler != "euler":
+        wrong = [part.name for part in loras.parts if part.subjects and part.role != "subject"]
+        if wrong:
+            raise CastmixError(
+                f"{', '.join(wrong)}: a masked fusion is a subject LoRA here, give its file with --subject"
+            )
+        encoded = _for_branches(encoders, prompts, encoded, loras, request)
+    elif request.masked.layout == "base":
+        if not loras.confined:
+            raise CastmixError(
+                "--masked.layout base needs a masked fusion, and no --lora or --subject is one: make it with "
+                "castmix fuse --method masked"
+            )
+        plain = _in_plain_words(encoders, prompts, loras, request)
+        encoded = replace(encoded, plain=plain)
+    _warn_of_length(spec, encoders, [*prompts, request.sampling.negative_prompt, *encoded.motion_prompts])
+    return encoded
 
 
-def write_plain(
-    encoders: Encoders,
-    prompts: Sequence[str],
-    loras: Sequence[Lora],
-    members: Sequence[Member],
-    *,
-    words: Mapping[str, str],
-    cast: Cast,
-) -> Plain:
-    """The prompts for the base, which lays out a masked fusion, and where they name whom.
+def encode_plainly(
+    encoders: Encoders, prompts: Sequence[str], negative_prompt: str, loras: LoraSet
+) -> EncodedPrompts:
+    """Encode prompts with the LoRAs' special tokens, and find the subjects of masked fusions in them."""
+    embeds = encode_prompts(encoders, [*prompts, negative_prompt], loras.files)
+    confined = {part.name: part.subjects for part in loras.parts if part.subjects}
+    tokens = read_tokens(loras.files)
+    subjects = tuple(find_subjects(encoders, prompt, confined, tokens) for prompt in prompts if confined)
+    return EncodedPrompts(embeds[:-1], embeds[-1:], subjects)
+
+
+def _nouns(loras: LoraSet, request: Request) -> dict[str, str]:
+    """What the base model calls each subject: `--words` first, then what LoRA files and cast say."""
+    return {**class_nouns(loras.files, read_cast()), **request.words}
+
+
+def _in_plain_words(
+    encoders: Encoders, prompts: Sequence[str], loras: LoraSet, request: Request
+) -> PlainPrompts:
+    """The prompts for the base model, which lays out a masked fusion, and where they name its subjects.
 
     Raises:
         CastmixError: a subject has no noun, or its noun is not in the plain prompt.
     """
-    known = {**nouns(loras, cast), **words}
-    tokens = written(loras)
-    owner = {subject: one.name for one in members for subject in one.subjects}
-    texts = [plain(prompt, known) for prompt in prompts]
-    embeds = apply(encoders, texts, loras)
-    found: list[Named] = []
+    nouns, tokens = _nouns(loras, request), token_nouns(loras.files)
+    owner = {subject: part.name for part in loras.parts for subject in part.subjects}
+    texts = [in_plain_words(prompt, nouns) for prompt in prompts]
+    embeds = encode_prompts(encoders, texts, loras.files)
+    found: list[PromptSubjects] = []
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-        subjects = [subject for subject in subjects_of(prompt, known) if subject in owner]
-        if strange := [subject for subject in subjects if subject not in known]:
+        subjects = [subject for subject in subjects_of(prompt, nouns) if subject in owner]
+        if unknown := [subject for subject in subjects if subject not in nouns]:
             raise CastmixError(
-                f"--masked.layout base needs a noun for {', '.join(strange)}: say --words {strange[0]}=cat"
+                f"--masked.layout base needs a noun for {', '.join(unknown)}: say --words {unknown[0]}=cat"
             )
-        read = for_motion(encoders, text, embeds[i : i + 1], subjects, known, tokens)
-        found.append(Named(read.spans, tuple(owner[subject] for subject in subjects), read.real))
-    return Plain(embeds, tuple(found))
+        read = motion_branch_prompt(encoders, text, embeds[i : i + 1], subjects, nouns, tokens)
+        found.append(PromptSubjects(read.spans, tuple(owner[subject] for subject in subjects), read.real))
+    return PlainPrompts(embeds, tuple(found))
 
 
-def write_scripts(
+def _for_branches(
     encoders: Encoders,
     prompts: Sequence[str],
-    negative_prompt: str,
-    loras: Sequence[Lora],
-    members: Sequence[Member],
-    *,
-    motion_prompts: Sequence[str],
-    words: Mapping[str, str],
-    cast: Cast,
-    spatial: bool,
-) -> Scripts:
-    """Encode prompts for both branches, and find in each where the subjects are named.
-
-    motion_prompts: One for each prompt; left out, the prompt in words that the base model knows. words: what
-    the motion branch calls a subject; they go before what LoRAs and cast say. spatial: are subjects needed?
+    encoded: EncodedPrompts,
+    loras: LoraSet,
+    request: Request,
+) -> EncodedPrompts:
+    """Add what each branch of collaborative sampling reads, and where it names the subjects.
 
     Raises:
         CastmixError: a prompt names no subject, or its motion prompt does not name it.
     """
-    known = {**nouns(loras, cast), **words}
-    if not motion_prompts:
-        motion_prompts = [plain(prompt, known) for prompt in prompts]
-        strange = {name for prompt in motion_prompts for name in TAG.findall(prompt) if name not in known}
-        if strange:  # one without a noun keeps the whole prompt as it is: half in prose it would be nothing
-            say(
-                f"the motion branch gets prompts with names: castmix knows no noun for "
-                f"{', '.join(sorted(strange))}. Say one, --words {min(strange)}=cat, or give --motion-prompt"
-            )
-    script = write_script(encoders, prompts, negative_prompt, loras, members)
-    embeds = apply(encoders, motion_prompts, loras)
-    tokens = written(loras)
-    branches: list[Mapping[Name, Prompted]] = []
+    nouns, tokens = _nouns(loras, request), token_nouns(loras.files)
+    motion_prompts = _motion_prompts(prompts, nouns, request)
+    embeds = encode_prompts(encoders, motion_prompts, loras.files)
+    spatial = request.sampling.sampler == "scs" and request.collaboration.spatial
+    branches: list[Mapping[Name, BranchPrompt]] = []
     named: list[tuple[str, ...]] = []
     for i, (prompt, other) in enumerate(zip(prompts, motion_prompts, strict=True)):
-        subjects = subjects_of(prompt, known) if spatial else []
+        subjects = subjects_of(prompt, nouns) if spatial else []
         if spatial and not subjects:
             raise CastmixError(
                 f"{prompt!r} names no subject for the motion branch to find: use [Character: <name>], give "
                 "--words NAME=NOUN, or --collaboration.no-spatial"
             )
+        own = encoded.embeds[i : i + 1]
         branches.append(
             {
-                "subject": for_subjects(encoders, prompt, script.prompts[i : i + 1], subjects, tokens),
-                "motion": for_motion(encoders, other, embeds[i : i + 1], subjects, known, tokens),
+                "subject": subject_branch_prompt(encoders, prompt, own, subjects, tokens),
+                "motion": motion_branch_prompt(encoders, other, embeds[i : i + 1], subjects, nouns, tokens),
             }
         )
         named.append(tuple(subjects))
     return replace(
-        script, branches=tuple(branches), motion_prompts=tuple(motion_prompts), subjects=tuple(named)
+        encoded, branches=tuple(branches), motion_prompts=motion_prompts, branch_subjects=tuple(named)
     )
+
+
+def _motion_prompts(prompts: Sequence[str], nouns: Mapping[str, str], request: Request) -> tuple[str, ...]:
+    """The motion branch's prompt for each prompt. Default: the prompt in words that the base model knows."""
+    given = tuple(request.sampling.motion_prompt)
+    if given:
+        return given * len(prompts) if len(given) == 1 else given
+    made = tuple(in_plain_words(prompt, nouns) for prompt in prompts)
+    unknown = {name for prompt in made for name in TAG.findall(prompt) if name not in nouns}
+    if unknown:  # a prompt with such a name keeps all its tags: half in prose it would be neither
+        say(
+            f"note: the motion branch's prompt keeps the names {', '.join(sorted(unknown))}, for which "
+            f"castmix knows no noun. Give one, --words {min(unknown)}=cat, or give --motion-prompt"
+        )
+    return made
+
+
+def _warn_of_length(spec: ModelSpec, encoders: Encoders, prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        tokens = encoders.count_tokens(prompt)
+        if tokens > spec.text_length:
+            limit = f"{spec.name} takes {spec.text_length}: its end is cut off"
+            say(f"warning: the prompt {prompt[:40]!r}… has {tokens} tokens, {limit}")

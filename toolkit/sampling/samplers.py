@@ -1,130 +1,146 @@
-"""From prompts, LoRAs by role and noise to latents: one sum of LoRAs, or two branches that collaborate."""
+"""The velocity function that a request asks for: guidance, then LoRAs in place, then collaboration."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from toolkit.lora.layers import activate
-from toolkit.lora.loading import Member
-from toolkit.models.flow_matching import Velocity, sample_euler
+from toolkit.lora.loading import LoraSet
+from toolkit.lora.parts import Part
+from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser
-from toolkit.sampling.collaborative import Report, sample_collaborative
-from toolkit.sampling.collaborative_branches import (
-    Prompted,
-    new_branch,
-)
+from toolkit.sampling.collaborative import Report, collaborative_velocity
+from toolkit.sampling.collaborative_branches import BranchPrompt, new_branch
 from toolkit.sampling.collaborative_guides import GUIDES, Branch, Name
 from toolkit.sampling.denoise import guided_velocity
-from toolkit.sampling.masked_layout import Plain, laid_out
+from toolkit.sampling.masked_layout import laid_out
 from toolkit.sampling.masked_loras import confine, find_shares
-from toolkit.sampling.prompt_encoding import Scripts
-from toolkit.sampling.settings import Collaboration, Masked
+from toolkit.sampling.prompt_encoding import EncodedPrompts
+from toolkit.sampling.request import Request
+
+Active = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which the network has certain adapters, each where it is to act."""
 
 
-def draw(
-    denoiser: Denoiser,
-    script: Scripts,
-    rows: range,
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A denoiser, the LoRAs attached to it, and the request that they serve."""
+
+    denoiser: Denoiser
+    loras: LoraSet
+    request: Request
+
+
+def velocity_of(
+    network: Network,
+    prompts: EncodedPrompts,
     noise: Tensor,
     sigmas: Tensor,
-    members: Sequence[Member],
-    *,
-    guidance_scale: float,
-    sampler: str,
-    collaboration: Collaboration,
-    masked: Masked,
-    callback: Callable[[int, Report | None], None],
-) -> Tensor:
-    """Latents (B, C, f, h, w) of some prompts, float32 on the CPU.
+    report: Callable[[Report], object] | None = None,
+) -> Velocity:
+    """The velocity function of a batch, for one run of `denoise` from this noise along these sigmas.
 
-    rows: which prompts. noise: like the latents. sampler: "euler" sums all LoRAs; "scs" and "scs-lite" give
-    each branch those of its role, and both those of role "lora".
-    callback(i, report) after each step, with a report if it is of two branches.
+    Args:
+        network: The denoiser with its LoRAs attached.
+        prompts: Of the batch, B of them.
+        noise: (B, C, f, h, w), where sampling starts: a masked fusion finds its masks from there.
+        sigmas: The schedule.
+        report: Gets what each step of collaborative sampling did.
     """
-    noise, sigmas = noise.to(denoiser.device), sigmas.to(denoiser.device)
-    if sampler == "euler":
-        embeds = script.prompts[rows.start : rows.stop]
-        if script.plain is not None:
-            part = Plain(
-                script.plain.embeds[rows.start : rows.stop], script.plain.named[rows.start : rows.stop]
-            )
-            weights = {one.name: one.weight for one in members}
-            apart = [one.name for one in members if one.subjects]
-            follow = laid_out(
-                denoiser,
-                lambda prompts: guided_velocity(denoiser, prompts, script.negative, guidance_scale),
-                embeds,
-                part,
-                weights=weights,
-                adapters=apart,
-                settings=masked,
-            )
-            with torch.no_grad():
-                return sample_euler(follow, noise, sigmas, lambda i, latents: callback(i, None)).cpu()
-        velocity = guided_velocity(denoiser, embeds, script.negative, guidance_scale)
-        together = worn(denoiser, members, velocity, script, rows, noise, sigmas, masked)
-        with torch.no_grad(), together():
-            return sample_euler(velocity, noise, sigmas, lambda i, latents: callback(i, None)).cpu()
+    denoiser, request = network.denoiser, network.request
+    _, guidance_scale, *_ = request.number
+    guided = functools.partial(
+        guided_velocity, denoiser, negative_embeds=prompts.negative, guidance_scale=guidance_scale
+    )
+    if request.sampling.sampler != "euler":
+        branches = _branches(network, prompts, noise, sigmas, guided)
+        guide = GUIDES[request.sampling.sampler]
+        return collaborative_velocity(branches, sigmas, request.collaboration, guide, report)
+    if prompts.plain is not None:
+        return laid_out(
+            denoiser,
+            guided,
+            prompts.embeds,
+            prompts.plain,
+            weights={part.name: part.weight for part in network.loras.parts},
+            adapters=network.loras.confined,
+            settings=request.masked,
+        )
+    velocity = guided(prompts.embeds)
+    active = adapters_in_place(network, network.loras.parts, velocity, prompts, noise, sigmas)
+    return within(active, velocity)
+
+
+def within(active: Active, velocity: Velocity) -> Velocity:
+    """The same velocity function, always called inside a context of adapters."""
+
+    def follow(latents: Tensor, sigma: Tensor) -> Tensor:
+        with active():
+            return velocity(latents, sigma)
+
+    return follow
+
+
+def adapters_in_place(
+    network: Network,
+    parts: Sequence[Part],
+    velocity: Velocity,
+    prompts: EncodedPrompts,
+    latents: Tensor,
+    sigmas: Tensor,
+) -> Active:
+    """Makes contexts in which the network has these adapters, each where it is to act.
+
+    The parts of a masked fusion act where their subjects are. To find these places, the plain sum of all
+    adapters runs a few steps from `latents` at noise level sigmas[0]; see `masked_loras.find_shares`.
+    """
+    module, weights = network.denoiser.module, {part.name: part.weight for part in parts}
+    confined = [part.name for part in parts if part.subjects]
+    if not confined:
+        return functools.partial(activate, module, weights)
+    with activate(module, weights):
+        shares = find_shares(
+            network.denoiser,
+            velocity,
+            prompts.subjects,
+            prompts.embeds.to(latents.device),
+            adapters=confined,
+            latents=latents,
+            sigmas=sigmas,
+            settings=network.request.masked,
+        )
+    return functools.partial(confine, network.denoiser, weights, confined, shares)
+
+
+def _branches(
+    network: Network,
+    prompts: EncodedPrompts,
+    noise: Tensor,
+    sigmas: Tensor,
+    guided: Callable[[Tensor], Velocity],
+) -> Mapping[Name, Branch]:
+    """The subject and the motion branch of collaborative sampling."""
     branches: dict[Name, Branch] = {}
     names: tuple[Name, ...] = ("subject", "motion")
     for name in names:
-        own = [script.branches[row][name] for row in rows]
-        # several prompts at a time only without maps, where spans and lengths do not matter
-        prompted = own[0] if len(own) == 1 else Prompted(torch.cat([one.embeds for one in own]))
-        velocity = guided_velocity(denoiser, prompted.embeds, script.negative, guidance_scale)
-        mine = [one for one in members if one.role in ("lora", name)]
-        active = worn(denoiser, mine, velocity, script, rows, noise, sigmas, masked)
-        branches[name] = new_branch(denoiser, prompted, velocity, active, collaboration)
-    return sample_collaborative(
-        branches,
-        noise,
-        sigmas,
-        collaboration,
-        GUIDES[sampler],
-        lambda i, latents, report: callback(i, report),
-    ).cpu()
-
-
-def worn(
-    denoiser: Denoiser,
-    members: Sequence[Member],
-    velocity: Velocity,
-    script: Scripts,
-    rows: range,
-    noise: Tensor,
-    sigmas: Tensor,
-    masked: Masked,
-) -> Callable[[], AbstractContextManager[None]]:
-    """A context in which the network has these adapters, each where it is to act.
-
-    If some act only where their subjects are, a few steps of the plain sum are run to see where that is.
-    """
-    module, weights = denoiser.module, {one.name: one.weight for one in members}
-    apart = [one.name for one in members if one.subjects]
-    if not apart:
-        return functools.partial(activate, module, weights)
-    with activate(module, weights):
-        found = find_shares(
-            denoiser,
-            velocity,
-            script.named[rows.start : rows.stop],
-            script.prompts[rows.start : rows.stop].to(noise.device),
-            adapters=apart,
-            latents=noise,
-            sigmas=sigmas,
-            settings=masked,
-        )
-    return functools.partial(confine, denoiser, weights, apart, found)
+        own = [row[name] for row in prompts.branches]
+        # Several prompts at a time only without maps, where spans and lengths do not matter.
+        prompt = own[0] if len(own) == 1 else BranchPrompt(torch.cat([one.embeds for one in own]))
+        velocity = guided(prompt.embeds)
+        active = adapters_in_place(network, network.loras.of_role(name), velocity, prompts, noise, sigmas)
+        branches[name] = new_branch(network.denoiser, prompt, velocity, active, network.request.collaboration)
+    return branches
 
 
 def log_lines(reports: Sequence[Report], sample: int) -> list[dict[str, Any]]:
-    """What the steps did to one sample of a batch, a mapping each, for a file of lines."""
+    """What the steps did to one sample of a batch: a mapping for each step, for a file of lines."""
     lines: list[dict[str, Any]] = []
     for i, report in enumerate(reports):
         line: dict[str, Any] = {"step": i, "sigma": round(report.sigma, 6), "guided": report.guided}

@@ -1,32 +1,72 @@
-"""Settings of masked fusion and collaborative sampling."""
+"""Settings of sampling. Light: the command line reads them without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+Sampler = Literal["euler", "scs", "scs-lite"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video is sampled.
+
+    Attributes:
+        sampler: euler sums all LoRAs. scs and scs-lite sample subjects and motion together (collaborative
+            sampling).
+        steps: Denoising steps. Default: the model's setting.
+        guidance_scale: Strength of the prompt; 1 is no guidance. Default: the model's setting.
+        shift: Shift of the noise levels towards noise. Default: the model's setting.
+        negative_prompt: Prompt that guidance leads away from.
+        num_frames: Frames, 4k+1. Default: the model's setting.
+        height: Pixels. Default: the model's setting.
+        width: Pixels. Default: the model's setting.
+        motion_prompt: The motion branch's prompt, one for all videos or one for each. Default: the prompt in
+            plain words, without special tokens and character names.
+        motion_clip: The clip that the motion was learned from. Its inverted noise is mixed into the initial
+            noise (see collaboration.inversion).
+    """
+
+    sampler: Sampler = "euler"
+    steps: int | None = None
+    guidance_scale: float | None = None
+    shift: float | None = None
+    negative_prompt: str = ""
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    motion_prompt: Sequence[str] = ()
+    motion_clip: Path | None = None
 
 
 @dataclass(frozen=True)
 class Collaboration:
-    """How the subject and the motion branch sample together (sampler scs or scs-lite).
+    """Collaborative sampling of a subject and a motion branch (sampler scs or scs-lite).
 
     Attributes:
-        eta: How far a guided step moves each branch, relative to its latents' own size.
-        alpha: A constant step on the mean squared difference of the maps instead, whatever the resolution
-            makes of it. The paper's 1e4 belongs to its own resolution and model.
-        freeze: Keep the alpha that eta gave at the first guided step: later pulls shrink as maps agree.
-        sigma_window: Noise levels that are guided: above the first, up to the second.
-        every: Guide only every k-th step in there.
-        beta_subject: Share of the subject branch in each step at noise level 1 and at 0, linear between.
-        beta_motion: Share of the motion branch likewise; only the ratio of both counts.
-        spatial: The motion branch follows where the subject branch sees the subjects (scs only).
-        temporal: The subject branch follows when things move in the motion branch.
-        window: Sites around each site in whose frames it looks for what moves; 0 is the site alone.
+        eta: Length of a guided step, relative to the latents' root mean square.
+        alpha: Constant step size on the mean squared difference of the attention maps, instead of eta. The
+            paper's 1e4 holds for its own resolution and model only.
+        freeze: Keep the alpha that eta gives at the first guided step. Later steps then get shorter as the
+            maps agree.
+        sigma_window: Noise levels with guidance: above the first, up to the second.
+        every: Guide every k-th step of the window.
+        beta_subject: Weight of the subject branch at noise level 1 and at 0, linear between.
+        beta_motion: Weight of the motion branch at noise level 1 and at 0. Only the ratio of both counts.
+        spatial: Pull the motion branch towards the places where the subject branch sees the subjects (scs
+            only).
+        temporal: Pull the subject branch towards the timing of the motion branch.
+        window: Radius of the neighbourhood in which the temporal maps look for motion; 0 is the same place
+            only.
         inversion: Share of the motion clip's inverted noise in the initial noise.
-        iterations: Forwards a level while inverting: 1 next point, 2 or 3 fixed point, more exact.
-        checkpointing: Compute blocks again in the backward pass instead of keeping activations; none does
-            so on a GPU only.
-        keep_maps: Write the spatial maps of guided steps beside the video.
+        iterations: Forward passes per noise level of the inversion: 1 is the next-point rule, 2 or 3 the more
+            exact fixed point.
+        checkpointing: Recompute blocks in the backward pass instead of keeping activations. Default: on a GPU
+            only.
+        keep_maps: Save the spatial maps of guided steps beside the video.
     """
 
     eta: float = 0.02
@@ -47,18 +87,18 @@ class Collaboration:
 
 @dataclass(frozen=True)
 class Masked:
-    """How a masked fusion is sampled.
+    """Sampling of a masked fusion: each LoRA acts only where its subjects are.
 
     Attributes:
-        layout: sum: the plain sum is sampled first, to see from its attention who is where, and then all
-            begins anew. base: the base alone samples first, from the prompt in plain words, and the LoRAs go
-            on from there; it needs a noun for each subject, and --sampler euler.
-        sigma: Noise level down to which that is sampled; left out, 0.8 for sum, and 0.7 for base, above which
-            nobody is anywhere yet.
-        layers: Blocks whose maps are read; none takes the model's own.
-        threshold: Tokens where no subject reaches this share of its own largest value belong to nobody.
-        nobody: Weight of every LoRA where nobody is; none shares it evenly.
-        voting: Tokens to either side, in time and in space, that vote on whose a token is: 0 asks nobody.
+        layout: Where the masks come from. sum: the plain sum of all LoRAs samples the first steps; its
+            attention shows who is where; then sampling restarts. base: the base model samples the first steps
+            from the prompt in plain words, and the LoRAs continue from there. base needs a noun for each
+            subject, and sampler euler.
+        sigma: Noise level at which the masks are read. Default: 0.8 for sum and 0.7 for base.
+        layers: Blocks whose attention maps are read. Default: the model's setting.
+        threshold: A place belongs to nobody where no subject's map reaches this share of its maximum.
+        nobody: Weight of every LoRA in such places. Default: all LoRAs share them evenly.
+        voting: Radius in tokens, in time and space, of the majority vote on each place; 0 is no vote.
     """
 
     layout: Literal["sum", "base"] = "sum"
@@ -70,5 +110,5 @@ class Masked:
 
     @property
     def level(self) -> float:
-        """`sigma`, or what it is where it is left out."""
+        """`sigma`, or its default."""
         return {"sum": 0.8, "base": 0.7}[self.layout] if self.sigma is None else self.sigma

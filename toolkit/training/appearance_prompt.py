@@ -31,10 +31,10 @@ def appearance_prompt(motion: Motion) -> tuple[str, list[Lora]]:
         CastmixError: it asks for subjects and there are no tokens, or it names none of them.
     """
     from toolkit.lora.file import load_lora
-    from toolkit.lora.special_tokens import nouns
+    from toolkit.lora.special_tokens import class_nouns
 
     loras = [] if motion.tokens is None else [load_lora(motion.tokens)]
-    tokens = sorted(nouns(loras))
+    tokens = sorted(class_nouns(loras))
     if SUBJECTS in motion.appearance and not tokens:
         raise CastmixError(
             f"motion.appearance {motion.appearance!r} asks for subjects: give --motion.tokens FILE (castmix "
@@ -67,14 +67,14 @@ def check(motion: Motion) -> dict[str, Any]:
 
 def new_aim(motion: Motion, spec: ModelSpec, device: str | torch.device) -> Aim:
     """The knobs of the objective with the appearance prompt embedded."""
-    from toolkit.lora.special_tokens import apply
+    from toolkit.lora.special_tokens import encode_prompts
     from toolkit.training.objectives import Aim
 
     if not motion.omega:
         return Aim(motion)
     prompt, loras = appearance_prompt(motion)
     encoders = load_encoders(spec, device)
-    embeds = apply(encoders, [prompt], loras)
+    embeds = encode_prompts(encoders, [prompt], loras)
     encoders.release_text()
     return Aim(motion, embeds)
 
@@ -87,7 +87,7 @@ def worded(
     Raises:
         CastmixError: none has.
     """
-    from toolkit.lora.special_tokens import TOKEN, apply
+    from toolkit.lora.special_tokens import TOKEN, encode_prompts
 
     spoken = sorted({text for text in texts if any(one in carried.tokens for one in TOKEN.findall(text))})
     if not spoken:
@@ -96,7 +96,7 @@ def worded(
             "into the captions, or leave --tokens out"
         )
     encoders = load_encoders(spec, device)
-    embeds = apply(encoders, spoken, [carried]).cpu()
+    embeds = encode_prompts(encoders, spoken, [carried]).cpu()
     encoders.release_text()
     return dict(zip(spoken, embeds, strict=True))
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from toolkit.lora.file import Lora
-from toolkit.lora.special_tokens import apply
+from toolkit.lora.special_tokens import encode_prompts
+from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.interfaces import Denoiser, ModelSpec
 from toolkit.models.registry import load_encoders
-from toolkit.sampling.denoise import sample_latents
-from toolkit.sampling.output import save_generated
+from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
+from toolkit.sampling.output import new_video
 from toolkit.training.settings import Watch
 
 
@@ -25,29 +26,25 @@ def previewer(
     out: Path,
     loras: Sequence[Lora] = (),
 ) -> Callable[[Denoiser, int], None]:
-    """A function that makes a video of every prompt with the network as it is, at the clips' own size.
+    """A function that makes a video of every prompt with the present network, at the size of the clips.
 
-    loras: bring the special tokens that prompts may use.
+    loras: Files with the special tokens that prompts may use.
     """
     encoders = load_encoders(spec, device)
-    embeds = apply(encoders, [*prompts, ""], loras)
+    embeds = encode_prompts(encoders, [*prompts, ""], loras)
     encoders.release_text()
     facts = {"model": spec.name, "guidance_scale": spec.guidance_scale, "shift": spec.shift, "seed": 0}
 
+    sigmas = sigma_schedule(watch.sample_steps or spec.steps, spec.shift)
+    noise = initial_noise([0], (shape[0], shape[1], shape[2], shape[3]))
+
     def preview(denoiser: Denoiser, step: int) -> None:
         for i, prompt in enumerate(prompts):
-            latents = sample_latents(
-                denoiser,
-                embeds[i : i + 1],
-                embeds[-1:],
-                shape=(shape[0], shape[1], shape[2], shape[3]),
-                seeds=[0],
-                steps=watch.sample_steps or spec.steps,
-                guidance_scale=spec.guidance_scale,
-                shift=spec.shift,
-            )
-            path = out / "samples" / f"step_{step:06d}" / f"{i:02d}.mp4"
+            velocity = guided_velocity(denoiser, embeds[i : i + 1], embeds[-1:], spec.guidance_scale)
+            latents = denoise(velocity, noise.to(denoiser.device), sigmas.to(denoiser.device))
             video = encoders.decode_video(latents)[0]
-            save_generated(path, video, spec.fps, {"prompt": prompt, "training_step": step, **facts})
+            about = {"prompt": prompt, "training_step": step, **facts}
+            path = out / "samples" / f"step_{step:06d}" / f"{i:02d}.mp4"
+            new_video(video, spec.fps, about).save(path)
 
     return preview

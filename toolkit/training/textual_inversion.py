@@ -14,7 +14,7 @@ from torch import Tensor
 
 from toolkit.core.progress import say, track
 from toolkit.core.seeds import generator_for
-from toolkit.lora.special_tokens import Token, encode, substitute
+from toolkit.lora.special_tokens import Token, encode_with_tokens, substitute
 from toolkit.models.flow_matching import interpolate, sample_sigmas, sigma_quantiles, velocity_target
 from toolkit.models.interfaces import Denoiser, Encoders, ModelSpec
 from toolkit.models.wan import clean_prompt
@@ -72,7 +72,9 @@ class Learning:
             (CHECKED, *latents.shape), generator=generator_for(self.seed, 0, f"check/{token}")
         )
         with torch.no_grad():
-            embeds = encode(self.encoders, [self.textual.prompt.replace("{subject}", token)], {token: one})
+            embeds = encode_with_tokens(
+                self.encoders, [self.textual.prompt.replace("{subject}", token)], {token: one}
+            )
             return float(self._loss(embeds, latents, weights, levels, noise).mean())
 
     def verb(self, token: str, words: Sequence[str], clips: Sequence[Item], settings: Verb) -> Token:
@@ -151,7 +153,9 @@ class Learning:
     def _embedder(self, prompt: str, token: str, noun: str) -> Callable[[Tensor], Tensor]:
         """vector -> the prompt's embedding (1, L, D); if it is added last, the encoder runs once."""
         if self.textual.kind == "input":
-            return lambda vector: encode(self.encoders, [prompt], {token: Token(noun, "input", vector)})
+            return lambda vector: encode_with_tokens(
+                self.encoders, [prompt], {token: Token(noun, "input", vector)}
+            )
         text, places = substitute(clean_prompt(prompt), {token: noun})
         fixed = self.encoders.encode_text([text])
         where = torch.zeros(fixed.shape[1], 1, device=fixed.device)

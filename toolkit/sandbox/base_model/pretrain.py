@@ -63,8 +63,9 @@ def sample(
     """Videos (B, 3, F, H, W) of prompts with the settings at which the sandbox is at its best, seed 0."""
     import torch
 
-    from toolkit.models.flow_matching import guided, sample_euler, sigma_schedule
+    from toolkit.models.flow_matching import guided, sigma_schedule
     from toolkit.models.registry import MODELS
+    from toolkit.sampling.denoise import denoise
     from toolkit.sandbox.base_model.architecture import CHANNELS
 
     spec = MODELS["sandbox"]
@@ -83,7 +84,7 @@ def sample(
     g = torch.Generator().manual_seed(0)
     noise = torch.randn((len(prompts), CHANNELS, 5, world.HEIGHT // 8, world.WIDTH // 8), generator=g)
     with torch.no_grad():
-        return decode(sample_euler(velocity, noise, sigma_schedule(spec.steps, spec.shift)))
+        return decode(denoise(velocity, noise, sigma_schedule(spec.steps, spec.shift)))
 
 
 def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:

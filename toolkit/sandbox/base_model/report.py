@@ -18,6 +18,7 @@ from toolkit.captions.cast import read_cast
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, track
+from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.registry import find_model, latent_shape, load_denoiser, load_encoders
 from toolkit.sandbox.base_model.vae_roundtrip import psnr, redraw, to_frames
 from toolkit.sandbox.world import population, scenery, world
@@ -61,23 +62,16 @@ def generate(
     texts: Sequence[str], encoders: Encoders, denoiser: Denoiser, model: str, seed: int
 ) -> tuple[list[NDArray[np.uint8]], float]:
     """Clips (F, H, W, 3) of prompts, and the seconds that one took, decoding included."""
-    from toolkit.sampling.denoise import sample_latents
+    from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 
     spec = find_model(model)
     shape = latent_shape(model, world.NUM_FRAMES, world.HEIGHT, world.WIDTH)
     empty, clips, start = encoders.encode_text([""]), list[NDArray[np.uint8]](), time.monotonic()
     for first in track(range(0, len(texts), BATCH), "drawing prompts"):
         some = list(texts[first : first + BATCH])
-        latents = sample_latents(
-            denoiser,
-            encoders.encode_text(some),
-            empty,
-            shape=shape,
-            seeds=[seed * 1_000_003 + first + i for i in range(len(some))],
-            steps=STEPS,
-            guidance_scale=spec.guidance_scale,
-            shift=spec.shift,
-        )
+        velocity = guided_velocity(denoiser, encoders.encode_text(some), empty, spec.guidance_scale)
+        noise = initial_noise([seed * 1_000_003 + first + i for i in range(len(some))], shape)
+        latents = denoise(velocity, noise, sigma_schedule(STEPS, spec.shift))
         clips += to_frames(encoders.decode_video(latents))
     return clips, (time.monotonic() - start) / len(texts)
 
