@@ -69,11 +69,21 @@ class LoraSet:
         """Put all adapters into the network; none takes effect until it is activated.
 
         base: The network's fingerprint. A LoRA that was trained on another base gets a warning.
-        """
-        from toolkit.lora.layers import attach
 
-        for part in self.parts:
-            attach(denoiser.module, part.lora, part.name, base)
+        Raises:
+            CastmixError: a LoRA does not fit. Then none of them is attached.
+        """
+        from toolkit.lora.layers import attach, detach
+
+        done: list[str] = []
+        try:
+            for part in self.parts:
+                attach(denoiser.module, part.lora, part.name, base)
+                done.append(part.name)
+        except CastmixError:
+            for name in done:
+                detach(denoiser.module, name)
+            raise
 
     def detach(self, denoiser: Denoiser) -> None:
         """Take all adapters out again: the network's layers are those that it had before."""
