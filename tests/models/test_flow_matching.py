@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from toolkit.core.seeds import generator_for
 from toolkit.models import flow_matching as flow
 from toolkit.sampling.denoise import denoise
 
@@ -49,9 +50,7 @@ def test_guidance_of_one_is_the_condition_and_of_zero_the_absence() -> None:
 
 
 def test_sigmas_follow_their_distribution() -> None:
-    drawn = flow.sample_sigmas(
-        20_000, mean=0.3, std=1.1, shift=3.0, generator=flow.generator_for(0, 0, "sigma")
-    )
+    drawn = flow.sample_sigmas(20_000, mean=0.3, std=1.1, shift=3.0, generator=generator_for(0, 0, "sigma"))
     assert drawn.min() > 0
     assert drawn.max() < 1
     expected = flow.sigma_quantiles(4, mean=0.3, std=1.1, shift=3.0)
@@ -60,7 +59,7 @@ def test_sigmas_follow_their_distribution() -> None:
 
 def test_generators_repeat_and_differ_by_seed_step_and_name() -> None:
     def first(seed: int, step: int, what: str) -> float:
-        return float(torch.rand(1, generator=flow.generator_for(seed, step, what)))
+        return float(torch.rand(1, generator=generator_for(seed, step, what)))
 
     assert first(1, 2, "noise") == first(1, 2, "noise")
     assert len({first(1, 2, "noise"), first(2, 2, "noise"), first(1, 3, "noise"), first(1, 2, "sigma")}) == 4
