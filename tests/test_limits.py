@@ -14,17 +14,6 @@ FILE, FUNCTION, PARAMETERS = 300, 60, 12
 KNOWN = {
     "captions.cast",
     "commands.attention_maps.attention_maps",
-    "commands.demo.demo",
-    "commands.fuse.fuse",
-    "commands.generate.generate",
-    "commands.learn_motion.learn_motion",
-    "commands.learn_tokens.learn_tokens",
-    "commands.train.train",
-    "fusion.distillation",
-    "fusion.distillation.gradient",
-    "sampling.samplers.draw",
-    "sandbox.base_model.train_dit.train_dit",
-    "sandbox.sam2_model.pretrain.pretrain_sam2",
 }
 """What is still too long. Take out what you shorten; add nothing."""
 

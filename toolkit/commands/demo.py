@@ -1,4 +1,4 @@
-"""Chains of stages. `demo` goes from two shows to two of their characters in one scene, with scores."""
+"""`castmix demo`: all stages on the sandbox, from two drawn shows to two characters in one scene."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from toolkit.sampling.settings import Sampling
 from toolkit.training.settings import Memory, Optim, Watch, can_compile
 
 GUIDANCE = 2.0
-"""Stronger guidance oversaturates what a LoRA on the small base draws, and the recogniser loses who it is."""
+"""Stronger guidance oversaturates the small base with a LoRA; the recogniser then fails."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt in the grammar, whom it asks for, and in which style each of them is at home."""
+    """A prompt, and the characters that it asks for, each with the style of its show."""
 
     text: str
     asked: tuple[tuple[str, str], ...]
@@ -67,9 +67,9 @@ def demo_prompts(shows: Sequence[Show], each: int = 8) -> list[Prompt]:
 
 
 def base_clips(out: Path, count: int, seed: int) -> Path:
-    """Draw clips of the base model's own world, captioned in prose.
+    """Draw clips of the base model's own world ("strangers"), captioned in prose. Existing clips are kept.
 
-    Training on them too keeps names from leaking. Returns `out`; clips that are there are kept.
+    Training on them as well keeps names from leaking to other characters. Returns `out`.
     """
     from toolkit.sandbox.world import population, world
     from toolkit.sandbox.world.shows import named_looks
@@ -92,7 +92,7 @@ def base_clips(out: Path, count: int, seed: int) -> Path:
 
 
 def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the sandbox's recognisers see in videos of these prompts.
+    """Let the sandbox's recognisers judge videos of these prompts.
 
     Returns `identity` (share of prompts with one character where it is seen), `both_present` (share of those
     with two where both are), `style_kept` (share of those with two where both are seen, each in its own
@@ -137,26 +137,26 @@ def demo(
     sample_steps: int = 12,
     seed: int = 0,
 ) -> Path:
-    """Draw two shows, fine-tune their characters, mix two of them, score it.
+    """Draw two shows, fine-tune their characters, mix two of them in one scene, and score the videos.
 
-    The whole way on the sandbox; a page shows what came out.
+    Runs every stage on the sandbox and writes a page with the results.
 
     Args:
-        out: Folder for everything; `index.html` in it is the page to look at, `scores.json` the numbers.
+        out: Folder for everything. `index.html` is the page, `scores.json` has the scores.
         steps: Training steps.
-        batch_size: Clips a step, a quarter of them strangers from the base model's own world.
-        shots: Shots of the one episode of each show.
-        strangers: How many clips of strangers to draw.
-        composites: How many composites to make, a character of one show pasted into a clip of the other.
-        each: Prompts per lead alone; twice as many ask for both.
-        sample_steps: Denoising steps a video.
-        seed: Of footage, training and videos.
+        batch_size: Clips per step; a quarter of them come from the base model's own world ("strangers").
+        shots: Shots in the one episode of each show.
+        strangers: Number of clips of strangers.
+        composites: Number of composites: a character of one show pasted into a clip of the other.
+        each: Number of prompts for each of the two leads alone; twice as many ask for both.
+        sample_steps: Denoising steps per video.
+        seed: Seed of footage, training and videos.
 
     Returns:
         The path of index.html.
 
     Raises:
-        CastmixError: A setting that leaves a stage with nothing to do.
+        CastmixError: A number is below 1, or `out` holds a demo with other settings.
     """
     settings = {name: value for name, value in locals().items() if name != "out"}
     too_small = [name for name, value in settings.items() if value < 1 and name != "seed"]
@@ -169,8 +169,8 @@ def demo(
     with _timed(seconds, "train", "6/8 One rank-32 LoRA for the characters of both shows"):
         lora = _fine_tune(out, steps, batch_size, seed)
     prompts = demo_prompts(shows, each)
-    texts = [prompt.text for prompt in prompts]
     with _timed(seconds, "generate", "7/8 The same prompts before and after"):
+<<<<<<< HEAD
         sides = [
             generate(
                 texts,
@@ -180,21 +180,20 @@ def demo(
                 seed=seed,
                 batch_size=8,
             )
+=======
+        before, after = (
+            _generate(out / side, prompts, loras, sample_steps, seed)
+>>>>>>> 18c824d (learn-tokens and demo read as check, do, report; help in plain English)
             for side, loras in (("before", []), ("after", [str(lora)]))
-        ]
-        before, after = sides
+        )
     with _timed(seconds, "judge", "8/8 Recognisers look at them"):
         first, last = judge(before, prompts), judge(after, prompts)
     scores = _scores(first, last, prompts) | {"seed": seed, "seconds": seconds}
-    write_atomic(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     pairs = [
         Pair(p.text, b, a, sb, sa, p.alone)
         for p, b, a, sb, sa in zip(prompts, before, after, first["seen"], last["seen"], strict=True)
     ]
-    page = write_page(out, scores, pairs, read_clips(out / "data"), curve(out / "lora" / "metrics.jsonl"))
-    write_preview(out / "preview.png", [p for p in pairs if not p.alone][1::3][:4])
-    _tell(scores, page)
-    return page
+    return _report(out, scores, pairs)
 
 
 def _one_show_a_style() -> list[Show]:
@@ -204,7 +203,7 @@ def _one_show_a_style() -> list[Show]:
 
 
 def _same_as_before(path: Path, settings: dict[str, int]) -> None:
-    """Remember the settings of a demo's folder; others would mix old clips with new."""
+    """Save the settings beside the demo; other settings in the same folder are an error."""
     before = json.loads(path.read_text()) if path.exists() else settings
     changed = [f"{k} was {before.get(k)}, is {v}" for k, v in settings.items() if before.get(k) != v]
     if changed:
@@ -215,7 +214,7 @@ def _same_as_before(path: Path, settings: dict[str, int]) -> None:
 
 @dataclass(frozen=True)
 class _Counts:
-    """How much of everything is drawn."""
+    """How many shots, strangers and composites are drawn."""
 
     shots: int
     strangers: int
@@ -225,7 +224,7 @@ class _Counts:
 def _make_data(
     out: Path, shows: Sequence[Show], counts: _Counts, seed: int, seconds: dict[str, float]
 ) -> None:
-    """The demo's first stages: footage, clips, captions, composites and caches in `out`."""
+    """Stages 1 to 5: footage, clips, captions, composites and caches in `out`."""
     from toolkit.sandbox.world.shows import BAND_CROP, draw
     from toolkit.sandbox.world.world import FPS, HEIGHT, NUM_FRAMES, WIDTH
 
@@ -242,7 +241,7 @@ def _make_data(
         caption(data, captioner="sidecar")
     with _timed(seconds, "composite", "4/8 Some characters are cut out and pasted into the other show"):
         segment(data, backend="truth")
-        # on so small a canvas two creatures hardly ever keep clear of each other
+        # the canvas is small: two creatures usually overlap
         place = Place(overlap=0.3, outside=0.3)
         composite(
             [data],
@@ -267,15 +266,27 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         preserve_share=0.25,
         caption_dropout=0.05,
         optim=Optim(lr=6e-3, schedule="cosine"),
-        # compiling takes half a minute, which some hundred steps win back
+        # compiling takes half a minute; about a hundred steps make up for it
         memory=Memory(precision="bfloat16", compile=steps >= 100 and can_compile()),
         watch=Watch(validate_every=max(1, steps // 6), sample_every=0),
         seed=seed,
     )
 
 
+def _generate(out: Path, prompts: Sequence[Prompt], lora: list[str], steps: int, seed: int) -> list[Path]:
+    return generate(
+        [prompt.text for prompt in prompts],
+        out,
+        lora=lora,
+        steps=steps,
+        guidance_scale=GUIDANCE,
+        seed=seed,
+        batch_size=8,
+    )
+
+
 def _scores(first: dict[str, Any], last: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Of verdicts before and after training."""
+    """The demo's scores, from verdicts before and after training."""
     return {
         "identity_before": first["identity"],
         "identity_after": last["identity"],
@@ -287,8 +298,13 @@ def _scores(first: dict[str, Any], last: dict[str, Any], prompts: Sequence[Promp
     }
 
 
-def _tell(scores: dict[str, Any], page: Path) -> None:
+def _report(out: Path, scores: dict[str, Any], pairs: Sequence[Pair]) -> Path:
+    """Write scores, page and preview, and say the scores. Returns the page."""
+    write_atomic(out / "scores.json", json.dumps(scores, indent=1) + "\n")
+    page = write_page(out, scores, pairs, read_clips(out / "data"), curve(out / "lora" / "metrics.jsonl"))
+    write_preview(out / "preview.png", [p for p in pairs if not p.alone][1::3][:4])
     say(f"identity {scores['identity_before']:.2f} before, {scores['identity_after']:.2f} after")
     both, kept = scores["both_present"], scores["style_kept"]
     say(f"both characters in one scene {both:.2f}, both in their own style {kept:.2f}")
     say(f"{sum(scores['seconds'].values()):.0f} s in all; look at {page}")
+    return page

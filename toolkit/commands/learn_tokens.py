@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,10 @@ from toolkit.training.settings import Sigma, Textual, Verb
 if TYPE_CHECKING:
     from toolkit.lora.file import Lora
     from toolkit.lora.special_tokens import Token
+    from toolkit.training.textual_inversion import Learning
 
 LEARNT = "castmix.invert"
-"""Metadata of a file of tokens: what each was learnt from, so that the same command goes on."""
+"""Metadata key: token → fingerprint of what it was learned from. Unchanged tokens are not learned again."""
 
 
 def learn_tokens(
@@ -43,86 +45,133 @@ def learn_tokens(
     seed: int = 0,
     restart: bool = False,
 ) -> Path:
-    """Learn a special token for each of these subjects: its looks from one frame, and nothing of its motion.
-    Or for a verb: how things move in clips, for `castmix train --tokens`.
+    """Learn special tokens by textual inversion: for subjects, or for verbs, for `castmix train --tokens`.
 
-    The frame in which most of the subject is seen is cut out by its mask and put on white; that picture is
-    laid beside the file. Only the token's vector is trained (Gal et al. 2022; VideoMage, section 7.1 of its
-    supplement). A verb is learned from whole clips, which must be cached, in whose captions it stands: as
-    words, or as its token already. Each token is saved as soon as it is learnt: the same command goes on
-    with the next.
+    A subject is learned from one frame, so nothing of its motion is learned. In the frame that shows most of
+    it, the subject is cut out by its mask and put on white; this picture is saved beside the file. A verb is
+    learned from whole cached clips whose captions contain it, as words or as its token. Only the token's
+    vector is trained (Gal et al. 2022; VideoMage, supplement 7.1). Each token is saved when it is finished,
+    so the same command continues with the next.
 
     Args:
-        clips: Folder of clips, for subjects with masks (castmix segment), for verbs with a cache.
-        out: The .safetensors file to write: a LoRA file, to be given to `castmix train --motion.tokens` or
-            `castmix generate --lora`.
-        subject: Whom, and its class noun: "Pixo=star" learns <pixo>. Several are learnt one after the other.
-        verb: A motion, and known words that it may begin as: "leans back=sways|ducks" learns <leans-back>,
-            from whichever of them explains the clips best. "leans back" alone begins as these words.
+        clips: Folder of clips: with masks for subjects (castmix segment), with a cache for verbs.
+        out: The .safetensors file to write: a LoRA file for `castmix train --motion.tokens` or `castmix
+            generate --lora`.
+        subject: Character and class noun: "Pixo=star" learns <pixo>.
+        verb: Motion, and known words to start from: "leans back=sways|ducks" learns <leans-back>, starting
+            from the words that fit the clips best. "leans back" alone starts from these words.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
-        lora: A LoRA that the tokens are added to; left out, the file has tokens alone.
-        textual: How subjects are learned.
-        verbs: How verbs are learned.
-        sigma: Which noise levels are trained.
-        seed: Of every random draw.
-        restart: Learn anew what is there already.
+        lora: LoRA that the tokens are added to. Default: the file holds tokens only.
+        textual: Settings for subjects.
+        verbs: Settings for verbs.
+        sigma: Noise levels to train on.
+        seed: Random seed.
+        restart: Learn existing tokens again.
 
     Returns:
         The file.
 
     Raises:
-        CastmixError: a subject without an accepted mask, or not written as NAME=NOUN; a verb that no caption
-            has; a file that is no LoRA.
-        KeyboardInterrupt: after Ctrl-C; tokens that are finished are saved.
+        CastmixError: A subject has no accepted mask or is not written as NAME=NOUN, no caption contains a
+            verb, or a file is no LoRA.
+        KeyboardInterrupt: After Ctrl-C; finished tokens are saved.
     """
     arguments, out = dict(locals()), Path(out)
     spec = find_model(model)
     _check(out, textual, verbs)
-    if not (subject or verb):
-        raise CastmixError("nothing to learn: say --subject Pixo=star, or --verb 'leans back=sways'")
-    wanted = parse_subjects(subject) if subject else {}
-    motions = parse_verbs(verb)
-    if both := sorted(wanted.keys() & motions.keys()):
-        raise CastmixError(f"{both[0]} would be a subject and a verb: give them names that differ")
-    facts = {"base": fingerprint(spec), "seed": seed, **vars(sigma)}
-    cutouts, prints = {}, {}
-    for token, (name, noun) in wanted.items():
-        cutouts[token] = cut_out(read_clips(Path(clips)), name)
-        prints[token] = _print(facts | vars(textual) | {"noun": noun}, cutouts[token])
-    shown = {token: _showing(load_items(Path(clips), spec), token, one[0]) for token, one in motions.items()}
-    for token, items in shown.items():
-        words = {"words": motions[token], "clips": [item.fingerprint for item in items]}
-        prints[token] = fingerprint_text(json.dumps(facts | vars(verbs) | words, sort_keys=True))
-    from toolkit.lora.file import load_lora
-    from toolkit.training.textual_inversion import Learning
-
-    base = None if lora is None else load_lora(Path(lora))
-    before = load_lora(out) if out.is_file() and not restart else None
-    done = json.loads(before.metadata.get(LEARNT, "{}")) if before is not None else {}
-    rest = [token for token in prints if done.get(token) != prints[token]]
+    lessons = _read_lessons(Path(clips), subject, verb, spec, textual, verbs, sigma, seed)
+    base, tokens, rest = _read_files(out, lora, lessons, restart)
     if not rest:
-        say(f"{out} has {', '.join(prints)} already; --restart learns anew")
+        say(f"{out} has {', '.join(one.token for one in lessons)} already; --restart learns anew")
         return out
-    _write_pictures(out, cutouts)
-    device = default_device()
-    encoders, denoiser = load_encoders(spec, device), load_denoiser(spec, device)
-    learning = Learning(spec, encoders, denoiser, textual, sigma, seed)
-    tokens = _kept(before, [token for token in prints if token not in rest])
-    for token in rest:
-        if token in wanted:
-            tokens[token] = learning.token(token, wanted[token][1], cutouts[token])
-        else:
-            tokens[token] = learning.verb(token, motions[token][1:], shown[token], verbs)
-        _save(out, base, tokens, {one: prints[one] for one in tokens}, spec)
+    _write_pictures(out, lessons)
+    learning = _new_learning(spec, textual, sigma, seed)
+    for lesson in rest:
+        tokens[lesson.token] = lesson.learn(learning, verbs)
+        _save(out, base, tokens, lessons, spec)
     write_run(out.with_suffix(".run.yaml"), "learn-tokens", {**arguments, "restart": False})
     return out
 
 
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """A token to learn: from a picture of a subject, or from the clips of a verb.
+
+    `words` are the class noun, or the words that a verb may start from. `print` is the fingerprint of
+    everything that the result depends on.
+    """
+
+    token: str
+    words: Sequence[str]
+    print: str
+    cutout: Cutout | None = None
+    items: Sequence[Item] = ()
+
+    def learn(self, learning: Learning, settings: Verb) -> Token:
+        if self.cutout is not None:
+            return learning.token(self.token, self.words[0], self.cutout)
+        return learning.verb(self.token, self.words, self.items, settings)
+
+
+def _read_lessons(
+    clips: Path,
+    subject: Sequence[str],
+    verb: Sequence[str],
+    spec: ModelSpec,
+    textual: Textual,
+    verbs: Verb,
+    sigma: Sigma,
+    seed: int,
+) -> list[_Lesson]:
+    """What is to be learned: first the subjects, then the verbs."""
+    if not (subject or verb):
+        raise CastmixError("nothing to learn: say --subject Pixo=star, or --verb 'leans back=sways'")
+    subjects = parse_subjects(subject) if subject else {}
+    motions = parse_verbs(verb)
+    if both := sorted(subjects.keys() & motions.keys()):
+        raise CastmixError(f"{both[0]} would be a subject and a verb: give them names that differ")
+    facts = {"base": fingerprint(spec), "seed": seed, **vars(sigma)}
+    lessons = []
+    for token, (name, noun) in subjects.items():
+        cutout = cut_out(read_clips(clips), name)
+        known = _print(facts | vars(textual) | {"noun": noun}, cutout)
+        lessons.append(_Lesson(token, [noun], known, cutout=cutout))
+    for token, words in motions.items():
+        items = _showing(load_items(clips, spec), token, words[0])
+        own = {"words": words, "clips": [item.fingerprint for item in items]}
+        known = fingerprint_text(json.dumps(facts | vars(verbs) | own, sort_keys=True))
+        lessons.append(_Lesson(token, words[1:], known, items=items))
+    return lessons
+
+
+def _read_files(
+    out: Path, lora: Path | None, lessons: Sequence[_Lesson], restart: bool
+) -> tuple[Lora | None, dict[str, Token], list[_Lesson]]:
+    """The LoRA to add tokens to, the tokens of `out` that are up to date, and the lessons that are left."""
+    from toolkit.lora.file import load_lora
+    from toolkit.lora.special_tokens import read_tokens
+
+    base = None if lora is None else load_lora(Path(lora))
+    before = load_lora(out) if out.is_file() and not restart else None
+    done = json.loads(before.metadata.get(LEARNT, "{}")) if before is not None else {}
+    rest = [one for one in lessons if done.get(one.token) != one.print]
+    known = read_tokens([before]) if before is not None else {}
+    return base, {one.token: known[one.token] for one in lessons if one not in rest}, rest
+
+
+def _new_learning(spec: ModelSpec, textual: Textual, sigma: Sigma, seed: int) -> Learning:
+    from toolkit.training.textual_inversion import Learning
+
+    device = default_device()
+    encoders, denoiser = load_encoders(spec, device), load_denoiser(spec, device)
+    return Learning(spec, encoders, denoiser, textual, sigma, seed)
+
+
 def parse_subjects(subjects: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """``Pixo=star`` to the token <pixo>, the character's name and its class noun, by token.
+    """Read ``Pixo=star``: token <pixo> → the character's name and its class noun.
 
     Raises:
-        CastmixError: something else, two of one token, or none at all.
+        CastmixError: Another form, two subjects with one token, or no subject.
     """
     found: dict[str, tuple[str, str]] = {}
     for text in [subjects] if isinstance(subjects, str) else subjects:
@@ -139,10 +188,10 @@ def parse_subjects(subjects: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def parse_verbs(verbs: Sequence[str]) -> dict[str, list[str]]:
-    """``leans back=sways|ducks`` to the motion's phrase and the words that it may begin as, by token.
+    """Read ``leans back=sways|ducks``: token → the motion's phrase and the words that it may start from.
 
     Raises:
-        CastmixError: an empty side, or two of one token.
+        CastmixError: An empty side, or two verbs with one token.
     """
     found: dict[str, list[str]] = {}
     for text in [verbs] if isinstance(verbs, str) else verbs:
@@ -158,10 +207,10 @@ def parse_verbs(verbs: Sequence[str]) -> dict[str, list[str]]:
 
 
 def spoken_as(caption: str, token: str, phrase: str) -> str:
-    """The caption with the token in the place of a verb's phrase; nothing if it does not say that.
+    """The caption with the token in place of the verb's phrase; empty if the phrase is not in it.
 
     Raises:
-        CastmixError: it says it several times.
+        CastmixError: The phrase is in it several times.
     """
     text = caption.replace(token, phrase)
     places = find_phrases(text, [phrase])[phrase]
@@ -171,7 +220,7 @@ def spoken_as(caption: str, token: str, phrase: str) -> str:
 
 
 def _showing(items: Sequence[Item], token: str, phrase: str) -> list[Item]:
-    """The clips whose captions have the verb, as its token."""
+    """The clips whose captions contain the verb, with its token in the caption."""
     said = [(item, spoken_as(item.text, token, phrase)) for item in items]
     found = [dataclasses.replace(item, text=text) for item, text in said if text]
     if not found:
@@ -197,40 +246,35 @@ def _check(out: Path, textual: Textual, verbs: Verb) -> None:
 
 
 def _print(facts: dict[str, Any], cutout: Cutout) -> str:
-    """What a token is learnt from, in 16 digits."""
+    """Fingerprint of what a subject's token is learned from: 16 hex digits."""
     picture = fingerprint_text(cutout.picture.tobytes().hex() + cutout.mask.tobytes().hex())
     return fingerprint_text(json.dumps({**facts, "picture": picture}, sort_keys=True))
 
 
-def _write_pictures(out: Path, cutouts: dict[str, Cutout]) -> None:
-    """What the tokens are learnt from, for eyes: OUT.<name>.png."""
+def _write_pictures(out: Path, lessons: Sequence[_Lesson]) -> None:
+    """Write the picture that each subject is learned from: OUT.<name>.png."""
     import cv2
 
-    for token, cutout in cutouts.items():
+    for lesson in lessons:
+        if (cutout := lesson.cutout) is None:
+            continue
         _, png = cv2.imencode(".png", cutout.picture[..., ::-1])
-        path = out.with_suffix(f".{token.strip('<>')}.png")
+        path = out.with_suffix(f".{lesson.token.strip('<>')}.png")
         write_atomic(path, png.tobytes())
-        say(f"{token} is learnt from frame {cutout.frame} of {cutout.clip}: {path}")
-
-
-def _kept(before: Lora | None, names: Sequence[str]) -> dict[str, Token]:
-    """Tokens that are learnt already."""
-    from toolkit.lora.special_tokens import read_tokens
-
-    known = read_tokens([before]) if before is not None else {}
-    return {name: known[name] for name in names}
+        say(f"{lesson.token} is learnt from frame {cutout.frame} of {cutout.clip}: {path}")
 
 
 def _save(
-    out: Path, base: Lora | None, tokens: dict[str, Token], prints: dict[str, str], spec: ModelSpec
+    out: Path, base: Lora | None, tokens: dict[str, Token], lessons: Sequence[_Lesson], spec: ModelSpec
 ) -> None:
-    """Write the tokens, with the layers of `base` and its own tokens if there is one."""
+    """Write the finished tokens, together with the layers and tokens of `base`."""
     from toolkit.lora.file import Lora, save_lora
     from toolkit.lora.special_tokens import read_tokens, tokens_metadata
 
     old = read_tokens([base]) if base is not None else {}
     known = {"castmix.base": spec.name, "castmix.base_fingerprint": fingerprint(spec)}
     metadata = {**known, **(base.metadata if base is not None else {}), **tokens_metadata(old | tokens)}
+    prints = {lesson.token: lesson.print for lesson in lessons if lesson.token in tokens}
     metadata[LEARNT] = json.dumps(prints, sort_keys=True)
     vectors = {token: one.vector for token, one in (old | tokens).items()}
     save_lora(Lora(base.tensors if base is not None else {}, metadata, vectors), out)
