@@ -170,20 +170,8 @@ def demo(
         lora = _fine_tune(out, steps, batch_size, seed)
     prompts = demo_prompts(shows, each)
     with _timed(seconds, "generate", "7/8 The same prompts before and after"):
-<<<<<<< HEAD
-        sides = [
-            generate(
-                texts,
-                out / side,
-                lora=loras,
-                sampling=Sampling(steps=sample_steps, guidance_scale=GUIDANCE),
-                seed=seed,
-                batch_size=8,
-            )
-=======
         before, after = (
             _generate(out / side, prompts, loras, sample_steps, seed)
->>>>>>> 18c824d (learn-tokens and demo read as check, do, report; help in plain English)
             for side, loras in (("before", []), ("after", [str(lora)]))
         )
     with _timed(seconds, "judge", "8/8 Recognisers look at them"):
@@ -278,8 +266,7 @@ def _generate(out: Path, prompts: Sequence[Prompt], lora: list[str], steps: int,
         [prompt.text for prompt in prompts],
         out,
         lora=lora,
-        steps=steps,
-        guidance_scale=GUIDANCE,
+        sampling=Sampling(steps=steps, guidance_scale=GUIDANCE),
         seed=seed,
         batch_size=8,
     )
