@@ -11,7 +11,7 @@ exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,33 +137,26 @@ def train_dit(
     save_every: int = 250,
     fast: bool = True,
 ) -> Iterator[tuple[int, tuple[float, float], TextToVideo]]:
-    """Train on clips and their token ids (N, L) until `steps`, going on from `state_file`.
+    """Train on clips and their token ids (N, L) until `steps`, continuing from `state_file` if it exists.
 
-    fast: compile the blocks; the first step waits for it, the others take two thirds of the time.
-    Yields (step, (velocity error, reader's error), averaged model) after every step; the state is saved every
+    fast: Compile the blocks. The first step then takes longer, the others a third less time.
+    Yields (step, (velocity error, reader's error), averaged model) after every step. The state is saved every
     `save_every` steps.
     """
     torch.manual_seed(seed)
     model, average = TextToVideo(vocab_size).to(device), TextToVideo(vocab_size).to(device)
     average.load_state_dict(model.state_dict())
     average.requires_grad_(False)
-    optims, start = optimizers(model, lr), 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for o, s in zip(optims, state["optims"], strict=True):
-            o.load_state_dict(s)
-        start = int(state["step"])
+    optims = optimizers(model, lr)
+    start = _restore(state_file, model, average, optims, device)
     if fast:
-        if device == "cpu":  # half the time of flash there, backward included
+        if device == "cpu":  # half the time of flash attention there, backward included
             attend_plainly(model.transformer)
         model.transformer.compile_repeated_blocks()
     for step in range(start, steps):
         helped = min(1.0, (steps - step) / (0.35 * steps))
-        loss, weighted, reading = losses(
-            model, batch(data, ids, batch_size, seed, step, device), helped * CREATURES
-        )
+        clips = batch(data, ids, batch_size, seed, step, device)
+        loss, weighted, reading = losses(model, clips, helped * CREATURES)
         if not math.isfinite(loss.item()):
             raise CastmixError(
                 f"loss is {loss.item()} at step {step}; the last good state is in {state_file}"
@@ -179,8 +172,32 @@ def train_dit(
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
-            state["optims"] = [o.state_dict() for o in optims]
-            torch.save(state, state_file.with_suffix(".tmp"))
-            state_file.with_suffix(".tmp").replace(state_file)
+            _save(state_file, step + 1, model, average, optims)
         yield step + 1, (loss.item(), reading.item()), average
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, average: nn.Module, optims: Sequence[torch.optim.Optimizer]
+) -> None:
+    state = {"model": model.state_dict(), "average": average.state_dict(), "step": step}
+    state["optims"] = [o.state_dict() for o in optims]
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def _restore(
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optims: Sequence[torch.optim.Optimizer],
+    device: str,
+) -> int:
+    """Load what `_save` wrote. Returns the number of steps done; 0 without a file."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    for o, s in zip(optims, state["optims"], strict=True):
+        o.load_state_dict(s)
+    return int(state["step"])

@@ -47,28 +47,25 @@ def pretrain_sam2(
     measure: int = 16,
     seed: int = 0,
 ) -> Path:
-    """Make the sandbox's SAM 2 from nothing, on one core; again, it goes on where it stopped.
+    """Train the sandbox's SAM 2 from scratch, on one core. The same command continues an interrupted run.
 
     Args:
-        out: Folder for the drawn cases, training states, what was measured, and the result, `sam2`.
-        cases: How many cases to draw, in files of a hundred.
-        prompts: Steps on single pictures in which the image encoder does not learn yet, 10 pictures each.
+        out: Folder for drawn cases, training states, measurements and the result, `sam2`.
+        cases: Number of cases to draw, in files of a hundred.
+        prompts: Steps on single pictures with a frozen image encoder, 10 pictures each.
         pictures: Steps on single pictures, 10 each.
         copies: Steps on pictures shown twice, 10 each.
         pairs: Steps on pairs of frames, 8 each.
-        rows: Steps on six frames in a row, 4 each; the image encoder learns no more.
-        crossings: Steps on eight frames in a row of the slow cases, 3 each.
-        refine: Steps of the same again, from a lower rate.
-        slow: How many of those to draw, of twice as many frames, mostly of creatures that cross.
-        measure: In the end, how many clips of every kind to follow named characters through; 0 for none.
-        seed: Of every random draw.
+        rows: Steps on six consecutive frames, 4 each; the image encoder is frozen from here on.
+        crossings: Steps on eight consecutive frames of the slow cases, 3 each.
+        refine: More of the same steps at a lower learning rate.
+        slow: Number of slow cases to draw: twice as many frames, mostly creatures that cross.
+        measure: Number of clips of each kind for the final measurement; 0 skips it.
+        seed: Random seed.
 
     Returns:
-        The model's folder, in 16 bits, as the backend "sam2" takes it for its checkpoint.
+        The model's folder, in 16 bits, for `castmix segment --checkpoint`.
     """
-    import torch
-
-    from toolkit.sandbox.sam2_model.batches import SHARD, SHORT, SLOW, Cases, draw_shard
     from toolkit.sandbox.sam2_model.train import new_learner, phases
 
     steps = {"prompts": prompts, "pictures": pictures, "copies": copies, "pairs": pairs, "rows": rows}
@@ -76,6 +73,21 @@ def pretrain_sam2(
     if min(cases, slow, *steps.values()) < 1:
         raise CastmixError(f"cases and steps are 1 or more, got {cases} and {slow} cases and {steps}")
     arguments = {"out": out, "cases": cases, "slow": slow, **steps, "measure": measure, "seed": seed}
+    short_cases, slow_cases = _draw(out, cases, slow)
+    learner = new_learner(seed)
+    for phase in phases(**steps):
+        stage(f"{phase.name}: {phase.length} frames of {phase.clips} cases a step")
+        _train(learner, slow_cases if phase.slow else short_cases, phase, out, seed)
+    folder = _save(learner, out / "sam2")
+    facts = _measure(folder, out, measure) if measure else {}
+    write_run(out / "run.yaml", "pretrain-sam2", arguments, followed=facts)
+    return folder
+
+
+def _draw(out: Path, cases: int, slow: int) -> tuple[Cases, Cases]:
+    """Draw the missing files of cases. Returns the short cases and the slow ones."""
+    from toolkit.sandbox.sam2_model.batches import SHARD, SHORT, SLOW, Cases, draw_shard
+
     out.mkdir(parents=True, exist_ok=True)
     looks = generic_looks(list(named_looks().values()))
     shards = [(out / f"cases-{k:03d}.npz", k, SHORT) for k in range(-(-cases // SHARD))]
@@ -84,24 +96,24 @@ def pretrain_sam2(
     for path, index, fare in track(shards, "drawing"):
         if not path.exists():
             draw_shard(path, index, looks, fare)
-    drawn = {fare: Cases.read([path for path, _, own in shards if own is fare]) for fare in (SHORT, SLOW)}
-    learner = new_learner(seed)
-    for phase in phases(**steps):
-        stage(f"{phase.name}: {phase.length} frames of {phase.clips} cases a step")
-        _train(learner, drawn[SLOW if phase.slow else SHORT], phase, out, seed)
-    folder = out / "sam2"
+    short, long = (Cases.read([path for path, _, own in shards if own is fare]) for fare in (SHORT, SLOW))
+    return short, long
+
+
+def _save(learner: nn.ModuleDict, folder: Path) -> Path:
+    """Write the model in 16 bits, as transformers reads it, and say its size. Returns its folder."""
+    import torch
+
     model: Any = learner["model"]
     model.to(torch.float16).save_pretrained(folder)
     count = sum(p.numel() for p in model.parameters())
     size = sum(path.stat().st_size for path in folder.iterdir())
     say(f"{folder}: {count / 1e6:.2f} M parameters, {size / 1e6:.1f} MB")
-    facts = _measure(folder, out, measure) if measure else {}
-    write_run(out / "run.yaml", "pretrain-sam2", arguments, followed=facts)
     return folder
 
 
 def _train(learner: nn.ModuleDict, cases: Cases, phase: Phase, folder: Path, seed: int) -> None:
-    """Go through a phase and say now and then how it goes."""
+    """Run a phase, saying the mean losses from time to time."""
     from toolkit.sandbox.sam2_model.train import fit
 
     recent: list[tuple[float, float, float]] = []
@@ -116,7 +128,7 @@ def _train(learner: nn.ModuleDict, cases: Cases, phase: Phase, folder: Path, see
 
 
 def _measure(checkpoint: Path, out: Path, clips: int) -> dict[str, dict[str, float]]:
-    """Follow named characters, and find them; the table is said and kept."""
+    """Measure how well named characters are followed and found; say and save the table."""
     from toolkit.sandbox.sam2_model.report import measure_reference, measure_sam2, table
 
     stage("following named characters")
