@@ -225,7 +225,7 @@ def _fuse(
     settings: Fusing, team: Sequence[str], loras: Sequence[Path], seed: int, store: Store, path: Path
 ) -> None:
     from toolkit.commands.fuse import fuse
-    from toolkit.fusion.settings import Distil
+    from toolkit.fusion.settings import Distil, Examples, FusedFile
     from toolkit.training.settings import Optim
 
     method: Any = settings.method
@@ -235,11 +235,16 @@ def _fuse(
         [f"{lora}:{settings.weight:g}" for lora in loras],
         path,
         method=method,
-        rank=settings.rank,
-        clips=[own_clips(name, form, company, store) for name in team] if learns else (),
-        pairs=pair_clips(team, form, store) if method == "gradient" else None,
         subjects=list(team),
         seed=seed,
-        distil=Distil(steps=settings.steps, attention=settings.attention),
-        optim=Optim(lr=settings.lr, schedule="cosine", weight_decay=0.0),
+        examples=Examples(
+            clips=tuple(own_clips(name, form, company, store) for name in team) if learns else (),
+            pairs=pair_clips(team, form, store) if method == "gradient" else None,
+        ),
+        distil=Distil(
+            steps=settings.steps,
+            attention=settings.attention,
+            optim=Optim(lr=settings.lr, schedule="cosine", weight_decay=0.0),
+        ),
+        file=FusedFile(rank=settings.rank),
     )

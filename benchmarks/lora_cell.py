@@ -205,24 +205,25 @@ def train_lora(folders: list[Path], preserve: Path | None, training: Training, s
     """Train one LoRA into a folder; goes on where it was stopped."""
     from toolkit.commands.train import train
     from toolkit.lora.settings import Adapter
-    from toolkit.training.settings import Memory, Optim, Watch, can_compile
+    from toolkit.training.settings import Batches, Memory, Optim, Watch, can_compile
 
     train(
         folders,
         path,
         steps=training.steps,
-        batch_size=training.batch_size,
-        preserve=preserve,
-        preserve_share=training.preserve_share,
-        composites=training.ratio,
-        holdout=0,
-        caption_dropout=training.caption_dropout,
-        save_every=50,
         seed=seed,
         adapter=Adapter(rank=training.rank, alpha=float(training.rank), targets=training.targets),
         optim=Optim(lr=training.lr, schedule=training.schedule),
+        batches=Batches(
+            batch_size=training.batch_size,
+            preserve=preserve,
+            preserve_share=training.preserve_share,
+            composites=training.ratio,
+            caption_dropout=training.caption_dropout,
+            holdout=0,
+        ),
         # Compiled, a step takes little more than half the time; the same LoRA but for rounding.
         memory=Memory(precision="bfloat16", compile=can_compile()),
-        watch=Watch(validate_every=0, sample_every=0),
+        watch=Watch(save_every=50, validate_every=0, sample_every=0),
     )
     (path / "state.safetensors").unlink()  # three times the LoRA, and finished

@@ -217,41 +217,41 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
 def _train(clips: Path, shown: Performance, settings: Imitation, seed: int, store: Store, path: Path) -> None:
     from toolkit.commands.train import train
     from toolkit.lora.settings import Adapter
-    from toolkit.training.settings import Memory, Motion, Optim, Sigma, Watch
+    from toolkit.training.settings import Batches, Memory, Motion, Objective, Optim, Sigma, Watch
 
     strangers = make_strangers(Data(), store) if settings.preserve_share else None
     said = shown.appearance
     appearance = settings.appearance.replace("{look}", said["look"]).replace("{place}", said["place"])
     tokens = clips / "tokens.safetensors" if "{subjects}" in appearance and settings.omega else None
+    motion = Motion(
+        omega=settings.omega,
+        appearance=appearance,
+        tokens=tokens,
+        debiased=settings.debiased,
+        adjacent=settings.adjacent,
+    )
     train(
         [clips],
         path,
-        objective="motion",
         steps=settings.steps,
-        batch_size=settings.batch_size,
-        tokens=clips / "verb.safetensors" if isinstance(settings, Spoken) else None,
-        preserve=strangers,
-        preserve_share=settings.preserve_share,
-        holdout=0,
-        caption_dropout=0,
-        save_every=50,
         seed=seed,
         adapter=Adapter(
             rank=settings.rank,
             alpha=float(settings.rank),
             targets=settings.targets,
             heads="temporal" if settings.heads else None,
+            tokens=clips / "verb.safetensors" if isinstance(settings, Spoken) else None,
         ),
         optim=Optim(lr=settings.lr, schedule="cosine"),
-        sigma=Sigma(shift=settings.shift),
-        motion=Motion(
-            omega=settings.omega,
-            appearance=appearance,
-            tokens=tokens,
-            debiased=settings.debiased,
-            adjacent=settings.adjacent,
+        batches=Batches(
+            batch_size=settings.batch_size,
+            preserve=strangers,
+            preserve_share=settings.preserve_share,
+            caption_dropout=0,
+            holdout=0,
         ),
+        objective=Objective("motion", Sigma(shift=settings.shift), motion),
         memory=Memory(precision="bfloat16"),
-        watch=Watch(validate_every=0, sample_every=0),
+        watch=Watch(save_every=50, validate_every=0, sample_every=0),
     )
     (path / "state.safetensors").unlink()

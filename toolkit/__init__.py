@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.settings import Features, Judge
     from toolkit.footage.clips import Clip, read_clips
     from toolkit.footage.video import read_video, write_video
+    from toolkit.fusion.settings import Distil, Examples, FusedFile, Sparse, Squares
     from toolkit.lora.file import Lora, load_lora, save_lora
     from toolkit.lora.settings import Adapter
     from toolkit.models.registry import MODELS, load_denoiser, load_encoders
@@ -41,56 +42,27 @@ if TYPE_CHECKING:
     from toolkit.sampling.settings import Collaboration, Masked, Sampling
     from toolkit.segmentation.quality_gates import Gates
     from toolkit.training.cached_clips import Sample, load_samples
-    from toolkit.training.settings import Memory, Motion, Optim, Sigma, Textual, Watch
+    from toolkit.training.settings import (
+        Batches,
+        Memory,
+        Motion,
+        MotionTraining,
+        Objective,
+        Optim,
+        Sigma,
+        Textual,
+        Verb,
+        Watch,
+    )
 
 __all__ = [
-    "MODELS",
-    "Adapter",
-    "Cast",
-    "CastmixError",
-    "Character",
-    "Clip",
-    "Collaboration",
-    "Features",
-    "Gates",
-    "Judge",
-    "Lora",
-    "Masked",
-    "Memory",
-    "Motion",
-    "Optim",
-    "Sample",
-    "Sampling",
-    "Show",
-    "Sigma",
-    "Studio",
-    "Textual",
-    "Video",
-    "Watch",
-    "attention_maps",
-    "cache",
-    "caption",
-    "captions",
-    "composite",
-    "demo",
-    "evaluate",
-    "fuse",
-    "generate",
-    "learn_motion",
-    "learn_tokens",
-    "load",
-    "load_denoiser",
-    "load_encoders",
-    "load_lora",
-    "load_samples",
-    "prepare",
-    "read_cast",
-    "read_clips",
-    "read_video",
-    "save_lora",
-    "segment",
-    "train",
-    "write_video",
+    "MODELS", "Adapter", "Batches", "Cast", "CastmixError", "Character", "Clip", "Collaboration", "Distil",
+    "Examples", "Features", "FusedFile", "Gates", "Judge", "Lora", "Masked", "Memory", "Motion",
+    "MotionTraining", "Objective", "Optim", "Sample", "Sampling", "Show", "Sigma", "Sparse", "Squares",
+    "Studio", "Textual", "Verb", "Video", "Watch", "attention_maps", "cache", "caption", "captions",
+    "composite", "demo", "evaluate", "fuse", "generate", "learn_motion", "learn_tokens", "load",
+    "load_denoiser", "load_encoders", "load_lora", "load_samples", "prepare", "read_cast", "read_clips",
+    "read_video", "save_lora", "segment", "train", "write_video",
 ]  # fmt: skip
 
 _HOMES = {
@@ -112,6 +84,7 @@ _HOMES = {
     "evaluation.settings": ("Features", "Judge"),
     "footage.clips": ("Clip", "read_clips"),
     "footage.video": ("read_video", "write_video"),
+    "fusion.settings": ("Distil", "Examples", "FusedFile", "Sparse", "Squares"),
     "lora.file": ("Lora", "load_lora", "save_lora"),
     "lora.settings": ("Adapter",),
     "models.registry": ("MODELS", "load_denoiser", "load_encoders"),
@@ -120,7 +93,10 @@ _HOMES = {
     "sampling.settings": ("Collaboration", "Masked", "Sampling"),
     "segmentation.quality_gates": ("Gates",),
     "training.cached_clips": ("Sample", "load_samples"),
-    "training.settings": ("Memory", "Motion", "Optim", "Sigma", "Textual", "Watch"),
+    "training.settings": (
+        *("Batches", "Memory", "Motion", "MotionTraining", "Objective", "Optim"),
+        *("Sigma", "Textual", "Verb", "Watch"),
+    ),
 }
 """Public names by module. Each is imported when it is first used (PEP 562), so `import toolkit` is quick."""
 

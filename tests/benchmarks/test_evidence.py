@@ -421,7 +421,7 @@ def test_a_lora_is_trained_once_and_asked_in_the_form_it_has_learnt(
     assert trained[0]["seed"] == 2
     assert (trained[0]["adapter"].rank, trained[0]["adapter"].alpha) == (8, 8.0)
     assert trained[0]["adapter"].targets == ("attn1",)
-    assert trained[0]["preserve"].parent == tmp_path / "store"
+    assert trained[0]["batches"].preserve.parent == tmp_path / "store"
     assert not list(tmp_path.rglob("state.safetensors"))
     assert len(told[0]["lora"]) == 1
     assert told[0]["seed"] == 2000

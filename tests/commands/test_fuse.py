@@ -16,7 +16,7 @@ from toolkit.commands.fuse import fuse
 from toolkit.core.errors import CastmixError
 from toolkit.fusion.job import read_part
 from toolkit.fusion.methods import METHODS
-from toolkit.fusion.settings import MethodName, Sparse
+from toolkit.fusion.settings import FusedFile, MethodName, Sparse
 from toolkit.lora import layers as adapters
 from toolkit.lora.file import Lora, load_lora, save_lora
 from toolkit.lora.parts import masked_parts
@@ -137,7 +137,7 @@ def test_svd_is_the_nearest_of_its_rank_and_says_what_it_lost(
 ) -> None:
     words = [str(path) for path in files]
     exact = load_lora(fuse(words, tmp_path / "exact.safetensors"))
-    made = load_lora(fuse(words, tmp_path / "small", method="svd", rank=4))
+    made = load_lora(fuse(words, tmp_path / "small", method="svd", file=FusedFile(rank=4)))
     assert made.rank == 4
     lost = torch.zeros(())
     for layer in LAYERS:
@@ -149,7 +149,7 @@ def test_svd_is_the_nearest_of_its_rank_and_says_what_it_lost(
     told = yaml.safe_load((tmp_path / "small" / "run.yaml").read_text())
     assert told["relative_error"] == pytest.approx(float(lost.sqrt() / whole), rel=1e-3)
     assert told["relative_error"] > 0.1
-    same = fuse(words, tmp_path / "again.safetensors", rank=4)  # weighted, at a rank
+    same = fuse(words, tmp_path / "again.safetensors", file=FusedFile(rank=4))  # weighted, at a rank
     torch.testing.assert_close(load_lora(same).tensors, made.tensors)
 
 
@@ -167,7 +167,7 @@ def test_ties_leaves_one_say_whole_and_averages_two_that_agree(tmp_path: Path) -
 def test_dare_draws_from_the_seed_alone_and_keeps_the_expectation(
     files: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    word, settings = [str(files[0])], {"method": "dare", "sparse": Sparse(density=0.5), "rank": 32}
+    word, settings = [str(files[0])], {"method": "dare", "sparse": Sparse(0.5), "file": FusedFile(32)}
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     made = [load_lora(fuse(word, tmp_path / f"{s}", seed=s, **settings)) for s in (0, 0, *range(1, 40))]  # type: ignore[arg-type]
@@ -202,10 +202,10 @@ def test_a_masked_file_can_be_taken_apart_again(files: tuple[Path, ...], tmp_pat
     [
         ({"out": "x.pt"}, "written as .safetensors, or into a folder"),
         ({"method": "weigthed"}, "no method 'weigthed'; choose among weighted"),
-        ({"method": "svd", "rank": 0}, "rank must be 1 or more, got 0"),
+        ({"method": "svd", "file": FusedFile(rank=0)}, "rank must be 1 or more, got 0"),
         ({"method": "ties", "sparse": Sparse(density=0)}, "density must be above 0 and up to 1, got 0"),
         ({"method": "masked"}, "c does not say whom it knows"),
-        ({"method": "masked", "rank": 3}, "leave --rank out"),
+        ({"method": "masked", "file": FusedFile(rank=3)}, "leave --rank out"),
         ({"subjects": ["Mimi"]}, "2 LoRAs and 1 --subjects"),
         ({"loras": ["a.safetensors:0"]}, "nothing to fuse"),
         ({"loras": ["nobody.safetensors:2"]}, "no file nobody.safetensors"),

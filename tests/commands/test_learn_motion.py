@@ -16,7 +16,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips
 from toolkit.lora.file import load_lora
 from toolkit.training.metrics_log import read_metrics
-from toolkit.training.settings import Motion
+from toolkit.training.settings import Motion, MotionTraining
 
 MakeClips = Callable[..., Path]
 
@@ -55,7 +55,7 @@ def test_without_subjects_looks_are_written_out(
     assert not (tmp_path / "a").exists()
     written = Motion(appearance="a static video of a cat")
     with pytest.raises(CastmixError, match=r"names characters that the base does not know"):
-        learn_motion(show, tmp_path / "b", model=str(tiny_wan), motion=written)
+        learn_motion(show, tmp_path / "b", model=str(tiny_wan), training=MotionTraining(motion=written))
     with pytest.raises(CastmixError, match=r"is not on this machine"):
         learn_motion(show, tmp_path / "c", model=str(tiny_wan), subject=["Pixo=cat"])
 
@@ -89,6 +89,10 @@ def test_a_verb_is_learnt_first_and_spoken_in_prompts(
         )
         assert done.exit_code == 0, done.output
         assert "special token of none" not in done.stderr
-    settings: dict[str, Any] = {"model": str(tiny_wan), "caption": "a cat jumps", "motion": Motion(omega=0)}
+    settings: dict[str, Any] = {
+        "model": str(tiny_wan),
+        "caption": "a cat jumps",
+        "training": MotionTraining(motion=Motion(omega=0)),
+    }
     with pytest.raises(CastmixError, match="no caption says 'flies'"):
         learn_motion(show / "clips" / "clip-00.mp4", tmp_path / "b", verb="flies", **settings)

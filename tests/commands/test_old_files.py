@@ -18,7 +18,7 @@ from toolkit.commands.cache import cache
 from toolkit.commands.train import train
 from toolkit.lora.file import load_lora
 from toolkit.lora.settings import Adapter
-from toolkit.training.settings import Optim
+from toolkit.training.settings import Batches, Optim, Watch
 
 OLD = Path(__file__).parents[1] / "data" / "run_of_0_1_0"
 
@@ -37,7 +37,11 @@ def test_an_old_cache_is_up_to_date(old: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_an_old_run_goes_on_to_the_same_lora(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings: dict[str, Any] = {"model": "model", "batch_size": 2, "save_every": 2, "holdout": 1}
+    settings: dict[str, Any] = {
+        "model": "model",
+        "batches": Batches(2, holdout=1),
+        "watch": Watch(save_every=2),
+    }
     adapter, optim = Adapter(rank=2, targets=("attn1",)), Optim(lr=1e-3, warmup=2)
     train([Path("data")], Path("run"), steps=4, adapter=adapter, optim=optim, **settings)
     assert "going on after step 2 of 4" in capsys.readouterr().err
@@ -51,6 +55,6 @@ def test_an_old_run_goes_on_to_the_same_lora(old: Path, capsys: pytest.CaptureFi
 def test_an_old_run_yaml_is_a_preset(old: Path) -> None:
     values = read_preset("run/run.yaml", "train", train)
     assert values["steps"] == 2
-    assert values["batch_size"] == 2
+    assert values["batches.batch_size"] == 2
     assert values["adapter.targets"] == ("attn1",)
     assert values["optim.lr"] == 1e-3

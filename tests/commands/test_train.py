@@ -30,18 +30,21 @@ from toolkit.training.cached_clips import load_samples, save_sample
 from toolkit.training.checkpoint import load_checkpoint
 from toolkit.training.metrics_log import read_metrics
 from toolkit.training.objectives import OBJECTIVES
-from toolkit.training.settings import Memory, Motion, Optim, Watch
+from toolkit.training.settings import Batches, Memory, Motion, Objective, Optim, Watch
 
 MakeClips = Callable[..., Path]
 SMALL: dict[str, Any] = {
-    "batch_size": 2,
-    "holdout": 1,
+    "batches": Batches(batch_size=2, holdout=1),
     "adapter": Adapter(rank=2, alpha=2),
     "optim": Optim(lr=0.05, warmup=2),
     "watch": Watch(validate_every=4),
 }
-SHARED: dict[str, Any] = {**SMALL, "preserve_share": 0.5}
-"""With a clip of the base's world in every step."""
+
+
+def shared(world: Path, save_every: int = 100) -> dict[str, Any]:
+    """`SMALL` with a clip of the base's world in every step."""
+    batches = Batches(batch_size=2, holdout=1, preserve=world, preserve_share=0.5)
+    return {**SMALL, "batches": batches, "watch": Watch(save_every, validate_every=4)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, make_clips: MakeClips, tiny_
 def finished(tmp_path_factory: pytest.TempPathFactory, show: Path, world: Path, tiny_wan: Path) -> Path:
     """A run of eight steps, never interrupted."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    train([show], out, model=str(tiny_wan), steps=8, preserve=world, **SHARED)
+    train([show], out, model=str(tiny_wan), steps=8, **shared(world))
     return out
 
 
@@ -73,13 +76,12 @@ def script_of(show: Path, world: Path, model: Path, out: Path, first: str = "") 
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-from toolkit import trainer
-from toolkit.settings import Adapter, Optim, Watch
-from toolkit.commands.train import train
+from toolkit import Adapter, Batches, Optim, Watch, train
 {first}
-train([Path({str(show)!r})], Path({str(out)!r}), model={str(model)!r}, steps=8, save_every=2,
-      preserve=Path({str(world)!r}), preserve_share=0.5, batch_size=2, holdout=1,
-      adapter=Adapter(rank=2, alpha=2), optim=Optim(lr=0.05, warmup=2), watch=Watch(validate_every=4))
+train([Path({str(show)!r})], Path({str(out)!r}), model={str(model)!r}, steps=8,
+      batches=Batches(2, preserve=Path({str(world)!r}), preserve_share=0.5, holdout=1),
+      adapter=Adapter(rank=2, alpha=2), optim=Optim(lr=0.05, warmup=2),
+      watch=Watch(save_every=2, validate_every=4))
 """
 
 
@@ -109,9 +111,15 @@ def test_the_same_run_gives_the_same_bytes(
     finished: Path, show: Path, world: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(99)  # the global generator has no say
-    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, save_every=3, **SHARED)
+    path = train(
+        [show],
+        tmp_path,
+        model=str(tiny_wan),
+        steps=8,
+        **shared(world, save_every=3),
+    )
     assert path.read_bytes() == (finished / "lora.safetensors").read_bytes()
-    other = train([show], tmp_path / "b", model=str(tiny_wan), steps=8, preserve=world, seed=1, **SHARED)
+    other = train([show], tmp_path / "b", model=str(tiny_wan), steps=8, seed=1, **shared(world))
     assert path.read_bytes() != other.read_bytes()
 
 
@@ -135,7 +143,7 @@ def test_stopped_and_continued_gives_the_same_bytes(
             signal.raise_signal(signal.SIGINT)
         return loss(*arguments, **named)
 
-    settings: dict[str, Any] = {"model": str(tiny_wan), "preserve": world, **SHARED}
+    settings: dict[str, Any] = {"model": str(tiny_wan), **shared(world)}
     monkeypatch.setitem(OBJECTIVES, "velocity", and_press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         train([show], tmp_path, steps=8, **settings)
@@ -201,7 +209,13 @@ OBJECTIVES["velocity"] = lambda *a, **k: time.sleep(0.1) or loss(*a, **k)"""
     state = load_checkpoint(tmp_path)
     assert state is not None
     assert 2 <= state.step < 8
-    path = train([show], tmp_path, model=str(tiny_wan), steps=8, preserve=world, save_every=2, **SHARED)
+    path = train(
+        [show],
+        tmp_path,
+        model=str(tiny_wan),
+        steps=8,
+        **shared(world, save_every=2),
+    )
     assert path.read_bytes() == (finished / "lora.safetensors").read_bytes()
 
 
@@ -225,7 +239,7 @@ def test_the_lora_changes_the_model_as_trained(finished: Path, show: Path, tiny_
 
 
 def test_checkpointing_and_fewer_targets(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"model": str(tiny_wan), "steps": 2, "batch_size": 2}
+    settings: dict[str, Any] = {"model": str(tiny_wan), "steps": 2, "batches": Batches(2)}
     small = Adapter(rank=2, targets=("attn2",), save_dtype="bfloat16")
     plain = train([show], tmp_path / "plain", adapter=small, **settings)
     slim = train([show], tmp_path / "slim", adapter=small, memory=Memory(checkpointing=True), **settings)
@@ -248,8 +262,7 @@ def test_samples_while_training(show: Path, tiny_wan: Path, tmp_path: Path) -> N
         tmp_path,
         model=str(tiny_wan),
         steps=2,
-        sample_prompts=["a red cat", "Pixo jumps"],
-        watch=Watch(sample_every=1, sample_steps=2),
+        watch=Watch(sample_prompts=("a red cat", "Pixo jumps"), sample_every=1, sample_steps=2),
     )
     made = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "samples").rglob("*.mp4"))
     assert made == [f"samples/step_{step:06d}/{i:02d}.mp4" for step in range(3) for i in range(2)]
@@ -262,7 +275,11 @@ def test_samples_while_training(show: Path, tiny_wan: Path, tmp_path: Path) -> N
 
 def test_a_loss_that_is_no_number_stops_it(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
     """The state of the last good step is still there, and still what it was."""
-    settings: dict[str, Any] = {"model": str(tiny_wan), "batch_size": 4, "holdout": 0, "save_every": 1}
+    settings: dict[str, Any] = {
+        "model": str(tiny_wan),
+        "batches": Batches(4, holdout=0),
+        "watch": Watch(save_every=1),
+    }
     train([show], tmp_path, steps=2, **settings)
     before = (tmp_path / "state.safetensors").read_bytes()
     folder = show / "cache" / "tiny-wan"
@@ -281,13 +298,13 @@ def test_a_loss_that_is_no_number_stops_it(show: Path, tiny_wan: Path, tmp_path:
 def test_what_cannot_be_trained(show: Path, world: Path, tiny_wan: Path, tmp_path: Path) -> None:
     model = str(tiny_wan)
     with pytest.raises(CastmixError, match="preserve_share 1 leaves no room"):
-        train([show], tmp_path, model=model, preserve=world, preserve_share=1.0)
+        train([show], tmp_path, model=model, batches=Batches(preserve=world, preserve_share=1.0))
     with pytest.raises(CastmixError, match="caption_dropout must be between 0 and 1, got 7"):
-        train([show], tmp_path, model=model, caption_dropout=7)
+        train([show], tmp_path, model=model, batches=Batches(caption_dropout=7))
     with pytest.raises(CastmixError, match="batch_size must be at least 1, got 0"):
-        train([show], tmp_path, model=model, batch_size=0)
+        train([show], tmp_path, model=model, batches=Batches(batch_size=0))
     with pytest.raises(CastmixError, match="holdout 9 leaves nothing to train on"):
-        train([show], tmp_path, model=model, holdout=9)
+        train([show], tmp_path, model=model, batches=Batches(holdout=9))
     with pytest.raises(CastmixError, match="has no clips"):
         train([tmp_path], tmp_path, model=model)
     assert not list(tmp_path.iterdir())
@@ -341,14 +358,15 @@ def test_tokens_of_captions_travel_with_the_lora(show: Path, tiny_wan: Path, tmp
         Lora({}, tokens_metadata(made), {"<pixo>": torch.ones(24)}), file := tmp_path / "tokens.safetensors"
     )
     settings: dict[str, Any] = {"model": str(tiny_wan), "steps": 2, **SMALL}
+    spoken = {**settings, "adapter": Adapter(rank=2, alpha=2, tokens=file)}
     with pytest.raises(CastmixError, match="no caption has one of the tokens <pixo>"):
-        train([show], tmp_path / "a", tokens=file, **settings)
+        train([show], tmp_path / "a", **spoken)
     other = shutil.copytree(show, tmp_path / "show")
     for clip in read_clips(other):
         write_clip(other, dataclasses.replace(clip, text="a <pixo> jumps"))
     write_index(other)
     cache(other, model=str(tiny_wan))
-    lora = load_lora(train([other], tmp_path / "b", tokens=file, **settings))
+    lora = load_lora(train([other], tmp_path / "b", **spoken))
     assert torch.equal(lora.tokens["<pixo>"], torch.ones(24))
     for clip in read_clips(other):
         write_clip(other, dataclasses.replace(clip, text="a cat jumps"))
@@ -358,15 +376,18 @@ def test_tokens_of_captions_travel_with_the_lora(show: Path, tiny_wan: Path, tmp
     assert any(not torch.equal(b, noun.tensors[name][1]) for name, (_, b) in lora.tensors.items())
 
 
+def motion(**settings: Any) -> Objective:
+    return Objective("motion", motion=Motion(**settings))
+
+
 def test_a_motion_is_trained_and_goes_on(
     show: Path, world: Path, tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {
         "model": str(tiny_wan),
-        "objective": "motion",
-        "preserve": world,
-        "motion": Motion(appearance="a red cat and a dog", debiased=1.0),
         **SMALL,
+        "batches": Batches(batch_size=2, holdout=1, preserve=world),
+        "objective": motion(appearance="a red cat and a dog", debiased=1.0),
         "adapter": Adapter(rank=2, targets=("motion-qk",), heads="temporal"),
     }
     path = train([show], tmp_path / "a", steps=4, **settings)
@@ -383,12 +404,12 @@ def test_a_motion_is_trained_and_goes_on(
     train([show], tmp_path / "b", steps=2, **settings)
     assert train([show], tmp_path / "b", steps=4, **settings).read_bytes() == path.read_bytes()
     assert "explained:" in (tmp_path / "a" / "run.yaml").read_text()
-    changed = {**settings, "motion": Motion(appearance="a red cat and a dog", debiased=1.0, omega=0.1)}
+    changed = {**settings, "objective": motion(appearance="a red cat and a dog", debiased=1.0, omega=0.1)}
     with pytest.raises(CastmixError, match=r"motion.omega was 0.5 and is 0.1"):
         train([show], tmp_path / "b", steps=6, **changed)
     with pytest.raises(CastmixError, match="objective was 'motion' and is None"):
-        train([show], tmp_path / "b", steps=6, **{**settings, "objective": "velocity"})
+        train([show], tmp_path / "b", steps=6, **{**settings, "objective": Objective()})
     with pytest.raises(CastmixError, match=r"asks for subjects: give --motion\.tokens"):
-        train([show], tmp_path / "c", **{**settings, "motion": Motion()})
+        train([show], tmp_path / "c", **{**settings, "objective": motion()})
     with pytest.raises(CastmixError, match=r"motion.omega must be 0 or more, got -1"):
-        train([show], tmp_path / "c", **{**settings, "motion": Motion(omega=-1)})
+        train([show], tmp_path / "c", **{**settings, "objective": motion(omega=-1)})

@@ -21,7 +21,7 @@ from toolkit.footage.masks import mask_path, write_mask
 from toolkit.fusion import distillation as gradient
 from toolkit.fusion.job import Job
 from toolkit.fusion.regression import solve
-from toolkit.fusion.settings import Distil, Sparse, Squares
+from toolkit.fusion.settings import Distil, Examples, FusedFile, Sparse, Squares
 from toolkit.fusion.training_clips import load_pairs, own_items, worded
 from toolkit.lora.file import Lora, load_lora, save_lora
 from toolkit.lora.parts import Part
@@ -30,7 +30,7 @@ from toolkit.models import registry as models
 from toolkit.training.batches import load
 from toolkit.training.cached_clips import load_items
 from toolkit.training.metrics_log import read_metrics
-from toolkit.training.settings import Optim, Sigma
+from toolkit.training.settings import Optim
 
 MakeClips = Callable[..., Path]
 LAYERS = {
@@ -41,7 +41,8 @@ LAYERS = {
     "blocks.1.ffn.net.2": (32, 48),
 }
 PAIR = "[Character: Pixo], jumps over the moon. [Character: Bruk], walks. [scene-style:cartoon]"
-QUICK: dict[str, Any] = {"optim": Optim(lr=2e-3, weight_decay=0, warmup=1)}
+QUICK: dict[str, Any] = {"layers": (0, 1), "optim": Optim(lr=2e-3, weight_decay=0, warmup=1)}
+"""Of `Distil`."""
 
 
 def some_lora(seed: int, rank: int, layers: tuple[str, ...] = tuple(LAYERS)) -> Lora:
@@ -88,14 +89,8 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def job_of(tiny_wan: Path, work: Path, **changes: Any) -> Job:
-    known: dict[str, Any] = {"clips": (), "pairs": None, "rank": None, "seed": 0, "restart": False}
-    known |= {
-        "sparse": Sparse(),
-        "squares": Squares(),
-        "distil": Distil(),
-        "optim": Optim(),
-        "sigma": Sigma(),
-    }
+    known: dict[str, Any] = {"examples": Examples(), "rank": None, "seed": 0, "restart": False}
+    known |= {"sparse": Sparse(), "squares": Squares(), "distil": Distil(optim=Optim())}
     return Job(spec=models.find_model(str(tiny_wan)), work=work, **known | changes)
 
 
@@ -143,8 +138,12 @@ def test_where_inputs_do_not_meet_each_lora_stays_whole() -> None:
 def test_fusion_of_one_is_itself(
     alone: list[Path], files: list[str], tmp_path: Path, tiny_wan: Path, method: Any
 ) -> None:
-    settings: dict[str, Any] = {"model": str(tiny_wan), "clips": alone[:1], "subjects": ["Pixo"]}
-    made = fuse(files[:1], tmp_path / "x", method=method, distil=Distil(steps=3), **QUICK, **settings)
+    settings: dict[str, Any] = {
+        "model": str(tiny_wan),
+        "examples": Examples((alone[0],)),
+        "subjects": ["Pixo"],
+    }
+    made = fuse(files[:1], tmp_path / "x", method=method, distil=Distil(steps=3, **QUICK), **settings)
     for layer in LAYERS:
         one, own = change(load_lora(made), layer), change(load_lora(Path(files[0])), layer)
         torch.testing.assert_close(one, own, rtol=1e-4, atol=1e-5)
@@ -157,38 +156,44 @@ def test_least_squares_keeps_more_of_both_than_the_average(
 ) -> None:
     import yaml
 
-    settings: dict[str, Any] = {"clips": alone, "subjects": ["Pixo", "Bruk"], "method": "least-squares"}
+    settings: dict[str, Any] = {"subjects": ["Pixo", "Bruk"], "method": "least-squares"}
+    settings["examples"] = Examples(tuple(alone))
     one = fuse(files, tmp_path / "one", model=str(tiny_wan), **settings)
     told = yaml.safe_load((tmp_path / "one" / "run.yaml").read_text())
     assert 0 < told["left_over"] < told["left_over_by_average"]
     few = fuse(files, tmp_path / "few", model=str(tiny_wan), squares=Squares(memory=1e-9), **settings)
     torch.testing.assert_close(load_lora(few).tensors, load_lora(one).tensors)  # a pass for each layer
-    small = fuse(files, tmp_path / "small", model=str(tiny_wan), rank=2, **settings)
+    small = fuse(files, tmp_path / "small", model=str(tiny_wan), file=FusedFile(rank=2), **settings)
     assert load_lora(small).rank == 2
 
 
 def test_gradient_learns_from_each_in_turn_and_goes_on_where_it_stopped(
     alone: list[Path], pairs: Path, files: list[str], tmp_path: Path, tiny_wan: Path
 ) -> None:
-    settings: dict[str, Any] = {"model": str(tiny_wan), "clips": alone, "subjects": ["Pixo", "Bruk"]}
-    settings |= {"method": "gradient", "pairs": pairs, **QUICK}
-    whole = fuse(files, tmp_path / "whole", distil=Distil(steps=6, layers=(0, 1)), **settings)
-    fuse(files, tmp_path / "parts", distil=Distil(steps=3, layers=(0, 1)), **settings)
-    again = fuse(files, tmp_path / "parts", distil=Distil(steps=6, layers=(0, 1), save_every=1), **settings)
+    settings: dict[str, Any] = {"model": str(tiny_wan), "subjects": ["Pixo", "Bruk"]}
+    settings |= {"method": "gradient", "examples": Examples(tuple(alone), pairs)}
+    whole = fuse(files, tmp_path / "whole", distil=Distil(steps=6, **QUICK), **settings)
+    fuse(files, tmp_path / "parts", distil=Distil(steps=3, **QUICK), **settings)
+    again = fuse(files, tmp_path / "parts", distil=Distil(steps=6, save_every=1, **QUICK), **settings)
     assert whole.read_bytes() == again.read_bytes()
     rows = read_metrics(tmp_path / "whole")
     turns = [sorted(name for name in row if name.startswith("loss")) for row in rows]
     assert turns == [["loss/a", "loss_attention"], ["loss/b", "loss_attention"]] * 3
     with pytest.raises(CastmixError, match=r"distil.attention was 0.6 and is 0.1"):
-        fuse(files, tmp_path / "parts", distil=Distil(steps=7, attention=0.1, layers=(0, 1)), **settings)
+        fuse(
+            files,
+            tmp_path / "parts",
+            distil=Distil(steps=7, attention=0.1, **QUICK),
+            **settings,
+        )
     with pytest.raises(CastmixError, match=r"step 6 already, distil.steps is 5"):
-        fuse(files, tmp_path / "parts", distil=Distil(steps=5, layers=(0, 1)), **settings)
+        fuse(files, tmp_path / "parts", distil=Distil(steps=5, **QUICK), **settings)
 
 
 def lesson_of(alone: list[Path], pairs: Path, tiny_wan: Path, work: Path) -> gradient.Lesson:
     """Two parts as `gradient` sets them up, before the first step."""
     parts = [Part("a", some_lora(1, 3), 1.0, ("Pixo",)), Part("b", some_lora(2, 2), 0.5, ("Bruk",))]
-    job = job_of(tiny_wan, work, clips=tuple(alone), pairs=pairs)
+    job = job_of(tiny_wan, work, examples=Examples(tuple(alone), pairs))
     denoiser, _ = gradient._network(parts, job)
     encoders = models.load_encoders(str(tiny_wan))
     empty = torch.zeros(512, 24)
@@ -339,13 +344,13 @@ def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "least-squares", "clips": []}, "give their folders with --clips"),
+        ({"method": "least-squares", "examples": Examples()}, "give their folders with --clips"),
         ({"method": "least-squares", "subjects": ["Pixo", "Zed"]}, "is of b alone, which knows Zed"),
         ({"method": "least-squares", "subjects": []}, r"knows nobody \(give --subjects"),
         ({"method": "least-squares", "squares": Squares(ridge=0)}, "squares.ridge and .* got 0, 4 and 4"),
         ({"method": "gradient"}, "give --pairs"),
         ({"method": "gradient", "distil": Distil(steps=0)}, "distil.steps must be 1 or more, got 0"),
-        ({"method": "gradient", "distil": Distil(sigma=(0.9, 0.4))}, "got 0.9,0.4"),
+        ({"method": "gradient", "distil": Distil(map_sigma=(0.9, 0.4))}, "got 0.9,0.4"),
         ({"method": "gradient", "distil": Distil(attention=-1)}, "must be 0 or more, got -1"),
     ],
 )
@@ -357,7 +362,8 @@ def test_errors(
     settings: dict[str, Any],
     message: str,
 ) -> None:
-    known: dict[str, Any] = {"model": str(tiny_wan), "clips": alone, "subjects": ["Pixo", "Bruk"]}
+    known: dict[str, Any] = {"model": str(tiny_wan), "subjects": ["Pixo", "Bruk"]}
+    known["examples"] = Examples(tuple(alone))
     with pytest.raises(CastmixError, match=message):
         fuse(files, tmp_path / "x.safetensors", **{**known, **settings})
 
@@ -369,7 +375,7 @@ def test_command_line(
     words = ["fuse", *files, "--out", str(out), "--method", "gradient", "--model", str(tiny_wan)]
     words += ["--clips", str(alone[0]), "--clips", str(alone[1]), "--pairs", str(pairs), "--rank", "4"]
     words += ["--subjects", "Pixo", "--subjects", "Bruk", "--distil.steps", "2"]
-    words += ["--distil.layers", "0", "--distil.layers", "1", "--distil.sigma", "0.4,0.9"]
+    words += ["--distil.layers", "0", "--distil.layers", "1", "--distil.map-sigma", "0.4,0.9"]
     result = CliRunner().invoke(castmix(), words)
     assert result.exit_code == 0, result.output
     assert load_lora(out).rank == 4

@@ -4,8 +4,10 @@ A name is tried in this order, with ``-`` and ``_`` equal:
 
 1. as a full name: ``objective.sigma.shift``;
 2. as the end of a full name after a dot: ``sigma.shift`` or ``shift``. Of several, the one in the fewest
-   groups; two in equally many groups are an error;
+   groups;
 3. as a synonym: ``learning_rate`` is ``lr`` (see `synonyms`).
+
+A name that stands for several settings and is no synonym is an error.
 
 A group's name stands for its first field if that field is called ``name``: ``objective`` is
 ``objective.name``.
@@ -77,16 +79,18 @@ def spellings(known: Collection[str]) -> dict[str, str]:
 
 def _find(wanted: str, full: Mapping[str, str], others: Mapping[str, str]) -> str | None:
     """The full name, or None. An error if there are several."""
+    several: list[str] = []
     for name in (wanted, others.get(wanted, wanted)):
         if name in full:
             return full[name]
         candidates = [one for one in full if one.endswith(f".{name}")]
         fewest = min((one.count(".") for one in candidates), default=0)
         nearest = [one for one in candidates if one.count(".") == fewest]
-        if len(nearest) > 1:
-            raise SettingNameError("stands for several settings, write one of {}", candidates)
-        if nearest:
+        if len(nearest) == 1:
             return full[nearest[0]]
+        several = several or candidates
+    if several:
+        raise SettingNameError("stands for several settings, write one of {}", several)
     return None
 
 

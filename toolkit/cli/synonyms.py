@@ -46,6 +46,13 @@ _TRAINING = {
 
 _SAMPLING = {"num_inference_steps": "steps"}
 
+_OLD = {
+    "batch_size": "training.batch_size",
+    "distil.sigma": "distil.map_sigma",
+    "squares.clips": "squares.max_clips",
+}
+"""castmix's own old names that short names do not cover. They work for one more release."""
+
 _MISSING = {
     "gradient_accumulation": ("castmix has no gradient accumulation, use a larger {}", "batch_size"),
     "gradient_accumulation_steps": ("castmix has no gradient accumulation, use a larger {}", "batch_size"),
@@ -58,12 +65,12 @@ VALUES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def synonyms(known: Iterable[str]) -> Mapping[str, str]:
-    """Names that other programs have for settings of a verb, with castmix's own.
+    """Old names, and names that other programs have, for settings of a verb, with castmix's own.
 
     Args:
         known: Full names of the verb's settings.
     """
-    return _EVERYWHERE | (_TRAINING if _trains(known) else _SAMPLING)
+    return _OLD | _EVERYWHERE | (_TRAINING if _trains(known) else _SAMPLING)
 
 
 def missing(known: Iterable[str]) -> Mapping[str, tuple[str, str]]:

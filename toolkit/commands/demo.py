@@ -27,7 +27,7 @@ from toolkit.core.progress import say, stage, track
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 from toolkit.footage.video import read_video, write_video
 from toolkit.sampling.settings import Sampling
-from toolkit.training.settings import Memory, Optim, Watch, can_compile
+from toolkit.training.settings import Batches, Memory, Optim, Watch, can_compile
 
 GUIDANCE = 2.0
 """Stronger guidance oversaturates the small base with a LoRA; the recogniser then fails."""
@@ -249,10 +249,9 @@ def _fine_tune(out: Path, steps: int, batch_size: int, seed: int) -> Path:
         [out / "data", out / "composites"],
         out / "lora",
         steps=steps,
-        batch_size=batch_size,
-        preserve=out / "strangers",
-        preserve_share=0.25,
-        caption_dropout=0.05,
+        batches=Batches(
+            batch_size=batch_size, preserve=out / "strangers", preserve_share=0.25, caption_dropout=0.05
+        ),
         optim=Optim(lr=6e-3, schedule="cosine"),
         # compiling takes half a minute; about a hundred steps make up for it
         memory=Memory(precision="bfloat16", compile=steps >= 100 and can_compile()),

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
 from toolkit.core.run_record import write_run
-from toolkit.fusion.settings import Distil, MethodName, Sparse, Squares
+from toolkit.fusion.settings import Distil, Examples, FusedFile, MethodName, Sparse, Squares
 from toolkit.models.registry import find_model
-from toolkit.training.settings import Optim, Sigma
 
 
 def fuse(
@@ -22,53 +20,42 @@ def fuse(
     *,
     method: MethodName = "weighted",
     model: str = "sandbox",
-    rank: int | None = None,
-    clips: Sequence[Path] = (),
-    pairs: Path | None = None,
     subjects: Sequence[str] = (),
     seed: int = 0,
     restart: bool = False,
-    save_dtype: Literal["float32", "bfloat16"] = "float32",
+    examples: Examples = Examples(),
+    distil: Distil = Distil(),
     sparse: Sparse = Sparse(),
     squares: Squares = Squares(),
-    distil: Distil = Distil(),
-    optim: Optim = Optim(weight_decay=0.0),
-    sigma: Sigma = Sigma(),
+    file: FusedFile = FusedFile(),
 ) -> Path:
-    """Fuse LoRAs that were trained apart into one.
+    """Fuse separately trained LoRAs into one file.
 
-    weighted, svd, ties, dare and masked look at the weights alone and take seconds. least-squares and
-    gradient also look at what each LoRA does on cached clips of its own characters. The file of a masked
-    fusion is the plain weighted sum everywhere but in castmix, which lets each LoRA act only where its
-    characters are.
+    weighted, svd, ties, dare and masked use the weights alone and take seconds. least-squares and gradient
+    also run the LoRAs on cached clips. The file of a masked fusion works as the plain weighted sum in other
+    programs; in castmix each LoRA changes only the region of its own subjects.
 
     Args:
-        loras: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8); 1 if left out.
-        out: A .safetensors file, or a folder for lora.safetensors; run.yaml goes beside it.
-        method: How they are fused.
-        model: The base of least-squares and gradient: sandbox, wan2.1-t2v-1.3b, a local folder or a hub id.
-        rank: Of every layer: truncated to it. Left out, weighted, masked, least-squares and gradient have the
-            sum of the ranks and svd the largest of them.
-        clips: Folders of cached clips for least-squares and gradient; a clip belongs to the LoRA whose
-            subjects its caption names, and to nobody if they are of several.
-        pairs: Folder of cached clips with several subjects and their masks, for gradient's maps (see
-            `castmix composite --kind pairs`).
-        subjects: Names or tokens of those whom a LoRA knows, a comma between; once for each LoRA, in order.
-            Left out, they are read from the files.
-        seed: Of every random draw.
-        restart: Begin afresh instead of going on (gradient).
-        save_dtype: Numbers in the file; bfloat16 halves it.
-        sparse: ties and dare.
-        squares: least-squares.
-        distil: gradient.
-        optim: How gradient moves the weights.
-        sigma: Noise levels of least-squares and gradient.
+        loras: LoRA files or folders of runs, each with an optional weight after a colon: run/a:0.8. The
+            default weight is 1.
+        out: A .safetensors file, or a folder for lora.safetensors. run.yaml is written beside it.
+        method: The fusion method.
+        model: Base model of least-squares and gradient: sandbox, wan2.1-t2v-1.3b, a local folder or a hub id.
+        subjects: Names or tokens of the subjects of a LoRA, separated by commas; once for each LoRA, in
+            order. Default: as written in the files.
+        seed: Seed of all random numbers.
+        restart: Start again from step 0 instead of resuming (gradient).
+        examples: Cached clips that least-squares and gradient run the LoRAs on.
+        distil: How gradient trains the fused LoRA.
+        sparse: What ties and dare keep of each LoRA.
+        squares: How least-squares measures the LoRAs.
+        file: The fused file.
 
     Returns:
         The path of the fused LoRA.
 
     Raises:
-        CastmixError: a LoRA that cannot be read, LoRAs of different models, missing clips, wrong settings.
+        CastmixError: a LoRA that cannot be read, LoRAs of different models, missing clips, invalid settings.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
     arguments = dict(locals())
@@ -76,7 +63,7 @@ def fuse(
     if out.suffix and out.suffix != ".safetensors" and not out.is_dir():
         raise CastmixError(f"--out {out}: a LoRA is written as .safetensors, or into a folder")
     single = out.suffix == ".safetensors" and not out.is_dir()
-    file, work = (out, out.with_suffix("")) if single else (out / "lora.safetensors", out)
+    path, work = (out, out.with_suffix("")) if single else (out / "lora.safetensors", out)
     if subjects and len(subjects) != len(loras):
         raise CastmixError(
             f"{len(loras)} LoRAs and {len(subjects)} --subjects: give it once for each, in order, names with "
@@ -102,23 +89,20 @@ def fuse(
     job = Job(
         spec=find_model(model),
         work=work,
-        clips=tuple(map(Path, clips)),
-        pairs=None if pairs is None else Path(pairs),
-        rank=rank,
+        examples=examples,
+        rank=file.rank,
         seed=seed,
         restart=restart,
         sparse=sparse,
         squares=squares,
         distil=distil,
-        optim=optim,
-        sigma=sigma,
     )
     tensors, facts = METHODS[method](parts, job)
     made = fused(parts, tensors, method, facts)
-    save_lora(made, file, dtype=getattr(torch, save_dtype))
+    save_lora(made, path, dtype=getattr(torch, file.save_dtype))
     told = {name: fact for name, fact in facts.items() if name != "ranks"}
-    run = work / "run.yaml" if file != out else out.with_suffix(".run.yaml")
-    prints = {"loras": [part.fingerprint for part in parts], "fused": fingerprint_file(file)}
+    run = work / "run.yaml" if path != out else out.with_suffix(".run.yaml")
+    prints = {"loras": [part.fingerprint for part in parts], "fused": fingerprint_file(path)}
     write_run(run, "fuse", {**arguments, "restart": False}, fingerprints=prints, **told)
     say(f"fused {len(parts)} LoRAs ({method}), rank {made.rank}" + (f", {json.dumps(told)}" if told else ""))
-    return file
+    return path

@@ -23,11 +23,10 @@ from toolkit.core.progress import say, stage
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 from toolkit.footage.masks import accepted_mask_names
-from toolkit.lora.settings import Adapter
 from toolkit.models.interfaces import ModelSpec
 from toolkit.models.registry import find_model
 from toolkit.training import appearance_prompt as appearance
-from toolkit.training.settings import Memory, Motion, Optim, Sigma, Textual, Verb, Watch
+from toolkit.training.settings import Batches, MotionTraining, Objective, Textual, Verb, Watch
 
 CAPTION = "motion_caption"
 """In a clip's json: its caption in training. Before, `text` names characters for `segment`, or is empty."""
@@ -64,56 +63,47 @@ def learn_motion(
     caption: str = "",
     model: str = "sandbox",
     steps: int = 300,
-    batch_size: int = 4,
     seed: int = 0,
     masks: Masking = Masking(),
     textual: Textual = Textual(),
     verbs: Verb = Verb(),
-    motion: Motion = Motion(),
-    adapter: Adapter = Adapter(targets=("motion-qk",)),
-    optim: Optim = Optim(),
-    sigma: Sigma = Sigma(shift=5.0),
-    memory: Memory = Memory(),
+    training: MotionTraining = MotionTraining(),
 ) -> Path:
-    """Learn the motion of one clip, not its looks: segment, learn tokens for who is there, train.
+    """Learn the motion of one clip without its appearance: segment, learn special tokens, train a LoRA.
 
-    What is done already is kept: after Ctrl-C the same command goes on.
+    Finished steps are kept: after Ctrl-C the same command resumes.
 
     Args:
-        clip: A video; or a clip that `castmix prepare` made, or a folder of them, with masks if there are.
-        out: Folder for everything: data, tokens.safetensors, lora.
-        subject: Whom to subtract the looks of, and a class noun: "Pixo=a star". Without any, write out
-            motion.appearance.
-        verb: What happens, as the caption says it, and known words that it may begin as. "leans
-            back=sways|ducks" learns <leans-back> first, which the LoRA brings along for prompts. Left out,
-            the words stay.
-        caption: What happens, in plain words, with the class nouns: "a star chases a dog in the room". Left
-            out, the clip's own caption with its names replaced.
+        clip: A video; or a clip made by `castmix prepare`, or a folder of such clips. Their masks are used.
+        out: Folder for all results: data, tokens.safetensors, lora.
+        subject: A subject whose appearance is subtracted, with a class noun: "Pixo=a star". Without subjects,
+            write the appearance prompt yourself (motion.appearance).
+        verb: The motion's words in the caption, and known words to start from. "leans back=sways|ducks" first
+            learns the token <leans-back>, which the LoRA file then contains. Default: no token.
+        caption: What happens, in plain words with the class nouns: "a star chases a dog in the room".
+            Default: the clip's own caption, with names replaced by nouns.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
         steps: Optimiser steps of the LoRA.
-        batch_size: Noise levels a step.
-        seed: Of every random draw.
-        masks: How the subjects are found.
-        textual: How their tokens are learned.
+        seed: Seed of all random numbers.
+        masks: How the subjects are segmented.
+        textual: How the subjects' tokens are learned.
         verbs: How the verb's token is learned.
-        motion: How their looks are taken out.
-        adapter: The LoRA.
-        optim: How its weights move.
-        sigma: Which noise levels are trained: high ones, at which motion is decided.
-        memory: Memory against time.
+        training: How the LoRA is trained.
 
     Returns:
         The path of lora.safetensors.
 
     Raises:
-        CastmixError: no caption, a subject that is not found, and what the stages raise.
+        CastmixError: no caption, a subject that is not found, or an error of one of the stages.
         KeyboardInterrupt: after Ctrl-C.
     """
     arguments, out, spec = dict(locals()), Path(out), find_model(model)
     wanted = parse_subjects(subject) if subject else {}
     if not wanted:
-        appearance.check(motion)  # not after an hour
+        appearance.check(training.motion)  # not after an hour
     names, verbal = dict(wanted.values()), parse_verbs([verb] if verb else [])
+    if verbal and training.adapter.tokens is not None:
+        raise CastmixError("--verb learns a token of its own: leave out either --verb or --adapter.tokens")
     data, tokens = out / "data", out / "tokens.safetensors"
     stage("1/5 The clip and its caption")
     _gather(Path(clip), data, spec)
@@ -131,25 +121,27 @@ def learn_motion(
         (said,) = verbal
         stage(f"4/5 A token for the motion, {said}")
         spoken = learn_tokens(
-            data, out / "verb.safetensors", verb=[verb], model=model, verbs=verbs, sigma=sigma, seed=seed
+            data,
+            out / "verb.safetensors",
+            verb=[verb],
+            model=model,
+            verbs=verbs,
+            sigma=training.sigma,
+            seed=seed,
         )
     stage("5/5 The motion, without those looks")
+    motion = dataclasses.replace(training.motion, tokens=tokens) if wanted else training.motion
     path = train(
         [data],
         out / "lora",
         model=model,
-        objective="motion",
         steps=steps,
-        batch_size=batch_size,
-        tokens=spoken,
-        holdout=0,
-        caption_dropout=0,
         seed=seed,
-        adapter=adapter,
-        optim=optim,
-        sigma=sigma,
-        motion=dataclasses.replace(motion, tokens=tokens) if wanted else motion,
-        memory=memory,
+        adapter=dataclasses.replace(training.adapter, tokens=spoken) if verbal else training.adapter,
+        optim=training.optim,
+        batches=Batches(batch_size=training.batch_size, caption_dropout=0, holdout=0),
+        objective=Objective("motion", training.sigma, motion),
+        memory=training.memory,
         watch=Watch(sample_every=0),
     )
     if verbal:

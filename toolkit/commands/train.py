@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_text
@@ -19,7 +19,7 @@ from toolkit.models.registry import find_model, fingerprint, load_denoiser
 from toolkit.training import appearance_prompt as appearance
 from toolkit.training.cached_clips import Item, hold_back, load_empty_prompt, load_items
 from toolkit.training.lora_metadata import card
-from toolkit.training.settings import Memory, Motion, Optim, Sigma, Watch
+from toolkit.training.settings import Batches, Memory, Objective, Optim, Watch
 
 if TYPE_CHECKING:
     import torch
@@ -34,59 +34,38 @@ def train(
     out: Path,
     *,
     model: str = "sandbox",
-    objective: Literal["velocity", "motion"] = "velocity",
     steps: int = 500,
-    batch_size: int = 4,
-    tokens: Path | None = None,
-    preserve: Path | None = None,
-    preserve_share: float = 0.2,
-    composites: float | None = None,
-    holdout: float = 0.1,
-    caption_dropout: float = 0.1,
-    sample_prompts: Sequence[str] = (),
-    save_every: int = 100,
     seed: int = 0,
     restart: bool = False,
     adapter: Adapter = Adapter(),
     optim: Optim = Optim(),
-    sigma: Sigma = Sigma(),
-    motion: Motion = Motion(),
+    batches: Batches = Batches(),
+    objective: Objective = Objective(),
     memory: Memory = Memory(),
     watch: Watch = Watch(),
 ) -> Path:
-    """Train a LoRA on cached clips; the same command again goes on where it stopped.
+    """Train a LoRA on cached clips. The same command again resumes an interrupted run.
 
     Args:
         data: Folders of clips, each with a cache of this model.
         out: Folder of the run: lora.safetensors, run.yaml, metrics.jsonl, tensorboard, samples.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
-        objective: velocity learns the clips as they are; motion how things move in them, without the looks.
-        steps: Optimiser steps in all.
-        batch_size: Clips a step, over all processes.
-        tokens: A file of special tokens that captions use (castmix learn-tokens); the LoRA brings them along.
-        preserve: Folder of clips of the base model's own world, to keep what it knows.
-        preserve_share: Share of such clips among all rows; 0.2 is VideoMage's lambda of 0.25.
-        composites: Composites drawn for each original clip, whatever their number: 0.1 gives them one draw
-            in eleven, 0 leaves them out. If left out, every clip is drawn alike.
-        holdout: Clips of each folder held back for validation: a share below 1, or a number.
-        caption_dropout: Share of clips that are trained with an empty prompt, for guidance.
-        sample_prompts: Prompts to make videos of while training.
-        save_every: Steps between checkpoints (also at the end and on Ctrl-C).
-        seed: Of every random draw.
-        restart: Begin afresh instead of going on.
+        steps: Total number of optimiser steps.
+        seed: Seed of all random numbers.
+        restart: Start again from step 0 instead of resuming the run in OUT.
         adapter: The LoRA.
-        optim: How the weights move.
-        sigma: Which noise levels are trained.
-        motion: What the objective motion goes by.
+        optim: The optimiser.
+        batches: What a batch contains.
+        objective: The training objective.
         memory: Memory against time.
-        watch: What is looked at while training.
+        watch: Checkpoints, validation and sample videos. They do not change the result.
 
     Returns:
         The path of lora.safetensors.
 
     Raises:
-        CastmixError: missing or stale cache, settings that differ from the run in `out`, a loss that is no
-            number.
+        CastmixError: missing or stale cache, settings that differ from the run in `out`, a loss that is not
+            finite.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
     out = Path(out)
@@ -95,31 +74,37 @@ def train(
     if steps < 1:
         raise CastmixError(f"steps must be 1 or more, got {steps}")
     spec = find_model(model)
-    split = [hold_back(load_items(folder, spec), holdout) for folder in data]
+    split = [hold_back(load_items(folder, spec), batches.holdout) for folder in data]
     learned, held = ([item for part in split for item in part[side]] for side in (0, 1))
-    kept = load_items(Path(preserve), spec) if preserve is not None else []
-    carried = _carried(tokens)
+    kept = load_items(Path(batches.preserve), spec) if batches.preserve is not None else []
+    carried = _carried(adapter.tokens)
     if _stills(kept) and not _stills(learned):
         say(
-            f"warning: {preserve} has single frames only. They keep looks: how the base moves is kept by "
-            "clips that move"
+            f"warning: {batches.preserve} has single frames only. They preserve what the base model "
+            "draws; only clips preserve how it moves"
         )
     settings = {
         "model": fingerprint(spec),
         "data": _identity([*learned, *held]),
         "preserve": _identity(kept),
-        "preserve_share": preserve_share if kept else None,
+        "preserve_share": batches.preserve_share if kept else None,
         "tokens": fingerprint_tokens(carried) if carried else None,
         "steps": steps if optim.schedule == "cosine" else None,
         "memory.precision": memory.precision,
         **{
-            name: arguments[name]
-            for name in ("batch_size", "composites", "holdout", "caption_dropout", "seed")
+            name: getattr(batches, name)
+            for name in ("batch_size", "composites", "holdout", "caption_dropout")
         },
+        "seed": seed,
         **_flat("optim", optim),
-        **_flat("sigma", sigma),
-        **_flat("adapter", dataclasses.replace(adapter, save_dtype="float32")),
-        **({"objective": objective, **appearance.check(motion)} if objective == "motion" else {}),
+        **_flat("sigma", objective.sigma),
+        **{f"adapter.{name}": getattr(adapter, name) for name in ("rank", "alpha", "targets", "heads")},
+        "adapter.save_dtype": "float32",
+        **(
+            {"objective": "motion", **appearance.check(objective.motion)}
+            if objective.name == "motion"
+            else {}
+        ),
     }
     state = None if restart else _resumable(out, settings, steps)
     if state is not None and state.step == steps:
@@ -142,30 +127,32 @@ def train(
         learned,
         kept,
         load_empty_prompt(data[0], spec),
-        batch_size=batch_size,
-        preserve_share=preserve_share,
-        caption_dropout=caption_dropout,
+        batch_size=batches.batch_size,
+        preserve_share=batches.preserve_share,
+        caption_dropout=batches.caption_dropout,
         seed=seed,
-        composites=composites,
+        composites=batches.composites,
         worded=appearance.worded(texts, carried, spec, accelerator.device) if carried else None,
     )
     precision = _precision(accelerator.device, memory)
-    shift = spec.shift if sigma.shift is None else sigma.shift
+    shift = objective.sigma.shift_or(spec.shift)
     aim = (
-        objectives.Aim() if objective == "velocity" else appearance.new_aim(motion, spec, accelerator.device)
+        objectives.Aim()
+        if objective.name == "velocity"
+        else appearance.new_aim(objective.motion, spec, accelerator.device)
     )
     denoiser = load_denoiser(spec, accelerator.device, precision)
-    found = appearance.explained(denoiser, learned[0], aim, mix.empty, sigma, shift, seed)
+    found = appearance.explained(denoiser, learned[0], aim, mix.empty, objective.sigma, shift, seed)
     heads = appearance.heads_of(denoiser, learned[:4], seed) if adapter.heads else None
     parameters = _adapt(denoiser, adapter, heads, memory, seed)
-    videos = sample_prompts and watch.sample_every and accelerator.is_main_process
+    videos = watch.sample_prompts and watch.sample_every and accelerator.is_main_process
     run = Run(
         out=out,
         steps=steps,
-        save_every=save_every,
+        save_every=watch.save_every,
         mix=mix,
         held=held,
-        sigma=sigma,
+        sigma=objective.sigma,
         shift=shift,
         optim=optim,
         watch=watch,
@@ -174,14 +161,14 @@ def train(
         parameters=parameters,
         optimizer=new_optimizer(parameters, optim),
         settings=settings,
-        metadata=card(spec, settings["model"], adapter, learned, heads=heads, objective=objective)
+        metadata=card(spec, settings["model"], adapter, learned, heads=heads, objective=objective.name)
         | ({TOKENS: carried.metadata[TOKENS]} if carried else {}),
         tokens=carried.tokens if carried else {},
         save_dtype=getattr(torch, adapter.save_dtype),
         precision=precision,
         preview=previewer(
             spec,
-            sample_prompts,
+            watch.sample_prompts,
             learned[0].shape,
             denoiser.device,
             watch,
@@ -190,7 +177,7 @@ def train(
         )
         if videos
         else None,
-        loss=lambda denoiser, batch: objectives.OBJECTIVES[objective](denoiser, batch, aim),
+        loss=lambda denoiser, batch: objectives.OBJECTIVES[objective.name](denoiser, batch, aim),
     )
     if restart and accelerator.is_main_process:
         _forget(out)  # not before everything above has been found in order

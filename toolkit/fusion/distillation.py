@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,13 +67,13 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
     It begins from the exact average of the LoRAs. What eq. 6 leaves open is read so: eps_n is the prediction
     of LoRA n; x_n are the clips that it was trained on; the mixed clip's prompt is its own caption. LoRAs
     take turns, one a step; both losses are means; maps are over their own maximum and noise levels for them
-    are drawn evenly from `distil.sigma`. The same command goes on where it stopped.
+    are drawn evenly from `distil.map_sigma`. The same command goes on where it stopped.
     """
     settings, distil = _checked(parts, job), job.distil
     items = own_items(parts, job)
     pairs = []
-    if distil.attention and job.pairs is not None:
-        pairs = load_pairs(job.pairs, job.spec, parts, load_encoders(job.spec))
+    if distil.attention and job.examples.pairs is not None:
+        pairs = load_pairs(Path(job.examples.pairs), job.spec, parts, load_encoders(job.spec))
     settings["clips"] = [fingerprint_text(",".join(item.fingerprint for item in own)) for own in items]
     settings["pairs"] = fingerprint_text(",".join(pair.item.fingerprint for pair in pairs))
     state = None if job.restart else load_checkpoint(job.work)
@@ -83,7 +84,7 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
                 f"{job.work} is at step {state.step} already, distil.steps is {distil.steps}: ask for more, "
                 "or --restart to begin afresh"
             )
-    empty = load_empty_prompt(job.clips[0], job.spec)
+    empty = load_empty_prompt(Path(job.examples.clips[0]), job.spec)
     spoken = worded([*itertools.chain(*items), *(pair.item for pair in pairs)], parts, job.spec)
     mixes = [
         new_mix(
@@ -102,11 +103,11 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
     layers = map_layers(_blocks(denoiser))
     if distil.layers:
         layers = MapLayers(distil.layers, layers.temporal)
-    optimizer = new_optimizer(parameters, job.optim)
+    optimizer = new_optimizer(parameters, distil.optim)
     if state is not None:
         restore(state, parameters, optimizer)
         say(f"going on after step {state.step} of {distil.steps}")
-    shift = job.spec.shift if job.sigma.shift is None else job.sigma.shift
+    shift = job.examples.sigma.shift_or(job.spec.shift)
     lesson = Lesson(parts, mixes, pairs, denoiser, layers, job, shift)
     with stop_signals() as stop:
         done = _learn(lesson, parameters, optimizer, settings, state.step if state is not None else 0, stop)
@@ -133,24 +134,28 @@ def _checked(parts: Sequence[Part], job: Job) -> dict[str, Any]:
     ):
         if value < 1:
             raise CastmixError(f"distil.{name} must be 1 or more, got {value}")
-    low, high = distil.sigma
+    low, high = distil.map_sigma
     if not 0 <= low < high <= 1:
-        raise CastmixError(f"distil.sigma must be two levels between 0 and 1, low,high; got {low:g},{high:g}")
+        raise CastmixError(
+            f"distil.map_sigma must be two levels between 0 and 1, low,high; got {low:g},{high:g}"
+        )
     if not 0 <= distil.attention < math.inf:
         raise CastmixError(f"distil.attention must be 0 or more, got {distil.attention:g}")
-    if distil.attention and job.pairs is None and len(parts) > 1:
+    if distil.attention and job.examples.pairs is None and len(parts) > 1:
         raise CastmixError(
             "gradient teaches maps on clips of several subjects: give --pairs (see `castmix composite --kind "
             "pairs`), or --distil.attention 0 to go without"
         )
-    passing = {"save_every", "checkpointing"} | (set() if job.optim.schedule == "cosine" else {"steps"})
-    groups: dict[str, Any] = {"distil": distil, "optim": job.optim, "sigma": job.sigma}
+    passing = {"save_every", "checkpointing"} | (set() if distil.optim.schedule == "cosine" else {"steps"})
+    groups: dict[str, Any] = {"distil": distil, "optim": distil.optim, "sigma": job.examples.sigma}
     flat = {
         f"{group}.{name}": value
         for group, values in groups.items()
         for name, value in dataclasses.asdict(values).items()
         if name not in passing
     }
+    flat["distil.sigma"] = flat.pop("distil.map_sigma")  # its name in checkpoints
+    del flat["distil.optim"]
     loras = [[part.fingerprint, part.weight, *part.subjects] for part in parts]
     return {"model": fingerprint(job.spec), "loras": loras, "seed": job.seed, **flat}
 
@@ -183,15 +188,15 @@ def _learn(
         for step in track(range(start, distil.steps), "fusing", distil.steps, start):
             began = time.perf_counter()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(job.optim, step, distil.steps)
+                group["lr"] = learning_rate(distil.optim, step, distil.steps)
             losses = {f"loss/{lesson.parts[step % len(lesson.parts)].name}": teach(lesson, step)}
             if lesson.pairs:
                 losses["loss_attention"] = attend(lesson, step)
-            norm = torch.nn.utils.clip_grad_norm_(parameters.values(), job.optim.grad_clip or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(parameters.values(), distil.optim.grad_clip or math.inf)
             if not all(map(math.isfinite, [*losses.values(), float(norm)])):
                 raise CastmixError(
                     f"step {step + 1}: {losses}, gradient {float(norm):g}: not finite. The last good state "
-                    f"is kept in {job.work}; use a lower --optim.lr than {job.optim.lr:g}"
+                    f"is kept in {job.work}; use a lower --optim.lr than {distil.optim.lr:g}"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -209,7 +214,7 @@ def teach(lesson: Lesson, step: int) -> float:
     """Add the gradient of L_fusion for the LoRA whose turn it is; its loss."""
     turn, count = step % len(lesson.parts), len(lesson.parts)
     total = 0.0
-    for batch in draw(lesson.mixes[turn], step // count, lesson.job.sigma, lesson.shift):
+    for batch in draw(lesson.mixes[turn], step // count, lesson.job.examples.sigma, lesson.shift):
         x = interpolate(batch.latents, batch.noise, batch.sigma)
         with activate(lesson.denoiser.module, {_teacher(turn): lesson.parts[turn].weight}), torch.no_grad():
             wanted = _velocity(lesson, batch, x)
@@ -224,7 +229,7 @@ def attend(lesson: Lesson, step: int) -> float:
     """Add the gradient of the weighted L_attn on this step's clips of several subjects; L_attn itself."""
     distil, seed = lesson.job.distil, lesson.job.seed
     size = distil.pairs_size
-    low, high = distil.sigma
+    low, high = distil.map_sigma
     levels = low + (high - low) * torch.rand(size, generator=generator_for(seed, step, "pairs/sigma"))
     places = range(step * size, (step + 1) * size)
     total = 0.0
@@ -263,7 +268,7 @@ def tell_maps(lesson: Lesson) -> tuple[float, float]:
     On a few pairs, at noise levels and under noise that never change. Too high a rate makes them worse.
     """
     job, denoiser = lesson.job, lesson.denoiser
-    low, high = job.distil.sigma
+    low, high = job.distil.map_sigma
     levels = [low + (high - low) * share for share in (0.25, 0.5, 0.75)]
     errors = []
     for adapters in ({STUDENT: 1.0}, {}):
@@ -282,7 +287,7 @@ def tell_maps(lesson: Lesson) -> tuple[float, float]:
     if learnt >= base:
         say(
             f"warning: the maps are worse than the base's. Learn them more slowly (--optim.lr below "
-            f"{job.optim.lr:g}) or less (--distil.attention below {job.distil.attention:g})"
+            f"{job.distil.optim.lr:g}) or less (--distil.attention below {job.distil.attention:g})"
         )
     return learnt, base
 

@@ -11,13 +11,12 @@ from typing import Any
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
-from toolkit.fusion.settings import Distil, Sparse, Squares
+from toolkit.fusion.settings import Distil, Examples, Sparse, Squares
 from toolkit.lora.file import Lora, load_lora
 from toolkit.lora.loading import parse_lora
 from toolkit.lora.parts import FUSION, Part, Tensors
 from toolkit.lora.special_tokens import class_nouns, read_tokens, tokens_metadata
 from toolkit.models.interfaces import ModelSpec
-from toolkit.training.settings import Optim, Sigma
 
 Facts = dict[str, Any]
 
@@ -28,16 +27,13 @@ class Job:
 
     spec: ModelSpec
     work: Path
-    clips: tuple[Path, ...]
-    pairs: Path | None
+    examples: Examples
     rank: int | None
     seed: int
     restart: bool
     sparse: Sparse
     squares: Squares
     distil: Distil
-    optim: Optim
-    sigma: Sigma
 
 
 def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:

@@ -43,7 +43,7 @@ def least_squares(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
             "squares.ridge and squares.memory must be above 0 and squares.draws 1 or more, got "
             f"{squares.ridge:g}, {squares.memory:g} and {squares.draws}"
         )
-    items = [_some(own, squares.clips) for own in own_items(parts, job)]
+    items = [_some(own, squares.max_clips) for own in own_items(parts, job)]
     spoken = worded(itertools.chain(*items), parts, job.spec)
     denoiser = load_denoiser(job.spec, default_device())
     for i, part in enumerate(parts):
@@ -132,7 +132,7 @@ def _gram(
     """Mean over tokens of x x' of each layer's inputs x, (in, in) float32, at equally likely noise levels."""
     sums: dict[str, Tensor] = {}
     seen = dict.fromkeys(layers, 0)
-    shift = job.spec.shift if job.sigma.shift is None else job.sigma.shift
+    shift = job.examples.sigma.shift_or(job.spec.shift)
 
     def hook(layer: str) -> Any:
         def add(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -147,7 +147,7 @@ def _gram(
         denoiser.module.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in layers
     ]
     try:
-        batches = validation(items, job.squares.draws, job.sigma, shift, job.seed, worded=spoken)
+        batches = validation(items, job.squares.draws, job.examples.sigma, shift, job.seed, worded=spoken)
         for batch in track(batches, f"inputs of {name}", len(items)):
             denoiser(interpolate(batch.latents, batch.noise, batch.sigma), batch.sigma, batch.prompt_embeds)
     finally:

@@ -43,14 +43,14 @@ def own_items(parts: Sequence[Part], job: Job) -> list[list[Item]]:
     Raises:
         CastmixError: no folders, a part without subjects or without a clip, or a stale cache.
     """
-    if not job.clips:
+    if not job.examples.clips:
         raise CastmixError(
             "this method looks at what each LoRA does on clips of its own: give their folders with --clips"
         )
     found: list[list[Item]] = [[] for _ in parts]
     everybody = [subject for part in parts for subject in part.subjects]
-    for folder in job.clips:
-        for item in load_items(folder, job.spec):
+    for folder in job.examples.clips:
+        for item in load_items(Path(folder), job.spec):
             there = phrases_in(item.text, everybody)
             owners = [i for i, part in enumerate(parts) if there & {*part.subjects}]
             if len(owners) == 1:
@@ -59,8 +59,8 @@ def own_items(parts: Sequence[Part], job: Job) -> list[list[Item]]:
         if not items:
             who = ", ".join(part.subjects) or "nobody (give --subjects once for each LoRA, in order)"
             raise CastmixError(
-                f"no clip in {', '.join(map(str, job.clips))} is of {part.name} alone, which knows {who}: a "
-                "caption must name one of its subjects and none of another LoRA's"
+                f"no clip in {', '.join(map(str, job.examples.clips))} is of {part.name} alone, which knows "
+                f"{who}: a caption must name one of its subjects and none of another LoRA's"
             )
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Role = Literal["lora", "subject", "motion"]
@@ -11,21 +12,24 @@ Role = Literal["lora", "subject", "motion"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """The LoRA that is trained.
+    """The LoRA.
 
     Attributes:
         rank: Rank of each layer's change.
-        alpha: The change is scaled by alpha / rank.
-        targets: Which linear layers of every block: attn1 (self-attention), attn2 (attention to the
-            prompt), ffn; or a preset, motion-qk (queries and keys of attn1), motion-vo (values and output of
-            attn1, and ffn), subject (attn2 and ffn).
-        heads: temporal restricts the change of attn1 to the heads that look along time, found by a look at
-            the base model; none takes all.
-        save_dtype: Numbers in lora.safetensors; bfloat16 halves the file.
+        alpha: Each change is scaled by alpha / rank.
+        targets: Linear layers of every block that the LoRA changes: attn1 (self-attention), attn2
+            (cross-attention to the prompt), ffn. Or a preset: motion-qk (queries and keys of attn1),
+            motion-vo (values and output of attn1, and ffn), subject (attn2 and ffn).
+        heads: temporal limits the change of attn1 to heads that attend along time, which castmix measures on
+            the base model first. Default: all heads.
+        tokens: LoRA file with special tokens that captions use (see castmix learn-tokens). The trained LoRA
+            contains them, too.
+        save_dtype: Number format of lora.safetensors; bfloat16 halves the file.
     """
 
     rank: int = 32
     alpha: float = 32.0
     targets: tuple[str, ...] = ("attn1", "attn2", "ffn")
     heads: Literal["temporal"] | None = None
+    tokens: Path | None = None
     save_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,4 +1,4 @@
-"""The knobs of training and of evaluation, by subject: each function takes only the group that it uses."""
+"""Settings of training, grouped by subject. Light: the command line reads them without torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from toolkit.lora.settings import Adapter
+
 
 @dataclass(frozen=True)
 class Optim:
-    """How the weights move.
+    """The optimiser.
 
     Attributes:
-        name: adamw, or adamw8bit (bitsandbytes) with a quarter of the state.
+        name: adamw, or adamw8bit (bitsandbytes), whose state takes a quarter of the memory.
         lr: Learning rate after the warm-up.
-        betas: Of AdamW.
-        weight_decay: Of AdamW.
-        warmup: Steps over which the rate rises linearly from nothing.
-        schedule: After the warm-up: constant, or a cosine down to nothing at the last step.
-        grad_clip: Largest norm of the gradient; 0 never clips.
+        betas: AdamW's beta1 and beta2.
+        weight_decay: AdamW's weight decay.
+        warmup: Steps over which the learning rate rises linearly from 0.
+        schedule: Learning rate after the warm-up: constant, or a cosine that falls to 0 at the last step.
+        grad_clip: Largest norm of the gradient; larger gradients are scaled down to it. 0 turns clipping off.
     """
 
     name: Literal["adamw", "adamw8bit"] = "adamw"
@@ -34,31 +36,60 @@ class Optim:
 
 @dataclass(frozen=True)
 class Sigma:
-    """Which noise levels are trained: sigmoid(normal(mean, std)), then shifted.
+    """Distribution of the noise levels: sigmoid(normal(mean, std)), then shifted.
 
     Attributes:
-        mean: Of the normal; above 0 means more noise.
-        std: Of the normal.
-        shift: Moves levels towards noise; none takes the model's own, at which it also samples.
+        mean: Mean of the normal distribution. A higher mean gives higher noise levels.
+        std: Standard deviation of the normal distribution.
+        shift: Moves noise levels towards 1 (pure noise). Default: the model's setting.
     """
 
     mean: float = 0.0
     std: float = 1.0
     shift: float | None = None
 
+    def shift_or(self, default: float) -> float:
+        """The shift, or `default` (the model's setting) if none is set."""
+        return default if self.shift is None else self.shift
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a batch contains.
+
+    Attributes:
+        batch_size: Clips per step, over all processes.
+        preserve: Folder of cached clips that look like the base model's own training data. Training on some
+            of them preserves what the base model knows.
+        preserve_share: Share of these clips in the batches, from 0 to below 1. 0.2 equals VideoMage's lambda
+            of 0.25.
+        composites: Ratio of composites to originals: 0.1 is one composite for ten originals, 0 leaves
+            composites out. Default: all clips are drawn alike.
+        caption_dropout: Share of clips trained with an empty prompt, which guidance needs.
+        holdout: Clips of each folder held out for validation: a share below 1, or a number of clips.
+    """
+
+    batch_size: int = 4
+    preserve: Path | None = None
+    preserve_share: float = 0.2
+    composites: float | None = None
+    caption_dropout: float = 0.1
+    holdout: float = 0.1
+
 
 @dataclass(frozen=True)
 class Motion:
-    """How a motion is learned without the looks of its clip (objective motion).
+    """How a motion is learned without the appearance of its clip (objective motion).
 
     Attributes:
-        omega: How much of what the base expects of the appearance prompt is taken away from the target; 0
-            is plain training.
-        appearance: The appearance prompt: who is there, standing still. {subjects} becomes the tokens.
-        tokens: A file with the special tokens of the clip's subjects (castmix learn-tokens makes it).
-        debiased: Weight of the error relative to a frame drawn at random, in which looks cancel
-            (MotionDirector has 1).
-        adjacent: Weight of the angle between the changes from frame to frame and what they should be.
+        omega: Strength of the negative guidance: (1 + omega) times the true velocity, minus omega times the
+            base model's prediction for the appearance prompt, is the training target. 0 is plain training.
+        appearance: Prompt describing the clip's static appearance; the base model's prediction for it is
+            subtracted from the training target. {subjects} is replaced by the special tokens.
+        tokens: LoRA file with the special tokens of the clip's subjects (see castmix learn-tokens).
+        debiased: Weight of the error relative to a random frame, in which errors common to all frames cancel
+            in part (MotionDirector uses 1).
+        adjacent: Weight of 1 - cos between the frame-to-frame changes of prediction and target.
     """
 
     omega: float = 0.5
@@ -69,46 +100,18 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class Textual:
-    """How a special token is learned from a picture (textual inversion).
+class Objective:
+    """The training objective.
 
     Attributes:
-        kind: output adds the vector to what the text encoder makes of the class noun; input to what goes into
-            it, so that the encoder runs in every step.
-        steps: Optimiser steps for each subject.
-        lr: Learning rate, relative to the size of the noun's own embedding.
-        batch_size: Noise levels a step.
-        background: Weight of the loss beside the subject, where the picture is white. 1 is plain textual
-            inversion.
-        prompt: Of the picture; {subject} is the token.
-        frames: How long the picture stands, 4k+1 frames. Wan knows single pictures; the sandbox's base has
-            only seen clips of 17 frames.
+        name: velocity trains on clips as they are; motion trains on their motion without their appearance.
+        sigma: Distribution of the noise levels.
+        motion: Settings of the objective motion.
     """
 
-    kind: Literal["output", "input"] = "output"
-    steps: int = 300
-    lr: float = 1e-2
-    batch_size: int = 4
-    background: float = 0.1
-    prompt: str = "A picture of {subject} on a white background."
-    frames: int = 1
-
-
-@dataclass(frozen=True)
-class Verb:
-    """How a special token for a motion is learned from clips.
-
-    Attributes:
-        steps: Optimiser steps for each verb.
-        lr: Learning rate, relative to the size of the words' own embedding; it falls in a cosine.
-        batch_size: Noise levels a step.
-        repeat: How often the words that it begins as are written: more vectors that can be learned.
-    """
-
-    steps: int = 250
-    lr: float = 0.05
-    batch_size: int = 6
-    repeat: int = 3
+    name: Literal["velocity", "motion"] = "velocity"
+    sigma: Sigma = Sigma()
+    motion: Motion = Motion()
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,10 @@ class Memory:
     """Memory against time.
 
     Attributes:
-        checkpointing: Compute each block again in the backward pass instead of keeping its activations.
-        precision: Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU. The
-            LoRA itself is float32 always.
-        compile: Compile the blocks with torch.compile; the first step waits for it.
+        checkpointing: Recompute each block's activations in the backward pass instead of keeping them.
+        precision: Precision of the forward and backward pass. auto is bfloat16 on a GPU and float32 on a CPU.
+            The LoRA is always float32.
+        compile: Compile the blocks with torch.compile. The first step takes longer.
     """
 
     checkpointing: bool = False
@@ -134,15 +137,83 @@ def can_compile() -> bool:
 
 @dataclass(frozen=True)
 class Watch:
-    """What is looked at while training; none of it changes the result.
+    """Checkpoints, validation and sample videos. They do not change the result.
 
     Attributes:
-        validate_every: Steps between losses on the clips held back (also before the first step and at the
-            end); 0 never.
-        sample_every: Steps between videos of sample_prompts (also at the end); 0 never.
-        sample_steps: Denoising steps of such a video; none takes the model's own.
+        save_every: Steps between checkpoints. One is also saved at the end and on Ctrl-C. 0: only those.
+        validate_every: Steps between validations on the clips held out, which also run before the first step
+            and at the end. 0: never.
+        sample_prompts: Prompts of the sample videos.
+        sample_every: Steps between sample videos, which are also made before the first step and at the end.
+            0: never.
+        sample_steps: Denoising steps of a sample video. Default: the model's setting.
     """
 
+    save_every: int = 100
     validate_every: int = 100
+    sample_prompts: tuple[str, ...] = ()
     sample_every: int = 250
     sample_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class MotionTraining:
+    """How `castmix learn-motion` trains the LoRA.
+
+    Attributes:
+        batch_size: Noise levels per step.
+        adapter: The LoRA.
+        optim: The optimiser.
+        sigma: Distribution of the noise levels. By default high levels, which decide the motion.
+        motion: How the appearance is subtracted.
+        memory: Memory against time.
+    """
+
+    batch_size: int = 4
+    adapter: Adapter = Adapter(targets=("motion-qk",))
+    optim: Optim = Optim()
+    sigma: Sigma = Sigma(shift=5.0)
+    motion: Motion = Motion()
+    memory: Memory = Memory()
+
+
+@dataclass(frozen=True)
+class Textual:
+    """How a subject's special token is learned from a picture (textual inversion).
+
+    Attributes:
+        kind: output adds the learned vector to the text encoder's output for the class noun. input adds it to
+            the encoder's input, so the encoder runs in every step.
+        steps: Optimiser steps for each subject.
+        lr: Learning rate, relative to the size of the noun's embedding.
+        batch_size: Noise levels per step.
+        background: Weight of the loss on the white background. 1 is plain textual inversion.
+        prompt: Prompt of the picture; {subject} is replaced by the token.
+        frames: Length of the still video made from the picture, 4k+1 frames. Wan accepts single pictures; the
+            sandbox's base model was only trained on clips of 17 frames.
+    """
+
+    kind: Literal["output", "input"] = "output"
+    steps: int = 300
+    lr: float = 1e-2
+    batch_size: int = 4
+    background: float = 0.1
+    prompt: str = "A picture of {subject} on a white background."
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How a verb's special token is learned from clips of the motion.
+
+    Attributes:
+        steps: Optimiser steps for each verb.
+        lr: Learning rate, relative to the size of the words' embeddings. It falls in a cosine.
+        batch_size: Noise levels per step.
+        repeat: How many times the initial words are repeated. Each repetition adds vectors to learn.
+    """
+
+    steps: int = 250
+    lr: float = 0.05
+    batch_size: int = 6
+    repeat: int = 3
