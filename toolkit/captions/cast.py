@@ -6,15 +6,14 @@ own folder of such files is read on top of the built-in registry (`read_cast`).
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
+from toolkit.captions.yaml_fields import check_mapping, load_yaml, read_text, read_texts, wrong
+from toolkit.core.choices import did_you_mean, fold, nearest
 from toolkit.core.errors import CastmixError
 
 Style = Literal["cartoon", "realistic"]
@@ -93,11 +92,11 @@ class Cast:
         """
         for show in self.shows:
             for character in show.characters:
-                if _key(name) in map(_key, (character.name, *character.aliases)):
+                if fold(name) in map(fold, (character.name, *character.aliases)):
                     return show, character
         near = nearest(name, self.spellings)
         raise CastmixError(
-            f"no character {name!r} in the cast: {_did_you_mean(near, self.names)}; "
+            f"no character {name!r} in the cast: {did_you_mean(near, self.names)}; "
             "a show of your own is one YAML file in a folder (--cast FOLDER)"
         )
 
@@ -108,23 +107,14 @@ class Cast:
             CastmixError: No such show; the message has the nearest ids.
         """
         for show in self.shows:
-            if _key(name) in (_key(show.id), _key(show.name)):
+            if fold(name) in (fold(show.id), fold(show.name)):
                 return show
         ids = {show.name: show.id for show in self.shows} | {show.id: show.id for show in self.shows}
         near = list(dict.fromkeys(ids[hit] for hit in nearest(name, ids)))
         raise CastmixError(
-            f"no show {name!r} in the cast: {_did_you_mean(near, [show.id for show in self.shows])}; "
+            f"no show {name!r} in the cast: {did_you_mean(near, [show.id for show in self.shows])}; "
             "a show of your own is one YAML file in a folder (--cast FOLDER)"
         )
-
-
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Up to three of the `known` words that look most like `word`, in any case, best first.
-
-    `cutoff` is difflib's similarity, 0 to 1, below which a word is not near.
-    """
-    by_key = {_key(name): name for name in known}
-    return [by_key[hit] for hit in difflib.get_close_matches(_key(word), list(by_key), n=3, cutoff=cutoff)]
 
 
 def read_cast(folder: Path | None = None) -> Cast:
@@ -145,7 +135,7 @@ def read_cast(folder: Path | None = None) -> Cast:
         return Cast(built_in)
     own = read_shows(folder)
     replaced = {show.id for show in own}
-    taken = {_key(spelling) for spelling in Cast(own).spellings}
+    taken = {fold(spelling) for spelling in Cast(own).spellings}
     kept = tuple(_without_aliases(show, taken) for show in built_in if show.id not in replaced)
     _check_unique([*((f"built-in {show.id}", show) for show in kept), *((str(folder), show) for show in own)])
     return Cast(kept + own)
@@ -178,102 +168,55 @@ def read_shows(folder: Path) -> tuple[Show, ...]:
 
 def read_show(path: Path) -> Show:
     """Read one show from its YAML file; see `read_shows` for what is checked."""
-    fields = _mapping(_load(path), str(path), SHOW_KEYS)
+    fields = check_mapping(load_yaml(path), str(path), SHOW_KEYS)
     entries = fields.get("characters")
     if not isinstance(entries, list) or not entries:
-        raise _wrong(path, "characters", entries, "a list with at least one character")
-    show_id = _text(fields, "id", str(path), required=True)
+        raise wrong(path, "characters", entries, "a list with at least one character")
+    show_id = read_text(fields, "id", str(path), required=True)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", show_id):
-        raise _wrong(path, "id", show_id, "small letters, digits and hyphens, as 'clay-street'")
+        raise wrong(path, "id", show_id, "small letters, digits and hyphens, as 'clay-street'")
     style = fields.get("style")
     if style not in STYLES:
-        raise _wrong(path, "style", style, "'cartoon' or 'realistic'")
+        raise wrong(path, "style", style, "'cartoon' or 'realistic'")
     return Show(
         id=show_id,
-        name=_text(fields, "name", str(path), required=True),
+        name=read_text(fields, "name", str(path), required=True),
         style=style,
         characters=tuple(
             _character(entry, f"{path}: characters[{i}]", path.parent) for i, entry in enumerate(entries)
         ),
-        description=_text(fields, "description", str(path)),
-        source=_text(fields, "source", str(path)),
-        scenes=_texts(fields, "scenes", str(path)),
-        props=_texts(fields, "props", str(path)),
+        description=read_text(fields, "description", str(path)),
+        source=read_text(fields, "source", str(path)),
+        scenes=read_texts(fields, "scenes", str(path)),
+        props=read_texts(fields, "props", str(path)),
     )
 
 
 def _character(entry: Any, where: str, folder: Path) -> Character:
-    fields = _mapping(entry, where, CHARACTER_KEYS)
-    name = _text(fields, "name", where, required=True)
+    fields = check_mapping(entry, where, CHARACTER_KEYS)
+    name = read_text(fields, "name", where, required=True)
     where = f"{where} ({name})"
-    aliases = _texts(fields, "aliases", where)
+    aliases = read_texts(fields, "aliases", where)
     for spelling in (name, *aliases):
         # A name stands in "[Character: <name>], <action>": these would make captions ambiguous.
         if re.search(r"^\W|[\[\],\"]", spelling):
-            raise _wrong(where, "name", spelling, "one or more words, without brackets, quotes or commas")
+            raise wrong(where, "name", spelling, "one or more words, without brackets, quotes or commas")
     look = fields.get("look") or {}
     if not isinstance(look, dict) or not all(isinstance(x, str) for pair in look.items() for x in pair):
-        raise _wrong(where, "look", look, "a mapping of words to words, as 'colour: teal'")
-    references = tuple(folder / name for name in _texts(fields, "references", where))
+        raise wrong(where, "look", look, "a mapping of words to words, as 'colour: teal'")
+    references = tuple(folder / name for name in read_texts(fields, "references", where))
     for picture in references:
         if not picture.is_file():
-            raise _wrong(where, "references", str(picture), "pictures that are there, named from this folder")
+            raise wrong(where, "references", str(picture), "pictures that are there, named from this folder")
     return Character(
         name,
         aliases,
-        _text(fields, "description", where),
+        read_text(fields, "description", where),
         dict(look),
-        _text(fields, "signature", where),
-        _text(fields, "gait", where),
+        read_text(fields, "signature", where),
+        read_text(fields, "gait", where),
         references,
     )
-
-
-def _load(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CastmixError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    nodes = [root]
-    for node in nodes:  # yaml keeps the last of two equal keys without a word
-        if isinstance(node, yaml.SequenceNode):
-            nodes.extend(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if twice := [key for key in keys if keys.count(key) > 1]:
-                line = node.start_mark.line + 1
-                raise CastmixError(f"{path}: the key {twice[0]!r} stands twice in the entry at line {line}")
-            nodes.extend(value for _, value in node.value)
-    return yaml.safe_load(text)
-
-
-def _mapping(value: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise CastmixError(f"{where}: expected the keys {', '.join(known)}, got {value!r}")
-    for key in value:
-        if key not in known:
-            meant = _did_you_mean(nearest(str(key), known), known)
-            raise CastmixError(f"{where}: unknown key {key!r}: {meant}")
-    return value
-
-
-def _text(fields: dict[str, Any], key: str, where: str, required: bool = False) -> str:
-    value = fields.get(key, None if required else "")
-    if not isinstance(value, str) or (required and not value.strip()):
-        raise _wrong(where, key, value, "text (in quotes, if a word like yes or 12)")
-    return " ".join(value.split())
-
-
-def _texts(fields: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    values = fields.get(key, [])
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise _wrong(where, key, values, "a list of texts (words like yes or 12 in quotes)")
-    return tuple(" ".join(value.split()) for value in values)
-
-
-def _wrong(where: str | Path, key: str, value: object, expected: str) -> CastmixError:
-    return CastmixError(f"{where}: {key}: {value!r}: expected {expected}")
 
 
 def _check_unique(shows: list[tuple[str, Show]]) -> None:
@@ -281,15 +224,15 @@ def _check_unique(shows: list[tuple[str, Show]]) -> None:
     names: dict[str, str] = {}
     ids: dict[str, str] = {}
     for where, show in shows:
-        for key in {_key(show.id), _key(show.name)}:
+        for key in {fold(show.id), fold(show.name)}:
             if key in ids:
-                raise _wrong(where, "show", show.id, f"an id and name of its own, but {ids[key]} has it too")
+                raise wrong(where, "show", show.id, f"an id and name of its own, but {ids[key]} has it too")
             ids[key] = where
         for character in show.characters:
             for spelling in (character.name, *character.aliases):
                 owner = f"{character.name} of {show.name} ({where})"
-                if (other := names.setdefault(_key(spelling), owner)) != owner or (
-                    character.name != spelling and _key(character.name) == _key(spelling)
+                if (other := names.setdefault(fold(spelling), owner)) != owner or (
+                    character.name != spelling and fold(character.name) == fold(spelling)
                 ):
                     raise CastmixError(
                         f"{where}: {spelling!r} names {character.name} of {show.name}, but also {other}; "
@@ -299,15 +242,6 @@ def _check_unique(shows: list[tuple[str, Show]]) -> None:
 
 def _without_aliases(show: Show, taken: set[str]) -> Show:
     def left(character: Character) -> Character:
-        return replace(character, aliases=tuple(x for x in character.aliases if _key(x) not in taken))
+        return replace(character, aliases=tuple(x for x in character.aliases if fold(x) not in taken))
 
     return replace(show, characters=tuple(map(left, show.characters)))
-
-
-def _key(name: str) -> str:
-    return " ".join(name.split()).casefold()
-
-
-def _did_you_mean(near: Iterable[str], known: Iterable[str]) -> str:
-    near = list(near)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"

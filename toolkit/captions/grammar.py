@@ -22,7 +22,8 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from toolkit.captions.cast import Cast, Style, nearest
+from toolkit.captions.cast import Cast, Style
+from toolkit.core.choices import nearest
 from toolkit.core.errors import CastmixError
 
 MAX_CHARACTERS = 3

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toolkit import captions as grammar
-from toolkit.captions.cast import Cast, Show, nearest, read_cast
+from toolkit.captions.cast import Cast, Show, read_cast
 from toolkit.captions.text_files import NoCaptionError, check_sources_unique, read_rows, sidecar_caption
 from toolkit.captions.vlm import Chat, ServerError, connect_server, load_local_model
 from toolkit.captions.vlm_captioner import caption_clip
+from toolkit.core.choices import choose
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, track
@@ -100,7 +101,7 @@ def caption(
     todo = tuple(clip for clip in found if overwrite or not clip.text)
     kept = [clip for clip in found if clip.text and not overwrite]
     _warn_of_broken(kept, registry)
-    make = _find_captioner(captioner)
+    make = choose(CAPTIONERS, captioner, "captioner")
     its_show = registry.show(show) if show else None
     job = Job(todo, registry, its_show, captions, server, key, model, frames, timeout, retries)
     if not todo:
@@ -145,13 +146,6 @@ def _report(
     if not done and not kept:
         raise CastmixError(f"none of {total} clips got a caption; the first: {rejected[0]['reason']}")
     return sorted(kept + done, key=lambda clip: clip.id)
-
-
-def _find_captioner(name: str) -> Callable[[Job], Describe]:
-    if name in CAPTIONERS:
-        return CAPTIONERS[name]
-    known = nearest(name, CAPTIONERS) or CAPTIONERS
-    raise CastmixError(f"no captioner {name!r}: choose {' or '.join(known)}")
 
 
 def _caption_each(describe: Describe, job: Job, folder: Path) -> tuple[list[Clip], list[dict[str, str]]]:

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from toolkit.captions.cast import Cast, Character, nearest, read_cast
+from toolkit.captions.cast import Cast, Character, read_cast
 from toolkit.captions.grammar import TAG
+from toolkit.core.choices import choose
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, track
@@ -34,8 +35,6 @@ from toolkit.segmentation.write_masks import write_masks
 REJECTED = "rejected_masks.jsonl"
 RUN = "segment.run.yaml"
 OVERLAYS = "overlays"
-
-Tool = TypeVar("Tool")
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def segment(
 def _check_tools(backend: str, detect: str, options: Options) -> Callable[[], _Tools]:
     """Check the names of backend and detector. Returns a function that loads both."""
     finder = "truth" if backend == "truth" else detect
-    make_propagate = _choose(SEGMENTERS, backend, "backend")
-    make_detect = _choose(DETECTORS, finder, "detector")
+    make_propagate = choose(SEGMENTERS, backend, "backend")
+    make_detect = choose(DETECTORS, finder, "detector")
     if finder == "given":  # finds errors in the file even if no mask is missing
         make_detect(options)
     return lambda: _Tools(backend, finder, make_detect(options), make_propagate(options))
@@ -228,15 +227,6 @@ def _report(done: Sequence[Clip], rows: Sequence[Mapping[str, Any]], folder: Pat
 
 
 _BY_GATE = re.compile(r"\w+ [\d.]+ is (above|below) ")
-
-
-def _choose(
-    table: Mapping[str, Callable[[Options], Tool]], name: str, what: str
-) -> Callable[[Options], Tool]:
-    if name in table:
-        return table[name]
-    known = nearest(name, table) or table
-    raise CastmixError(f"no {what} {name!r}: choose {' or '.join(known)}")
 
 
 # The functions below import a model's libraries when they are called.

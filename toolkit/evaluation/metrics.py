@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from toolkit.captions.cast import Cast, nearest
+from toolkit.captions.cast import Cast
 from toolkit.captions.vlm import connect_server
+from toolkit.core.choices import nearest
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.evaluation import clip_dino as features
