@@ -14,6 +14,7 @@ from toolkit.lora import layers as adapters
 from toolkit.lora.file import Lora
 from toolkit.lora.parts import Part
 from toolkit.lora.special_tokens import Token
+from toolkit.lora.token_gate import gate
 from toolkit.models import registry as models
 from toolkit.models.flow_matching import Velocity, sigma_schedule
 from toolkit.sampling.denoise import denoise
@@ -78,7 +79,7 @@ def confined(denoiser: models.Denoiser, velocity: Velocity, shares: dict[str, Te
     by_token = {adapter: share.flatten(1) for adapter, share in shares.items()}
 
     def follow(latents: Tensor, sigma: Tensor) -> Tensor:
-        with adapters.gate(denoiser.module, by_token):
+        with gate(denoiser.module, by_token):
             return velocity(latents, sigma)
 
     return follow
@@ -143,7 +144,7 @@ def test_maps_can_be_read_through_the_gate(denoiser: models.Denoiser) -> None:
             "kind": "token",
         }
         plain = read_maps(denoiser, noise(), torch.tensor(0.7), embeds(), **settings)
-        with adapters.gate(denoiser.module, ones):
+        with gate(denoiser.module, ones):
             gated = read_maps(denoiser, noise(), torch.tensor(0.7), embeds(), **settings)
     assert torch.equal(gated, plain)
 
@@ -274,7 +275,7 @@ def test_on_the_bases_layout_each_row_goes_its_own_way(denoiser: models.Denoiser
         with adapters.activate(denoiser.module, {"a": 1.0}):
             alone = velocity_of(denoiser, embeds(2))(noise(2), sigma)
         torch.testing.assert_close(found[1], alone[1])
-    found = read_shares(denoiser, noise(2), low, plain.named, plain.embeds, ("a", "b"), settings)
+    found = read_shares(denoiser, noise(2), low, plain.subjects, plain.embeds, ("a", "b"), settings)
     with confine(denoiser, weights, ("a", "b"), found):
         assert torch.equal(velocity_of(denoiser, embeds(2))(noise(2), low), late)
 

@@ -385,7 +385,10 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
             "num_frames 5 or more, got 1",
         ),
         ({"motion_prompt": "a cat"}, "--sampler euler has none: use --sampler scs"),
-        ({"motion_prompt": ["a", "b", "c"]}, "given 3 times for 1 prompts"),
+        (
+            {"sampler": "scs", "subject": ["pixo"], "motion": "wave", "motion_prompt": ["a", "b", "c"]},
+            "given 3 times for 1 prompts",
+        ),
         ({"motion_clip": Path("no.mp4")}, "--motion-clip no.mp4: no such file"),
         ({"words": ["=cat"]}, "--words =cat: expected NAME=NOUN"),
         ({"collaboration": Collaboration(every=0)}, "every must be 1 or more, got 0"),
