@@ -18,7 +18,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.evaluation import html_report as report
 from toolkit.evaluation import metrics
 from toolkit.evaluation import optical_flow as flow
-from toolkit.evaluation.results_cache import LEDGER, Ledger
+from toolkit.evaluation.results_cache import CACHE_FILE, ResultsCache
 from toolkit.evaluation.settings import Features, Judge
 from toolkit.footage import clips as data
 from toolkit.footage.video import write_video
@@ -96,7 +96,7 @@ def test_the_sandbox_metrics_of_a_folder(folder: Path, watched: list[int]) -> No
     assert otto["scores"]["prompt"] == 0.25  # the scene's style, of who, what, where and it
     assert pixo["notes"] == ["seen: Pixo, cartoon, walks · city, cartoon"]
     assert scores["set_aside"] == [
-        {"file": "found.mp4", "metric": "", "reason": "no found.json beside it says what it should show"}
+        {"file": "found.mp4", "metric": "", "reason": "it has no found.json with its prompt beside it"}
     ]
     assert scores["settings"]["metrics"] == list(score.COLUMNS)
     rows = list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
@@ -136,13 +136,13 @@ def test_an_interrupted_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         evaluate(folder)
     assert not (folder / "scores.json").exists()
-    with (folder / LEDGER).open("a") as file:
+    with (folder / CACHE_FILE).open("a") as file:
         file.write('{"key": "torn')
     monkeypatch.setattr(recognise, "recognise", see)
     evaluate(folder)
     assert len(watched) == 2
     assert len(told(folder)["videos"]) == 2
-    assert all(json.loads(line) for line in (folder / LEDGER).read_text().splitlines())
+    assert all(json.loads(line) for line in (folder / CACHE_FILE).read_text().splitlines())
 
 
 def test_results_may_go_elsewhere_and_one_video_may_come_alone(
@@ -177,8 +177,8 @@ def test_other_videos_get_what_can_be_measured_here(
     evaluate(tmp_path, features=Features(clip="nobody/clip", dino="nobody/dino"))
     assert told(tmp_path)["metrics"].keys() == flow.COLUMNS.keys()
     said = capsys.readouterr().err
-    assert "without clip_t, temporal_consistency, clip_i: nobody/clip is not on this machine" in said
-    assert "without dino_i: nobody/dino is not on this machine" in said
+    assert "clip_t, temporal_consistency, clip_i not measured: nobody/clip is not on this machine" in said
+    assert "dino_i not measured: nobody/dino is not on this machine" in said
     assert re.search(r"motion_smoothness +0\.\d+  \(95 %: ", said)
     with pytest.raises(CastmixError, match="needs nobody/clip"):
         evaluate(tmp_path, metrics=["clip-t"], features=Features(clip="nobody/clip"))
@@ -204,19 +204,19 @@ def test_one_video_of_another_size_does_not_cost_the_others_their_scores(tmp_pat
     ],
 )
 def test_choosing_metrics(names: list[str], columns: dict[str, tuple[str, ...]], job: metrics.Job) -> None:
-    assert metrics.choose(names, job, FAMILIES) == columns
+    assert metrics.choose_metrics(names, job, FAMILIES) == columns
 
 
 def test_a_misspelt_metric(job: metrics.Job) -> None:
     with pytest.raises(CastmixError, match="no metric 'identiy': choose identity"):
-        metrics.choose(["identiy"], job, FAMILIES)
+        metrics.choose_metrics(["identiy"], job, FAMILIES)
     with pytest.raises(CastmixError, match="no metric 'xyz': choose sandbox, clip, dino, flow, judge"):
-        metrics.choose(["xyz"], job, FAMILIES)
+        metrics.choose_metrics(["xyz"], job, FAMILIES)
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> metrics.Job:
-    return metrics.Job((), None, {}, Features(), Judge(), None, None, Ledger(tmp_path))  # type: ignore[arg-type]
+    return metrics.Job((), None, {}, Features(), Judge(), None, None, ResultsCache(tmp_path))  # type: ignore[arg-type]
 
 
 def test_no_two_families_have_a_column_or_a_name_in_common() -> None:
@@ -267,7 +267,7 @@ def test_the_page_holds_everything_or_links_to_it(
     for name, meaning in score.COLUMNS.items():
         assert (f"<td>{name}<td>" in html) is (name != "interaction")
         assert name == "interaction" or meaning.replace("'", "&#39;") in html
-    monkeypatch.setattr(report, "LARGEST_PAGE", 10)
+    monkeypatch.setattr(report, "MAX_EMBEDDED", 10)
     html = evaluate(folder, folder.parent / "out").read_text()
     assert 'src="../videos/000.mp4"' in html
     assert "base64" not in html

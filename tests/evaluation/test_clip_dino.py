@@ -10,9 +10,9 @@ from PIL import Image
 
 from toolkit.captions.cast import read_cast
 from toolkit.core.errors import CastmixError
-from toolkit.evaluation.clip_dino import CLIP_COLUMNS, clip_meter, dino_meter
+from toolkit.evaluation.clip_dino import CLIP_COLUMNS, clip_metric, dino_metric
 from toolkit.evaluation.settings import Features
-from toolkit.evaluation.videos import Video, characters, find_references, plain
+from toolkit.evaluation.videos import Video, characters_in, find_references, plain_prompt
 from toolkit.footage.decoding import Frames
 from toolkit.models.weights import local_folder
 
@@ -67,7 +67,7 @@ def test_cosines_of_clip(tiny: Features, tmp_path: Path) -> None:
     frames = noise(6)
     Image.fromarray(frames[0]).save(tmp_path / "mimi-1.png")
     Image.fromarray(noise(1, seed=1)[0]).save(tmp_path / "rufus.png")
-    measure = clip_meter(find_references(tmp_path, CAST), CAST, tiny).measure
+    measure = clip_metric(find_references(tmp_path, CAST), CAST, tiny).measure
     moving = measure(video(TEXT), lambda: (frames, 8.0))
     assert moving.values.keys() == CLIP_COLUMNS.keys()
     assert all(value is not None and -1 <= value < 1 for value in moving.values.values())
@@ -84,7 +84,7 @@ def test_cosines_of_clip(tiny: Features, tmp_path: Path) -> None:
 
 def test_dino_compares_with_the_references_of_the_cast(tiny: Features) -> None:
     mimi = np.asarray(Image.open(find_references(None, CAST)["Mimi"][0]).convert("RGB"))
-    measure = dino_meter({"Mimi": find_references(None, CAST)["Mimi"][:1]}, CAST, tiny).measure
+    measure = dino_metric({"Mimi": find_references(None, CAST)["Mimi"][:1]}, CAST, tiny).measure
     found = measure(video("[Character: Mimi], walks. [scene-style:cartoon]"), lambda: (mimi[None], 8.0))
     assert found.values["dino_i"] == pytest.approx(1, abs=1e-5)
     both = measure(video(TEXT), lambda: (noise(2), 8.0))
@@ -95,16 +95,16 @@ def test_dino_compares_with_the_references_of_the_cast(tiny: Features) -> None:
 
 def test_what_numbers_depend_on_is_known(tiny: Features) -> None:
     mimi = find_references(None, CAST)["Mimi"]
-    one, other = (dino_meter({"Mimi": (path,)}, CAST, tiny).basis for path in mimi[:2])
+    one, other = (dino_metric({"Mimi": (path,)}, CAST, tiny).depends_on for path in mimi[:2])
     assert one != other
-    assert one == dino_meter({"Mimi": mimi[:1]}, CAST, tiny).basis
+    assert one == dino_metric({"Mimi": mimi[:1]}, CAST, tiny).depends_on
 
 
 def test_nobody_at_the_sides_is_cut_off(tiny: Features) -> None:
     frames = np.full((1, 24, 72, 3), 128, np.uint8)
     beside = frames.copy()
     beside[:, :, :12] = (255, 0, 0)
-    measure = dino_meter({"Mimi": find_references(None, CAST)["Mimi"]}, CAST, tiny).measure
+    measure = dino_metric({"Mimi": find_references(None, CAST)["Mimi"]}, CAST, tiny).measure
     scores = [
         measure(video("Mimi walks"), lambda seen=seen: (seen, 8.0)).values["dino_i"]
         for seen in (frames, beside)
@@ -118,11 +118,11 @@ def test_weights_that_are_not_here(tiny: Features, tmp_path: Path) -> None:
     with pytest.raises(
         CastmixError, match=r"clip \(clip_t, .* needs nobody/has-this-clip, .*`hf download .*--metrics"
     ):
-        clip_meter({}, CAST, absent)
+        clip_metric({}, CAST, absent)
     with pytest.raises(CastmixError, match=r"--features.dino .* cannot be loaded"):
-        dino_meter({}, CAST, absent)
-    with pytest.raises(CastmixError, match="has no text side"):
-        clip_meter({}, CAST, Features(clip=tiny.dino))
+        dino_metric({}, CAST, absent)
+    with pytest.raises(CastmixError, match="has no text encoder"):
+        clip_metric({}, CAST, Features(clip=tiny.dino))
 
 
 def test_references_are_found_by_name(tmp_path: Path) -> None:
@@ -134,14 +134,14 @@ def test_references_are_found_by_name(tmp_path: Path) -> None:
     assert [path.name for path in found["Ice Bear"]] == ["ice-bear-1.png"]
     assert found["Mimi"] == find_references(None, CAST)["Mimi"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CastmixError, match="no picture named after a character"):
+    with pytest.raises(CastmixError, match="no picture is named after a character"):
         find_references(tmp_path / "empty", CAST)
     with pytest.raises(CastmixError, match="no such folder"):
         find_references(tmp_path / "nowhere", CAST)
 
 
 def test_prompts_in_plain_words() -> None:
-    assert plain(TEXT) == "Mimi chases Rufus. Rufus runs away. cartoon style"
-    assert plain("a red star jumps") == "a red star jumps"
-    assert characters(TEXT, CAST) == ["Mimi", "Rufus"]
-    assert characters("Mr. Bean meets Tom and Tommy, Mr. Bean waves", CAST) == ["Mr. Bean", "Tom"]
+    assert plain_prompt(TEXT) == "Mimi chases Rufus. Rufus runs away. cartoon style"
+    assert plain_prompt("a red star jumps") == "a red star jumps"
+    assert characters_in(TEXT, CAST) == ["Mimi", "Rufus"]
+    assert characters_in("Mr. Bean meets Tom and Tommy, Mr. Bean waves", CAST) == ["Mr. Bean", "Tom"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from toolkit.core.errors import CastmixError
-from toolkit.evaluation.optical_flow import MOVING, motion
+from toolkit.evaluation.optical_flow import MOVING, motion_scores
 from toolkit.footage.decoding import Frames
 
 HEIGHT, WIDTH, FPS = 64, 96, 8.0
@@ -25,13 +25,13 @@ def panning(pixels: int, count: int = 9, scale: int = 1) -> Frames:
 
 
 def test_a_still_video_is_smooth_and_not_dynamic() -> None:
-    assert motion(panning(0), FPS) == {"motion_smoothness": 1, "dynamic_degree": 0}
+    assert motion_scores(panning(0), FPS) == {"motion_smoothness": 1, "dynamic_degree": 0}
 
 
 def test_what_moves_steadily_is_smoother_than_what_jerks() -> None:
     steady = panning(3)
     jerks = steady[[0, 1, 4, 3, 2, 5, 6, 8, 7]]
-    smooth, rough = motion(steady, FPS), motion(jerks, FPS)
+    smooth, rough = motion_scores(steady, FPS), motion_scores(jerks, FPS)
     assert smooth["dynamic_degree"] == rough["dynamic_degree"] == 1
     assert smooth["motion_smoothness"] > 0.97
     assert rough["motion_smoothness"] < smooth["motion_smoothness"] - 0.02
@@ -40,15 +40,15 @@ def test_what_moves_steadily_is_smoother_than_what_jerks() -> None:
 def test_flicker_is_not_smooth() -> None:
     frames = panning(0)
     frames[::2] = 255 - frames[::2]
-    assert motion(frames, FPS)["motion_smoothness"] < 0.9
+    assert motion_scores(frames, FPS)["motion_smoothness"] < 0.9
 
 
 @pytest.mark.parametrize(("pixels", "moves"), [(1, 0.0), (3, 1.0)])
 def test_speed_counts_in_picture_heights_a_second(pixels: int, moves: float) -> None:
     assert (pixels / HEIGHT * FPS > MOVING) is bool(moves)
-    assert motion(panning(pixels), FPS)["dynamic_degree"] == moves
-    assert motion(panning(pixels, count=4, scale=8), FPS)["dynamic_degree"] == moves  # 512x768: made smaller
-    assert motion(panning(pixels), FPS * 4)["dynamic_degree"] == 1
+    assert motion_scores(panning(pixels), FPS)["dynamic_degree"] == moves
+    assert motion_scores(panning(pixels, count=4, scale=8), FPS)["dynamic_degree"] == moves  # downscaled
+    assert motion_scores(panning(pixels), FPS * 4)["dynamic_degree"] == 1
 
 
 def test_a_small_thing_that_moves_is_enough() -> None:
@@ -56,10 +56,10 @@ def test_a_small_thing_that_moves_is_enough() -> None:
     ball = texture(20, 20, seed=1)
     for t, frame in enumerate(frames):
         frame[20:40, 10 + 4 * t : 30 + 4 * t] = ball
-    assert motion(frames, FPS)["dynamic_degree"] == 1
+    assert motion_scores(frames, FPS)["dynamic_degree"] == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 96, 3), (9, 8, 96, 3)])
-def test_too_little_to_see_motion(shape: tuple[int, ...]) -> None:
-    with pytest.raises(CastmixError, match="motion needs 3 frames or more, 16 pixels"):
-        motion(np.zeros(shape, np.uint8), FPS)
+def test_too_little_to_see_motion_scores(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CastmixError, match="motion needs at least 3 frames with at least 16 pixels"):
+        motion_scores(np.zeros(shape, np.uint8), FPS)

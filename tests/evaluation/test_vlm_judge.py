@@ -13,18 +13,18 @@ import pytest
 from toolkit.captions.cast import read_cast
 from toolkit.captions.vlm import Chat, Message, ServerError
 from toolkit.core.errors import CastmixError
-from toolkit.evaluation.results_cache import LEDGER, Ledger
+from toolkit.evaluation.results_cache import CACHE_FILE, ResultsCache
 from toolkit.evaluation.settings import Judge
-from toolkit.evaluation.videos import Measure, Measured, Video
+from toolkit.evaluation.videos import Measure, Measurement, Video
 from toolkit.evaluation.vlm_judge import (
     COLUMNS,
     HIGHEST,
     LOWEST,
-    SERVER_FAILURES,
-    judge_measure,
+    MAX_SERVER_FAILURES,
+    judge_metric,
     judge_model,
     read_grade,
-    read_words,
+    read_judge_prompts,
 )
 from toolkit.footage.decoding import Frames
 
@@ -46,14 +46,14 @@ def grades(*scores: int) -> Chat:
     return lambda messages: json.dumps({"score": left.pop(0), "reason": f"saw {len(left)}"})
 
 
-def bench(chat: Chat, folder: Path, columns: tuple[str, ...] = ("style_p",), **settings: Any) -> Measure:
-    return judge_measure(
+def judge(chat: Chat, folder: Path, columns: tuple[str, ...] = ("style_p",), **settings: Any) -> Measure:
+    return judge_metric(
         chat,
         columns,
         cast=CAST,
         references={who: CAST.find(who)[1].references for who in ("Pixo",)},
         settings=settings.get("settings", SETTINGS),
-        ledger=Ledger(folder),
+        cache=ResultsCache(folder),
     )
 
 
@@ -66,23 +66,23 @@ def never() -> tuple[Frames, float]:
 
 
 def test_mean_and_spread_of_the_repeats(tmp_path: Path) -> None:
-    made = bench(grades(7, 9, 8, 2, 2, 2), tmp_path, ("identity_p", "style_p"))(VIDEO, footage)
+    made = judge(grades(7, 9, 8, 2, 2, 2), tmp_path, ("identity_p", "style_p"))(VIDEO, footage)
     assert made.values == {"identity_p": 8, "identity_p_spread": 2, "style_p": 2, "style_p_spread": 0}
     assert made.problems == ()
     assert made.note == "identity_p 7: saw 5 · style_p 2: saw 2"
 
 
 def test_answers_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
-    first = bench(grades(7, 9, 8), tmp_path)(VIDEO, footage)
-    assert bench(grades(), tmp_path)(VIDEO, never) == first
-    rows = [json.loads(line) for line in (tmp_path / LEDGER).read_text().splitlines()]
+    first = judge(grades(7, 9, 8), tmp_path)(VIDEO, footage)
+    assert judge(grades(), tmp_path)(VIDEO, never) == first
+    rows = [json.loads(line) for line in (tmp_path / CACHE_FILE).read_text().splitlines()]
     assert [(row["file"], row["model"], row["repeat"], row["score"]) for row in rows] == [
         ("000.mp4", "see", 0, 7),
         ("000.mp4", "see", 1, 9),
         ("000.mp4", "see", 2, 8),
     ]
     more = Judge(model="see", frames=3, repeats=4)
-    assert bench(grades(4), tmp_path, settings=more)(VIDEO, footage).values["style_p"] == 7
+    assert judge(grades(4), tmp_path, settings=more)(VIDEO, footage).values["style_p"] == 7
 
 
 @pytest.mark.parametrize(
@@ -96,23 +96,23 @@ def test_answers_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
     ids=["model", "frames", "video", "prompt"],
 )
 def test_what_an_answer_depends_on(tmp_path: Path, change: Callable[[], tuple[Video, Judge]]) -> None:
-    bench(grades(7, 9, 8), tmp_path)(VIDEO, footage)
+    judge(grades(7, 9, 8), tmp_path)(VIDEO, footage)
     video, settings = change()
-    assert bench(grades(1, 1, 1), tmp_path, settings=settings)(video, footage).values["style_p"] == 1
+    assert judge(grades(1, 1, 1), tmp_path, settings=settings)(video, footage).values["style_p"] == 1
 
 
 def test_what_is_no_grade_is_set_aside_and_asked_again(tmp_path: Path) -> None:
     replies = ['{"score": 6, "reason": "a"}', "I cannot help with that.", '{"score": 8, "reason": "b"}']
-    made = bench(lambda messages: replies.pop(0), tmp_path)(VIDEO, footage)
+    made = judge(lambda messages: replies.pop(0), tmp_path)(VIDEO, footage)
     assert made.values == {"style_p": 7, "style_p_spread": 2}
     assert made.problems == (("style_p", "repeat 2: no grade in the answer 'I cannot help with that.'"),)
-    again = bench(grades(10), tmp_path)(VIDEO, footage)
+    again = judge(grades(10), tmp_path)(VIDEO, footage)
     assert again.values == {"style_p": 8, "style_p_spread": 4}
     assert again.problems == ()
 
 
 def test_a_model_that_only_refuses_gives_no_score(tmp_path: Path) -> None:
-    made = bench(lambda messages: "no", tmp_path)(VIDEO, footage)
+    made = judge(lambda messages: "no", tmp_path)(VIDEO, footage)
     assert made.values == {"style_p": None, "style_p_spread": None}
     assert len(made.problems) == 3
 
@@ -125,12 +125,12 @@ def test_a_server_that_is_gone_is_not_asked_for_ever(tmp_path: Path) -> None:
         asked += 1
         raise ServerError("the server cannot be reached")
 
-    measure = bench(gone, tmp_path)
+    measure = judge(gone, tmp_path)
     problems = [problem for _ in range(3) for problem in measure(VIDEO, footage).problems]
-    assert asked == SERVER_FAILURES
+    assert asked == MAX_SERVER_FAILURES
     assert len(problems) == 9
     assert problems[0] == ("style_p", "repeat 1: the server cannot be reached")
-    assert problems[-1][1].startswith("repeat 3: not asked: the server had failed 5 times")
+    assert problems[-1][1].startswith("repeat 3: not asked: the server failed 5 times")
 
 
 def test_one_failure_between_answers_is_forgiven(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_one_failure_between_answers_is_forgiven(tmp_path: Path) -> None:
             return '{"score": 5, "reason": ""}'
         raise ServerError("overloaded")
 
-    found: list[Measured] = []
+    found: list[Measurement] = []
     for number in range(8):
         video = Video(VIDEO.path, VIDEO.file, VIDEO.prompt, {}, (32, 48), str(number))
-        found.append(bench(flaky, tmp_path)(video, footage))
+        found.append(judge(flaky, tmp_path)(video, footage))
     assert all(len(made.problems) == 1 for made in found)
 
 
@@ -157,7 +157,7 @@ def test_the_model_is_told_and_shown_what_it_needs(tmp_path: Path) -> None:
         told.append(messages)
         return '{"score": 5, "reason": ""}'
 
-    bench(see, tmp_path, tuple(COLUMNS))(VIDEO, footage)
+    judge(see, tmp_path, tuple(COLUMNS))(VIDEO, footage)
     assert len(told) == 3 * len(COLUMNS)
     system, user = told[0]
     assert "3 frames" in system["content"]
@@ -173,7 +173,7 @@ def test_the_model_is_told_and_shown_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_the_published_words_are_whole() -> None:
-    words = read_words()
+    words = read_judge_prompts()
     assert words.questions.keys() == COLUMNS.keys()
     for text in words.questions.values():
         assert [line.partition(":")[0] for line in text.splitlines() if line[:1].isdigit()] == [
@@ -223,7 +223,7 @@ def test_grades_that_are_none(reply: str) -> None:
 def test_settings_of_the_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CASTMIX_VLM_MODEL", raising=False)
     with pytest.raises(CastmixError, match=r"judge.repeats must be 3 or more.*got repeats 2, frames 3"):
-        bench(grades(), tmp_path, settings=Judge(model="see", frames=3, repeats=2))
+        judge(grades(), tmp_path, settings=Judge(model="see", frames=3, repeats=2))
     with pytest.raises(CastmixError, match=r"--judge.model or CASTMIX_VLM_MODEL"):
         judge_model(Judge())
     monkeypatch.setenv("CASTMIX_VLM_MODEL", "eyes")

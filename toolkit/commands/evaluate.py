@@ -16,11 +16,11 @@ from toolkit.core.version import __version__
 from toolkit.evaluation import metrics as families
 from toolkit.evaluation.bootstrap import Interval
 from toolkit.evaluation.html_report import write_report
-from toolkit.evaluation.metrics import Job, choose
-from toolkit.evaluation.results_cache import Ledger
+from toolkit.evaluation.metrics import Job, choose_metrics
+from toolkit.evaluation.results_cache import ResultsCache
 from toolkit.evaluation.settings import Features, Judge
 from toolkit.evaluation.tables import Row, summarise, write_csv, write_json
-from toolkit.evaluation.videos import Measure, SetAside, Video, find_references, find_videos
+from toolkit.evaluation.videos import Measure, Skipped, Video, find_references, find_videos
 from toolkit.footage.video import read_video
 from toolkit.sandbox import metric_family
 
@@ -81,55 +81,55 @@ def evaluate(
         raise CastmixError(f"features.batch_size must be 1 or more, got {features.batch_size}")
     folder = Path(out) if out else source if source.is_dir() else source.parent
     registry = read_cast(cast)
-    found, set_aside = _find(source)
+    found, skipped = _find(source)
     pictures = find_references(references, registry)
-    job = Job(tuple(found), registry, pictures, features, judge, server, key, Ledger(folder))
-    chosen = choose(metrics, job, FAMILIES)
+    job = Job(tuple(found), registry, pictures, features, judge, server, key, ResultsCache(folder))
+    chosen = choose_metrics(metrics, job, FAMILIES)
     write_run(folder / RUN, "evaluate", arguments)
     rows, problems = _measure_all(job, chosen)
     columns = [column for names in chosen.values() for column in names]
-    return _write(job, folder, rows, columns, set_aside + problems, seed)
+    return _write(job, folder, rows, columns, skipped + problems, seed)
 
 
-def _find(source: Path) -> tuple[list[Video], list[SetAside]]:
+def _find(source: Path) -> tuple[list[Video], list[Skipped]]:
     """Videos with a prompt, and those without. Without any prompt it is an error."""
-    found, set_aside = find_videos(source)
+    found, skipped = find_videos(source)
     if not found:
         raise CastmixError(
-            f"none of {len(set_aside)} videos has a prompt; {set_aside[0].file}: {set_aside[0].reason}"
+            f"none of {len(skipped)} videos has a prompt; {skipped[0].file}: {skipped[0].reason}"
         )
-    return found, set_aside
+    return found, skipped
 
 
-def _measure_all(job: Job, chosen: Mapping[str, Sequence[str]]) -> tuple[list[Row], list[SetAside]]:
+def _measure_all(job: Job, chosen: Mapping[str, Sequence[str]]) -> tuple[list[Row], list[Skipped]]:
     """A row of scores per video, and what could not be measured."""
     meters = {family: FAMILIES[family].start(job, columns) for family, columns in chosen.items()}
     rows: list[Row] = []
-    set_aside: list[SetAside] = []
+    skipped: list[Skipped] = []
     for video in track(job.videos, "evaluating"):
         row, problems = _measure(video, meters, chosen)
         rows.append(row)
-        set_aside += problems
-    return rows, set_aside
+        skipped += problems
+    return rows, skipped
 
 
 def _measure(
     video: Video, meters: Mapping[str, Measure], chosen: Mapping[str, Sequence[str]]
-) -> tuple[Row, list[SetAside]]:
+) -> tuple[Row, list[Skipped]]:
     """The chosen scores of one video, and what could not be measured."""
-    footage = functools.cache(lambda: read_video(video.path))  # decoded at most once
+    read_frames = functools.cache(lambda: read_video(video.path))  # decoded at most once
     scores: dict[str, float | None] = {}
-    problems: list[SetAside] = []
+    problems: list[Skipped] = []
     notes = []
     for family, measure in meters.items():
         scores |= dict.fromkeys(chosen[family])
         try:
-            made = measure(video, footage)
+            made = measure(video, read_frames)
         except CastmixError as error:
-            problems.append(SetAside(video.file, family, str(error)))
+            problems.append(Skipped(video.file, family, str(error)))
             continue
         scores |= {column: made.values[column] for column in chosen[family]}
-        problems += [SetAside(video.file, column, why) for column, why in made.problems if column in scores]
+        problems += [Skipped(video.file, column, why) for column, why in made.problems if column in scores]
         notes += [made.note] if made.note else []
     return Row(video, scores, tuple(notes)), problems
 
@@ -139,16 +139,14 @@ def _write(
     folder: Path,
     rows: Sequence[Row],
     columns: Sequence[str],
-    set_aside: Sequence[SetAside],
+    skipped: Sequence[Skipped],
     seed: int,
 ) -> Path:
     """Write scores.csv, scores.json and report.html, say the means, return the report's path."""
     summary = summarise(rows, columns, seed)
     if not summary:
         reason = (
-            f"{set_aside[0].file}: {set_aside[0].reason}"
-            if set_aside
-            else "no prompt asks for what they measure"
+            f"{skipped[0].file}: {skipped[0].reason}" if skipped else "no prompt asks for what they measure"
         )
         raise CastmixError(f"none of {len(rows)} videos could be scored: {reason}")
     settings = {
@@ -159,17 +157,17 @@ def _write(
         "judge": asdict(job.judge),
     }
     write_csv(folder, rows, columns)
-    write_json(folder, rows, summary, set_aside, settings)
-    report = write_report(folder, rows, summary, set_aside, settings, COLUMNS)
-    _say_scores(summary, set_aside, folder)
+    write_json(folder, rows, summary, skipped, settings)
+    report = write_report(folder, rows, summary, skipped, settings, COLUMNS)
+    _say_scores(summary, skipped, folder)
     return report
 
 
-def _say_scores(summary: Mapping[str, Interval], set_aside: Sequence[SetAside], folder: Path) -> None:
+def _say_scores(summary: Mapping[str, Interval], skipped: Sequence[Skipped], folder: Path) -> None:
     for column, interval in summary.items():
         ends = f"{interval.low:.3f} to {interval.high:.3f}"
         say(f"{column:22} {interval.mean:.3f}  (95 %: {ends}, {interval.n} videos)")
-    for (metric, reason), count in Counter((one.metric, one.reason) for one in set_aside).most_common(5):
-        say(f"set aside: {metric or 'video'}, {count} times: {reason}")
-    if set_aside:
-        say(f"set aside in all: {len(set_aside)}, listed in {folder / 'scores.json'}")
+    for (metric, reason), count in Counter((one.metric, one.reason) for one in skipped).most_common(5):
+        say(f"skipped: {metric or 'video'}, {count} times: {reason}")
+    if skipped:
+        say(f"skipped in total: {len(skipped)}, listed in {folder / 'scores.json'}")

@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals of scores, and of the difference between two runs."""
+"""Bootstrap confidence intervals of mean scores, and of the difference between two runs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 from toolkit.core.errors import CastmixError
 
 RESAMPLES = 10_000
-COVERED = 95.0
-"""Per cent."""
+CONFIDENCE = 95.0
+"""In per cent."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `n` values and the ends of its 95 % interval.
+    """The mean of `n` values and its 95 % confidence interval from `low` to `high`.
 
-    Of one value, or of equal ones, both ends are the mean: that says nothing of what others would be.
+    With one value, or with equal values, both ends are the mean. Such an interval says nothing about other
+    values.
     """
 
     mean: float
@@ -28,37 +29,37 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean and its percentile bootstrap interval: what it becomes when the values are drawn again.
+    """The mean and its percentile bootstrap interval.
 
     Args:
-        values: Finite, at least one, independent of each other.
-        seed: Of the draws; the same seed gives the same interval.
+        values: At least one finite value; the values must be independent.
+        seed: Seed of the resampling; the same seed gives the same interval.
 
     Raises:
-        CastmixError: No values, or one that is not finite.
+        CastmixError: There are no values, or one is not finite.
     """
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1 or not len(sample) or not np.isfinite(sample).all():
-        raise CastmixError(f"an interval needs finite values, at least one, got {values!r:.80}")
+        raise CastmixError(f"an interval needs finite values, at least one; got {values!r:.80}")
     rng = np.random.default_rng(seed)
     means = np.empty(RESAMPLES)
-    step = max(1, 1_000_000 // len(sample))  # so that long samples need no more memory
+    step = max(1, 1_000_000 // len(sample))  # limits the memory for long samples
     for start in range(0, RESAMPLES, step):
         part = means[start : start + step]
         part[:] = sample[rng.integers(len(sample), size=(len(part), len(sample)))].mean(1)
-    rest = (100 - COVERED) / 2
-    low, high = np.percentile(means, [rest, 100 - rest])
+    tail = (100 - CONFIDENCE) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
     return Interval(float(sample.mean()), float(low), float(high), len(sample))
 
 
 def paired_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
-    """The mean of a - b and its interval, where a[i] and b[i] are of the same prompt and seed.
+    """The mean of a - b and its interval, where a[i] and b[i] belong to the same prompt and seed.
 
-    Pairs are drawn together: what makes a prompt hard in both runs cancels, and smaller differences show.
+    Pairs are resampled together. The difficulty of a prompt cancels, so smaller differences become visible.
 
     Raises:
-        CastmixError: The runs differ in length; see also `mean_interval`.
+        CastmixError: a and b differ in length, or as in `mean_interval`.
     """
     if len(a) != len(b):
-        raise CastmixError(f"pairs need as many values on both sides, got {len(a)} and {len(b)}")
+        raise CastmixError(f"paired values must have equal length, got {len(a)} and {len(b)}")
     return mean_interval([x - y for x, y in zip(a, b, strict=True)], seed)

@@ -1,7 +1,7 @@
-"""Motion by optical flow (OpenCV's DIS): how smooth, and how much.
+"""Motion smoothness and dynamic degree by optical flow (OpenCV's DIS).
 
-In the spirit of VBench's motion smoothness and dynamic degree, which use learned models (AMT, RAFT): numbers
-from here are comparable with each other, not with VBench's.
+VBench has metrics of the same names, which use learned models (AMT, RAFT). The numbers here are comparable
+with each other, but not with VBench's.
 """
 
 from __future__ import annotations
@@ -13,47 +13,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.core.errors import CastmixError
-from toolkit.evaluation.videos import Footage, Measured, Video
+from toolkit.evaluation.videos import Measurement, ReadFrames, Video
 from toolkit.footage.decoding import Frames
 from toolkit.footage.video import resize_and_crop
 
 Floats = NDArray[np.float32]
 
 HEIGHT = 256
-"""Larger pictures are made so small, in pixels, before flow is looked for."""
-SMALLEST = 16
-FASTEST = 0.05
-"""The share of a picture's pixels, those that move most, whose speed counts."""
+"""Taller videos are downscaled to this height in pixels before flow is computed."""
+MIN_SIDE = 16
+"""Smallest height and width in pixels."""
+FAST_SHARE = 0.05
+"""The speed of a pair of frames is the mean over this share of the pixels, the fastest ones."""
 MOVING = 0.2
-"""Picture heights a second: what is faster, moves. VBench's limit is 6 of 256 pixels in 1/8 s, about this."""
+"""Above this speed a pair of frames counts as moving, in picture heights per second. VBench's
+limit, 6 of 256 pixels in 1/8 s, is about the same."""
 
 COLUMNS = {
-    "motion_smoothness": "how well each frame is the middle of its two neighbours, moved half-way towards "
-    "each other along their optical flow: 1 - mean absolute difference of pixels; a still video has 1",
-    "dynamic_degree": "share of the steps from frame to frame in which the fastest 5 % of the pixels move by "
-    "more than 0.2 picture heights a second on average; the camera's movement counts, too",
+    "motion_smoothness": "1 - mean absolute pixel difference between each frame and the interpolation of its "
+    "two neighbours along their optical flow; a still video has 1",
+    "dynamic_degree": "share of pairs of neighbouring frames in which the fastest 5 % of the pixels move "
+    "faster than 0.2 picture heights per second on average; camera motion counts, too",
 }
 
 
-def measure(video: Video, footage: Footage) -> Measured:
-    """Both numbers of a video of three frames or more."""
-    frames, fps = footage()
-    return Measured(motion(frames, fps))
+def measure(video: Video, read_frames: ReadFrames) -> Measurement:
+    """Measure `COLUMNS` of a video."""
+    frames, fps = read_frames()
+    return Measurement(motion_scores(frames, fps))
 
 
-def motion(frames: Frames, fps: float) -> dict[str, float | None]:
-    """Both numbers (see `COLUMNS`) of frames (F, H, W, 3) at a rate.
+def motion_scores(frames: Frames, fps: float) -> dict[str, float | None]:
+    """`COLUMNS` of frames (F, H, W, 3) at `fps` frames per second.
 
     Raises:
-        CastmixError: Too few frames, or too small ones.
+        CastmixError: There are fewer than 3 frames, or they are smaller than `MIN_SIDE`.
     """
     import cv2
 
     count, height, width = frames.shape[:3]
-    if count < 3 or min(height, width) < SMALLEST:
+    if count < 3 or min(height, width) < MIN_SIDE:
         raise CastmixError(
-            f"motion needs 3 frames or more, {SMALLEST} pixels or more on each side; got {count} frames of "
-            f"{height}x{width}"
+            f"motion needs at least 3 frames with at least {MIN_SIDE} pixels on each side; got {count} "
+            f"frames of {height}x{width}"
         )
     if height > HEIGHT:
         frames = resize_and_crop(frames, HEIGHT, round(width * HEIGHT / height))
@@ -62,7 +64,7 @@ def motion(frames: Frames, fps: float) -> dict[str, float | None]:
     speeds = []
     for before, after in pairwise(grey):
         lengths = np.sort(np.linalg.norm(dis.calc(before, after, None), axis=-1), axis=None)
-        fastest = lengths[-max(1, round(FASTEST * lengths.size)) :].mean()
+        fastest = lengths[-max(1, round(FAST_SHARE * lengths.size)) :].mean()
         speeds.append(float(fastest) * fps / len(before))
     errors = []
     for number in range(1, len(grey) - 1):
@@ -76,13 +78,13 @@ def motion(frames: Frames, fps: float) -> dict[str, float | None]:
 
 
 def _halfway(before: Frames, after: Frames, flow: Floats) -> Floats:
-    """The picture between two (H, W, 3), float32: both moved half along the flow (H, W, 2), and averaged."""
+    """Interpolate between two frames (H, W, 3): warp both half-way along the flow (H, W, 2) and average."""
     import cv2
 
     y, x = np.indices(flow.shape[:2], np.float32)
     half = flow.astype(np.float32) / 2
 
-    def moved(picture: Frames, sign: int) -> Floats:
+    def warped(picture: Frames, sign: int) -> Floats:
         return np.asarray(
             cv2.remap(
                 picture.astype(np.float32),
@@ -93,4 +95,4 @@ def _halfway(before: Frames, after: Frames, flow: Floats) -> Floats:
             )
         )
 
-    return np.asarray((moved(before, -1) + moved(after, 1)) / 2, np.float32)
+    return np.asarray((warped(before, -1) + warped(after, 1)) / 2, np.float32)

@@ -1,4 +1,4 @@
-"""measured.jsonl: what was measured so far, one row each, so that an interrupted evaluation goes on."""
+"""The cache measured.jsonl: one row per measurement, so that an interrupted evaluation can continue."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.files import fingerprint_text, write_atomic
-from toolkit.evaluation.videos import Footage, Measure, Measured, Video
+from toolkit.evaluation.videos import Measure, Measurement, ReadFrames, Video
 
-LEDGER = "measured.jsonl"
+CACHE_FILE = "measured.jsonl"
 
 
-class Ledger:
-    """Rows by the key of what they depend on; each is on disk as soon as it is added.
+class ResultsCache:
+    """Rows by a key of everything they depend on. Each row is written to disk when it is added.
 
     Args:
-        folder: Where measured.jsonl is, or will be. A last line that a crash cut off is dropped.
+        folder: Folder of measured.jsonl. An incomplete last line, as a crash leaves it, is removed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / LEDGER
+        self.path = Path(folder) / CACHE_FILE
         self._rows: dict[str, dict[str, Any]] = {}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         for line in lines:
@@ -39,34 +39,35 @@ class Ledger:
         return self._rows.get(key)
 
     def add(self, key: str, row: Mapping[str, Any]) -> None:
-        """Keep a row."""
+        """Store a row."""
         self._rows[key] = {"key": key, **row}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self._rows[key], ensure_ascii=False) + "\n")
 
 
-def key_of(*parts: Any) -> str:
-    """The key of a measurement: all that its result depends on, in what JSON knows."""
+def cache_key(*parts: Any) -> str:
+    """The key of a measurement: a hash of `parts` (JSON values) and of castmix's version."""
     from toolkit.core.version import __version__
 
     return fingerprint_text(json.dumps([__version__, *parts], ensure_ascii=False))
 
 
-def remembered(measure: Measure, ledger: Ledger, family: str, basis: object) -> Measure:
-    """The same measure, made once for each video and prompt.
+def cached(measure: Measure, cache: ResultsCache, family: str, depends_on: object) -> Measure:
+    """A cached version of `measure`.
 
-    basis: What its numbers depend on besides those: models, references, in what JSON knows.
+    depends_on: Everything besides video and prompt that determines the numbers: models, references, as JSON
+    values.
     """
 
-    def again(video: Video, footage: Footage) -> Measured:
-        key = key_of(family, basis, video.fingerprint, video.prompt)
-        row = ledger.get(key)
+    def cached_measure(video: Video, read_frames: ReadFrames) -> Measurement:
+        key = cache_key(family, depends_on, video.fingerprint, video.prompt)
+        row = cache.get(key)
         if row is None:
-            made = measure(video, footage)
-            ledger.add(key, {"file": video.file, "family": family, **asdict(made)})
+            made = measure(video, read_frames)
+            cache.add(key, {"file": video.file, "family": family, **asdict(made)})
             return made
         problems = tuple((column, reason) for column, reason in row["problems"])
-        return Measured(row["values"], problems, row["note"])
+        return Measurement(row["values"], problems, row["note"])
 
-    return again
+    return cached_measure

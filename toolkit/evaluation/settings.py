@@ -1,4 +1,4 @@
-"""Settings of metrics and judges."""
+"""Settings of the CLIP and DINO metrics and of the VLM judge."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Features:
-    """The models whose features are compared.
+    """The models of the CLIP and DINO metrics.
 
     Attributes:
-        clip: A CLIP model, for clip_t, clip_i and temporal_consistency: a folder, or a hub id that was
-            fetched before.
-        dino: A DINO or DINOv2 model, for dino_i; likewise.
-        device: Where they run: cpu, cuda, cuda:1; left out, a GPU if there is one.
-        batch_size: Frames at a time.
+        clip: CLIP model for clip_t, clip_i and temporal_consistency: a folder, or the hub id of a downloaded
+            model.
+        dino: DINO or DINOv2 model for dino_i, likewise.
+        device: Device of the models: cpu, cuda, cuda:1. Default: a GPU if there is one.
+        batch_size: Frames per forward pass.
     """
 
     clip: str = "openai/clip-vit-base-patch32"
@@ -25,15 +25,15 @@ class Features:
 
 @dataclass(frozen=True)
 class Judge:
-    """The vision-language model that judges.
+    """The vision-language model that grades videos.
 
     Attributes:
-        model: Its name on the server; else from CASTMIX_VLM_MODEL.
-        frames: How many frames of a video it sees, evenly spaced from the first to the last.
-        repeats: How often each question is asked, 3 or more. Answers are made at temperature 0: what they
-            differ by is the server's own noise.
+        model: Name of the model on the server. Default: CASTMIX_VLM_MODEL.
+        frames: Number of frames that it sees, evenly spaced from the first to the last.
+        repeats: How often each question is asked, 3 or more. Answers are sampled at temperature 0, so they
+            differ only by the server's own noise.
         timeout: Seconds to wait for one answer.
-        retries: How often to ask again after a failure of the server.
+        retries: Number of retries after a server failure.
     """
 
     model: str | None = None

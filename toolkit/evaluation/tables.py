@@ -1,4 +1,4 @@
-"""scores.csv and scores.json: what was measured, for people and for programs."""
+"""Writes scores.csv and scores.json, and averages scores over videos."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from toolkit.core.files import write_atomic
 from toolkit.evaluation.bootstrap import Interval, mean_interval
-from toolkit.evaluation.videos import SetAside, Video
+from toolkit.evaluation.videos import Skipped, Video
 
 CSV, JSON = "scores.csv", "scores.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One video's scores by column, None where there is none, and what each family notes."""
+    """The scores of one video by column (None if it does not apply), and the notes of the metric families."""
 
     video: Video
     scores: Mapping[str, float | None]
@@ -27,7 +27,7 @@ class Row:
 
 
 def summarise(rows: Sequence[Row], columns: Sequence[str], seed: int) -> dict[str, Interval]:
-    """The mean and its interval of each column that has a value."""
+    """The mean and its interval of each column that has at least one value."""
     summary = {}
     for column in columns:
         values = [value for row in rows if (value := row.scores.get(column)) is not None]
@@ -37,14 +37,14 @@ def summarise(rows: Sequence[Row], columns: Sequence[str], seed: int) -> dict[st
 
 
 def write_csv(folder: Path, rows: Sequence[Row], columns: Sequence[str]) -> Path:
-    """One line a video: file, prompt, seed and its scores; nothing where there is none."""
+    """Write scores.csv: file, prompt, seed and scores, one line per video. Missing scores are empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["file", "prompt", "seed", *columns])
     for row in rows:
         scores = [row.scores.get(column) for column in columns]
-        told = ["" if value is None else f"{value:.6g}" for value in scores]
-        table.writerow([row.video.file, row.video.prompt, row.video.facts.get("seed", ""), *told])
+        texts = ["" if value is None else f"{value:.6g}" for value in scores]
+        table.writerow([row.video.file, row.video.prompt, row.video.facts.get("seed", ""), *texts])
     write_atomic(folder / CSV, text.getvalue())
     return folder / CSV
 
@@ -53,10 +53,10 @@ def write_json(
     folder: Path,
     rows: Sequence[Row],
     summary: Mapping[str, Interval],
-    set_aside: Sequence[SetAside],
+    skipped: Sequence[Skipped],
     settings: Mapping[str, Any],
 ) -> Path:
-    """Means with intervals by metric, every video's scores, what was set aside and why, the settings."""
+    """Write scores.json: mean and interval per metric, scores per video, what was skipped, settings."""
     videos = [
         {
             "file": row.video.file,
@@ -71,7 +71,7 @@ def write_json(
     scores = {
         "metrics": {column: asdict(interval) for column, interval in summary.items()},
         "videos": videos,
-        "set_aside": [asdict(one) for one in set_aside],
+        "set_aside": [asdict(one) for one in skipped],
         "settings": dict(settings),
     }
     write_atomic(folder / JSON, json.dumps(scores, ensure_ascii=False, allow_nan=False, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Videos to be scored: a file, the prompt that it was made from, and what a measurement of it is."""
+"""Finds the videos to score, their prompts and the reference pictures of characters; shared types."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from toolkit.core.files import fingerprint_file
 from toolkit.footage.decoding import Frames
 from toolkit.footage.video import probe
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+REFERENCE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video and its sidecar.
+    """A video and the JSON file beside it.
 
     Attributes:
         path: The mp4.
-        file: Its name below the folder that is scored.
-        prompt: What it should show.
-        facts: All that the sidecar says.
+        file: Its path relative to the scored folder.
+        prompt: The prompt that it was generated from, or the caption of a clip.
+        facts: The content of the JSON file.
         size: Height and width in pixels.
-        fingerprint: Of the file's content.
+        fingerprint: Of the video's content.
     """
 
     path: Path
@@ -41,8 +41,8 @@ class Video:
 
 
 @dataclass(frozen=True)
-class SetAside:
-    """What could not be scored, and why. `metric` is "" for a whole video."""
+class Skipped:
+    """A video, or one metric of a video, that could not be scored; `metric` is "" for the whole video."""
 
     file: str
     metric: str
@@ -50,13 +50,13 @@ class SetAside:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one family of metrics says of one video.
+class Measurement:
+    """The result of one metric family for one video.
 
     Attributes:
-        values: By column; None where the prompt asks for nothing of the kind.
-        problems: Columns that could not be measured (or not completely), and why.
-        note: A line for the person who looks at the report.
+        values: Scores by column; None if the metric does not apply to the prompt.
+        problems: Columns that could not be measured, or only partly, each with the reason.
+        note: A line shown in the report.
     """
 
     values: Mapping[str, float | None]
@@ -64,68 +64,73 @@ class Measured:
     note: str = ""
 
 
-Footage = Callable[[], tuple[Frames, float]]
-"""Decodes the video when it is asked: frames (F, H, W, 3) and frames a second."""
+ReadFrames = Callable[[], tuple[Frames, float]]
+"""Decodes the video: returns frames (F, H, W, 3) and frames per second."""
 
-Measure = Callable[[Video, Footage], Measured]
-"""Raises CastmixError where nothing of the family can be measured."""
-
+Measure = Callable[[Video, ReadFrames], Measurement]
+"""Measures one video. Raises CastmixError if no metric of the family can be measured."""
 
 References = Mapping[str, tuple[Path, ...]]
-"""Pictures of characters, by name."""
+"""Reference pictures, by character name."""
 
 
-def find_videos(folder: Path) -> tuple[list[Video], list[SetAside]]:
-    """All .mp4 files of a folder and those in it, by name, with the JSON file of the same name beside each.
+def find_videos(folder: Path) -> tuple[list[Video], list[Skipped]]:
+    """Find all .mp4 files in a folder and its subfolders, or take one file.
 
-    A sidecar has a `prompt`, as `castmix generate` writes it, or a `text`, as clips have; a video without one
-    is set aside, and so is one that cannot be decoded.
+    The JSON file of the same name beside each video has a `prompt` (as `castmix generate` writes it) or a
+    `text` (as clips have). A video without it, or one that cannot be decoded, is skipped.
+
+    Returns:
+        Videos sorted by path, and the skipped ones.
 
     Raises:
-        CastmixError: There is no such folder, or no video in it.
+        CastmixError: The folder does not exist or has no video.
     """
     folder = Path(folder)
     if not folder.exists():
-        raise CastmixError(f"{folder}: no such file or folder; expected one that `castmix generate` wrote")
+        raise CastmixError(f"{folder}: no such file or folder; expected the output of `castmix generate`")
     paths = [folder] if folder.is_file() else sorted(folder.rglob("*.mp4"))
     base = folder.parent if folder.is_file() else folder
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(base).parts)]
     if not paths:
-        raise CastmixError(f"{folder}: no .mp4 file in it; expected a folder as `castmix generate` writes it")
-    videos, without = [], []
+        raise CastmixError(f"{folder}: no .mp4 file in it; expected the output of `castmix generate`")
+    videos, skipped = [], []
     for path in paths:
         file = path.relative_to(base).as_posix()
         try:
             facts = _sidecar(path.with_suffix(".json"))
             info = probe(path)
         except CastmixError as error:
-            without.append(SetAside(file, "", str(error)))
+            skipped.append(Skipped(file, "", str(error)))
             continue
         prompt = str(facts.get("prompt") or facts.get("text"))
         videos.append(Video(path, file, prompt, facts, (info.height, info.width), fingerprint_file(path)))
-    return videos, without
+    return videos, skipped
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CastmixError(f"no {path.name} beside it says what it should show") from None
+        raise CastmixError(f"it has no {path.name} with its prompt beside it") from None
     except (OSError, ValueError) as error:
         raise CastmixError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(facts, dict) or not (facts.get("prompt") or facts.get("text")):
-        raise CastmixError(f"{path.name} has no prompt")
+        raise CastmixError(f"{path.name} has no prompt: expected an object with `prompt` or `text`")
     return facts
 
 
-def plain(prompt: str) -> str:
-    """A prompt in words that models of the web know: without tags, "Tom chases Jerry. cartoon style"."""
+def plain_prompt(prompt: str) -> str:
+    """A prompt without the grammar's tags, for CLIP and the judge: "Tom chases Jerry. cartoon style"."""
     text = CLAUSE_START.sub(r"\1 ", prompt)
     return SCENE_TAG.sub(r"\1 style", TAG.sub(r"\1", text))
 
 
-def characters(prompt: str, cast: Cast) -> list[str]:
-    """Who is named in a prompt: by tags, or, where there is none, in words. In their order, each once."""
+def characters_in(prompt: str, cast: Cast) -> list[str]:
+    """Cast characters named in a prompt, in order, without duplicates.
+
+    Only tagged names count; in a prompt without tags, every name counts.
+    """
     if tagged := TAG.findall(prompt):
         return [name for name in dict.fromkeys(tagged) if name in cast.names]
     found = re.compile(
@@ -135,19 +140,20 @@ def characters(prompt: str, cast: Cast) -> list[str]:
 
 
 def find_references(folder: Path | None, cast: Cast) -> References:
-    """Pictures of the cast: those of its own, and over them those in a folder, named after characters.
+    """Reference pictures of the cast.
 
-    For Mr. Bean that is ``mr-bean-1.png`` or ``Mr. Bean 2.jpg``.
+    Pictures in `folder` are named after characters, for Mr. Bean ``mr-bean-1.png`` or ``Mr. Bean 2.jpg``.
+    They replace the cast's own pictures of these characters.
 
     Raises:
-        CastmixError: No such folder, or no picture of anybody in it.
+        CastmixError: The folder does not exist, or no picture in it is named after a character.
     """
     own = {who.name: who.references for show in cast.shows for who in show.characters if who.references}
     if folder is None:
         return own
     if not Path(folder).is_dir():
         raise CastmixError(f"--references {folder}: no such folder; expected pictures named after characters")
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES)
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in REFERENCE_SUFFIXES)
     found: dict[str, tuple[Path, ...]] = {}
     for name in sorted(cast.names, key=len, reverse=True):  # "Ice Bear" before "Ice"
         mine = tuple(path for path in files if re.match(rf"{_slug(name)}(?![a-z])", _slug(path.stem)))
@@ -155,7 +161,9 @@ def find_references(folder: Path | None, cast: Cast) -> References:
         if mine:
             found[name] = mine
     if not found:
-        raise CastmixError(f"--references {folder}: no picture named after a character, as mimi-1.png is")
+        raise CastmixError(
+            f"--references {folder}: no picture is named after a character; expected names like mimi-1.png"
+        )
     return {**own, **found}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from toolkit.evaluation.metrics import Family, Job, columns
-from toolkit.evaluation.results_cache import remembered
-from toolkit.evaluation.videos import Footage, Measure, Measured, Video
+from toolkit.evaluation.results_cache import cached
+from toolkit.evaluation.videos import Measure, Measurement, ReadFrames, Video
 from toolkit.sandbox import prompt_score as score
 from toolkit.sandbox.world.world import HEIGHT, WIDTH
 
@@ -24,12 +24,12 @@ def _start(job: Job, names: Sequence[str]) -> Measure:
     model = recognise.load_recognisers()
     members = {one.name: one.look for one in pretraining_cast(generic_looks(list(named_looks().values())))}
 
-    def measure(video: Video, footage: Footage) -> Measured:
+    def measure(video: Video, read_frames: ReadFrames) -> Measurement:
         asked = score.asked(video.prompt, job.cast, members)
-        verdict = recognise.recognise(model, footage()[0])
-        return Measured(score.score(verdict, asked), note=_seen(verdict))
+        verdict = recognise.recognise(model, read_frames()[0])
+        return Measurement(score.score(verdict, asked), note=_seen(verdict))
 
-    return remembered(measure, job.ledger, "sandbox", score.judge_fingerprint(recognise.WEIGHTS))
+    return cached(measure, job.cache, "sandbox", score.judge_fingerprint(recognise.WEIGHTS))
 
 
 def _seen(verdict: Verdict) -> str:
