@@ -39,47 +39,38 @@ def attention_maps(
     steps: int | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw where the network sees each subject of a prompt, or rank its blocks by how well they see.
+    """Draw where the network attends to each subject of a prompt, or rank its blocks by how well they do.
 
-    With a prompt: the video that it makes, or one that is given, with the attention to each subject over it
-    as heat, at several noise levels. Subjects that bleed into each other are bright in the same places.
+    With --prompt: attention to each subject as heat over a generated or given video, at several noise levels.
+    Subjects that bleed into each other are bright in the same places.
 
-    With --probe: the attention of every block against the masks of clips (`castmix segment`).
+    With --probe: attention of every block, compared with the masks of clips (`castmix segment`).
 
     Args:
-        out: A new folder: sheet.png, an .mp4 for each subject and noise level, maps.safetensors; from a probe
-            layers.json and layers.md.
+        out: Folder to write: sheet.png, an .mp4 per subject and noise level, and maps.safetensors; with
+            --probe layers.json and layers.md.
         prompt: What the video shows.
-        subject: Words of the prompt, as written there; left out, its tagged characters.
-        video: A video to look at; left out, one is generated.
-        probe: A folder of clips with masks, instead of a prompt; their captions name who is masked.
-        count: Clips that are probed at most.
+        subject: Words of the prompt, as written there. Default: its tagged characters.
+        video: Video to look at. Default: one is generated.
+        probe: Folder of clips with masks, instead of a prompt. Their captions name the masked characters.
+        count: Most clips to probe.
         lora: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8).
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
         sigma: Noise levels, in (0, 1].
-        layers: Blocks whose maps are averaged; left out, those known to be good, else some of the first half.
-        steps: Denoising steps of a generated video; left out, the model's own.
-        seed: Of the noise.
+        layers: Blocks whose maps are averaged. Default: good blocks of known models, else some of the first
+            half.
+        steps: Denoising steps of a generated video. Default: the model's setting.
+        seed: Seed of the noise.
 
     Returns:
         The sheet and the videos, or the table.
 
     Raises:
-        CastmixError: no prompt and no clips, a subject that the prompt does not name, a missing block.
+        CastmixError: No prompt and no clips, a subject that the prompt does not name, or a missing block.
     """
-    arguments = {**locals()}
-    out = Path(out)
-    if bool(prompt) == (probe is not None):
-        raise CastmixError("give either --prompt (and --video), or --probe CLIPS")
-    if not sigma or not all(0 < level <= 1 for level in sigma):
-        raise CastmixError(f"sigma must be above 0 and at most 1, got {', '.join(map(str, sigma)) or 'none'}")
-    if steps is not None and steps < 1:
-        raise CastmixError(f"steps must be 1 or more, got {steps}")
-    subjects = list(dict.fromkeys(subject or TAG.findall(prompt)))
-    if prompt and not subjects:
-        raise CastmixError(
-            f"no subject to look for in {prompt!r}: give --subject 'red ball', as written there"
-        )
+    arguments, out = {**locals()}, Path(out)
+    subjects = tuple(dict.fromkeys(subject or TAG.findall(prompt)))
+    _check(prompt, probe, subjects, sigma, steps)
     from toolkit.sampling.attention_view import AttentionView
     from toolkit.sampling.session import load
 
@@ -87,11 +78,26 @@ def attention_maps(
         if probe is not None:
             made = _probe(studio, Path(probe), count, sigma, seed, out)
         else:
-            view = AttentionView(studio, prompt, tuple(subjects), tuple(sigma), tuple(layers), seed)
+            view = AttentionView(studio, prompt, subjects, tuple(sigma), tuple(layers), seed)
             seen = view.generated(steps) if video is None else view.given(Path(video))
             made = _write(seen, view, out, generated=video is None)
     write_run(out / "run.yaml", "attention-maps", arguments)
     return made
+
+
+def _check(
+    prompt: str, probe: Path | None, subjects: Sequence[str], sigma: Sequence[float], steps: int | None
+) -> None:
+    if bool(prompt) == (probe is not None):
+        raise CastmixError("give either --prompt (and --video), or --probe CLIPS")
+    if not sigma or not all(0 < level <= 1 for level in sigma):
+        raise CastmixError(f"sigma must be above 0 and at most 1, got {', '.join(map(str, sigma)) or 'none'}")
+    if steps is not None and steps < 1:
+        raise CastmixError(f"steps must be 1 or more, got {steps}")
+    if prompt and not subjects:
+        raise CastmixError(
+            f"no subject to look for in {prompt!r}: give --subject 'red ball', as written there"
+        )
 
 
 def _write(seen: Seen, view: AttentionView, out: Path, *, generated: bool) -> list[Path]:
