@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.sandbox.prompt_score import Asked, match
+from toolkit.sandbox.prompt_score import AskedContent, assign_creatures
 
 if TYPE_CHECKING:
     from toolkit.sandbox.recogniser.verdict import Verdict
@@ -41,14 +41,14 @@ def hardness(grey: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def edges(frames: NDArray[np.uint8], verdict: Verdict, asked: Asked) -> dict[str, float | None]:
+def edges(frames: NDArray[np.uint8], verdict: Verdict, asked: AskedContent) -> dict[str, float | None]:
     """`native edge`, `foreign edge`: the mean hardness in the boxes of those asked for and seen.
 
     Foreign is who is not of the scene's style, and would have been pasted. None where nobody is measured.
     """
     grey = frames.mean(-1)
     found: dict[str, list[float]] = {"native edge": [], "foreign edge": []}
-    for one, part in zip(match(verdict.creatures, asked.parts), asked.parts, strict=True):
+    for one, part in zip(assign_creatures(verdict.creatures, asked.creatures), asked.creatures, strict=True):
         if one is not None and part.style and asked.scene_style:
             values = _around(grey, one.boxes)
             if len(values) >= FEWEST:
@@ -74,7 +74,7 @@ def main() -> None:
     from toolkit.captions.cast import read_cast
     from toolkit.footage.clips import read_clips
     from toolkit.footage.video import read_video
-    from toolkit.sandbox.prompt_score import asked
+    from toolkit.sandbox.prompt_score import parse_prompt
     from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,7 +85,7 @@ def main() -> None:
         frames = [read_video(clip.path)[0] for clip in clips]
         verdicts = recognise_many(load_recognisers(), frames)
         found = [
-            edges(one, seen, asked(clip.text, cast))
+            edges(one, seen, parse_prompt(clip.text, cast))
             for clip, one, seen in zip(clips, frames, verdicts, strict=True)
         ]
         for name in ("native edge", "foreign edge"):

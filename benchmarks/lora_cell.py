@@ -152,7 +152,7 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
     Prompts about several characters count under their relation too, as "inter-style identity".
     """
     from toolkit.footage.video import read_video
-    from toolkit.sandbox.prompt_score import asked, score
+    from toolkit.sandbox.prompt_score import parse_prompt, score_verdict
     from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
     from toolkit.sandbox.world.shows import named_looks
 
@@ -161,9 +161,9 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt]) -> Scores:
     verdicts = recognise_many(load_recognisers(), frames)
     scores: Scores = {}
     for prompt, pixels, verdict in zip(prompts, frames, verdicts, strict=True):
-        wanted = asked(prompt.prompt, cast)
+        wanted = parse_prompt(prompt.prompt, cast)
         found = {
-            **score(verdict, wanted),
+            **score_verdict(verdict, wanted),
             **confusions(verdict, wanted, looks),
             **edges(pixels, verdict, wanted),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from toolkit.sandbox.prompt_score import Asked, match
+from toolkit.sandbox.prompt_score import AskedContent, assign_creatures
 from toolkit.sandbox.world.world import Look
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TRAITS = ("body", "colour", "pattern", "accessory")
 
 
-def confusions(verdict: Verdict, asked: Asked, looks: Mapping[str, Look]) -> dict[str, float | None]:
+def confusions(verdict: Verdict, asked: AskedContent, looks: Mapping[str, Look]) -> dict[str, float | None]:
     """Faults of a video with named characters, and how those fare who are not at home; None where not asked.
 
     delusion: of the asked characters that are seen, the share drawn in the other style ("style delusion",
@@ -22,8 +22,8 @@ def confusions(verdict: Verdict, asked: Asked, looks: Mapping[str, Look]) -> dic
     only one of them has beside what only another has ("identity blending"). native, foreign: of the asked
     characters whose own style the scene has, or has not, the share that is seen in its own style.
     """
-    named = {part.who: looks[part.who] for part in asked.parts if part.who}
-    cast = list(zip(match(verdict.creatures, asked.parts), asked.parts, strict=True))
+    named = {part.who: looks[part.who] for part in asked.creatures if part.who}
+    cast = list(zip(assign_creatures(verdict.creatures, asked.creatures), asked.creatures, strict=True))
     styled = [(one, part) for one, part in cast if part.style]
     wrong = [one.style != part.style for one, part in styled if one]
     right: dict[bool, list[bool]] = {True: [], False: []}

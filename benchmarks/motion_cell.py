@@ -184,19 +184,19 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
     """
     from toolkit.captions.cast import read_cast
     from toolkit.footage.video import read_video
-    from toolkit.sandbox.prompt_score import asked, score
+    from toolkit.sandbox.prompt_score import parse_prompt, score_verdict
     from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
 
     cast = read_cast()
     verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
     scores: Scores = {}
     for prompt, verdict in zip(prompts, verdicts, strict=True):
-        wanted = asked(prompt.prompt, cast)
-        found = score(verdict, wanted)
+        wanted = parse_prompt(prompt.prompt, cast)
+        found = score_verdict(verdict, wanted)
         if prompt.kind == "other":
             told: dict[str, Any] = {"known motion": found["motion"]}
         else:
-            (part,) = wanted.parts
+            (part,) = wanted.creatures
             told = {
                 "motion": found["motion"],
                 "carried": float(any(one.action == shown.motion for one in verdict.creatures)),

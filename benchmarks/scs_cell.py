@@ -108,7 +108,7 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
     the clip.
     """
     from toolkit.footage.video import read_video
-    from toolkit.sandbox.prompt_score import asked, score
+    from toolkit.sandbox.prompt_score import parse_prompt, score_verdict
     from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
     from toolkit.sandbox.world.shows import named_looks
 
@@ -116,10 +116,10 @@ def judge(videos: Sequence[Path], prompts: Sequence[Prompt], shown: Performance)
     verdicts = recognise_many(load_recognisers(), [read_video(video)[0] for video in videos])
     scores: Scores = {}
     for prompt, verdict in zip(prompts, verdicts, strict=True):
-        wanted = asked(prompt.prompt, cast)
-        found = score(verdict, wanted)
+        wanted = parse_prompt(prompt.prompt, cast)
+        found = score_verdict(verdict, wanted)
         own = {**vars(shown.look), "style": shown.style}
-        said = [{**vars(looks[part.who]), "style": part.style} for part in wanted.parts]
+        said = [{**vars(looks[part.who]), "style": part.style} for part in wanted.creatures]
         leaks = [float(verdict.scene == shown.scene)]
         for one in verdict.creatures[: len(said)]:
             leaks += [

@@ -13,7 +13,7 @@ from benchmarks.motion_clips import TRAITS, perform, questions
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import parse, validate
 from toolkit.footage.video import write_video
-from toolkit.sandbox.prompt_score import asked
+from toolkit.sandbox.prompt_score import parse_prompt
 from toolkit.sandbox.world import world
 from toolkit.sandbox.world.actions import BASE_ACTIONS, EXTRA_ACTIONS
 from toolkit.sandbox.world.shows import named_looks
@@ -37,21 +37,21 @@ def test_motions_are_asked_of_others_elsewhere(motion: str) -> None:
     prompts = questions(shown, 8, 4)
     assert len({prompt.id for prompt in prompts}) == len({prompt.prompt for prompt in prompts}) == 12
     for prompt in prompts:
-        wanted = asked(prompt.prompt, CAST)
-        (part,) = wanted.parts
+        wanted = parse_prompt(prompt.prompt, CAST)
+        (part,) = wanted.creatures
         assert wanted.scene != shown.scene
         assert all(part.look.get(name) != getattr(shown.look, name) for name in TRAITS[:-1])
         assert (part.action == motion) == (prompt.kind == "asked")
         assert prompt.kind == "asked" or part.action in BASE_ACTIONS
-    assert {asked(prompt.prompt, CAST).scene_style for prompt in prompts} == set(world.STYLES)
+    assert {parse_prompt(prompt.prompt, CAST).scene_style for prompt in prompts} == set(world.STYLES)
     assert "{" not in shown.caption + str(shown.appearance["look"])
 
 
 def test_a_motion_that_is_carried_and_one_that_brings_its_looks_along(tmp_path: Path) -> None:
     shown = perform("drops from above")
     (prompt,) = questions(shown, 1, 0)
-    wanted = asked(prompt.prompt, CAST)
-    said = {"pattern": "plain", "accessory": "none"} | dict(wanted.parts[0].look)
+    wanted = parse_prompt(prompt.prompt, CAST)
+    said = {"pattern": "plain", "accessory": "none"} | dict(wanted.creatures[0].look)
     right = film(tmp_path / "a.mp4", [Look(**said)], shown.motion, wanted.scene_style, wanted.scene)
     copied = film(tmp_path / "b.mp4", [shown.look], shown.motion, shown.style, shown.scene)
     idle = film(tmp_path / "c.mp4", [Look(**said)], "stands still", wanted.scene_style, wanted.scene)
@@ -89,8 +89,8 @@ def test_a_character_that_makes_the_motion_and_another_that_does_not(tmp_path: P
     motion = "leans back"
     shown, looks = perform(motion), named_looks()
     prompts = scs_cell.questions(motion, ("Mimi",), shown.scene, 2)
-    assert all(asked(prompt.prompt, CAST).scene not in ("", shown.scene) for prompt in prompts)
-    wanted = asked(prompts[0].prompt, CAST)
+    assert all(parse_prompt(prompt.prompt, CAST).scene not in ("", shown.scene) for prompt in prompts)
+    wanted = parse_prompt(prompts[0].prompt, CAST)
     one = film(tmp_path / "a.mp4", [looks["Mimi"]], motion, "cartoon", wanted.scene)
     other = film(tmp_path / "b.mp4", [shown.look], motion, shown.style, shown.scene)
     scores = scs_cell.judge([one, other], [prompts[0], prompts[1]], shown)

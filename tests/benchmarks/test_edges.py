@@ -8,7 +8,7 @@ from creatures import named, verdict
 
 from benchmarks.edges import edges, hardness
 from toolkit.captions.cast import read_cast
-from toolkit.sandbox.prompt_score import asked
+from toolkit.sandbox.prompt_score import parse_prompt
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,9 @@ def test_only_who_is_asked_for_and_seen_is_measured() -> None:
     frames = np.full((17, 64, 96, 3), 50, np.uint8)
     frames[:, 12:28, 12:28] = 220  # inside the creatures' box
     frames[:, 40:60:2] = 220  # hard lines elsewhere
-    prompt = asked("[Character: Mimi], jumps. [Character: Otto], walks. [scene-style:cartoon]", read_cast())
+    prompt = parse_prompt(
+        "[Character: Mimi], jumps. [Character: Otto], walks. [scene-style:cartoon]", read_cast()
+    )
     both = verdict(named("Mimi", "jumps"), named("Otto", "walks"))
     assert edges(frames, both, prompt) == {"native edge": 1.0, "foreign edge": 1.0}
     assert edges(frames, verdict(named("Otto", "walks")), prompt) == {

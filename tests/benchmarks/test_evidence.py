@@ -39,7 +39,7 @@ from toolkit.captions.grammar import parse, validate
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import Clip
 from toolkit.footage.video import write_video
-from toolkit.sandbox.prompt_score import asked
+from toolkit.sandbox.prompt_score import parse_prompt
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAST = read_cast()
@@ -344,11 +344,11 @@ def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
     prompts = prose_prompts(12)
     assert prompts == prose_prompts(24)[:12]
     for number, prompt in enumerate(prompts):
-        facts = asked(prompt.prompt, CAST)
-        assert len(facts.parts) == 1 + number % 2
+        facts = parse_prompt(prompt.prompt, CAST)
+        assert len(facts.creatures) == 1 + number % 2
         assert facts.scene
         assert facts.scene_style
-        assert all(part.look["body"] and part.action for part in facts.parts)
+        assert all(part.look["body"] and part.action for part in facts.creatures)
         assert spoken(prompt, "none", CAST) == prompt.prompt
 
 

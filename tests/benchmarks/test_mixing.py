@@ -7,7 +7,7 @@ from creatures import LOOKS, named, seen, verdict
 
 from benchmarks.mixing import confusions
 from toolkit.captions.cast import read_cast
-from toolkit.sandbox.prompt_score import asked
+from toolkit.sandbox.prompt_score import parse_prompt
 from toolkit.sandbox.recogniser.verdict import Creature
 
 CAST = read_cast()
@@ -16,7 +16,7 @@ MIMI, OTTO = named("Mimi", "jumps"), named("Otto", "walks")  # a striped pink be
 
 
 def told(*creatures: Creature, prompt: str = PROMPT) -> dict[str, float | None]:
-    return confusions(verdict(*creatures), asked(prompt, CAST), LOOKS)
+    return confusions(verdict(*creatures), parse_prompt(prompt, CAST), LOOKS)
 
 
 def test_who_is_drawn_in_the_other_style_is_deluded() -> None:

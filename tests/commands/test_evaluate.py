@@ -162,9 +162,9 @@ def test_prompts_that_the_sandbox_cannot_judge_are_set_aside(folder: Path, watch
     clip(folder, "big", TEXT.format("Pixo", "city"), height=128, width=192)
     evaluate(folder, metrics=["sandbox"])
     reasons = {one["file"]: one["reason"] for one in told(folder)["set_aside"]}
-    assert "Tom is no character of the sandbox" in reasons["tom.mp4"]
+    assert "Tom is not a character of the sandbox" in reasons["tom.mp4"]
     with pytest.raises(
-        CastmixError, match=r"none of 1 videos could be scored: tom.mp4: .*Tom is no character"
+        CastmixError, match=r"none of 1 videos could be scored: tom.mp4: .*Tom is not a character"
     ):
         evaluate(folder / "tom.mp4", metrics=["sandbox"])
 

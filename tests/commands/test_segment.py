@@ -304,7 +304,9 @@ def test_wrong_names_and_sizes(folder: Path) -> None:
         segment(folder, backend="carry", detect="given")
     with pytest.raises(CastmixError, match="no character 'Pixxo' in the cast: did you mean Pixo"):
         segment(folder, backend="truth", characters=["Pixxo"])
-    with pytest.raises(CastmixError, match="true masks of 192x128 fit clips of that size, a half"):
+    with pytest.raises(
+        CastmixError, match="96x60: the ground-truth masks of 192x128 need clips of that size"
+    ):
         true_mask(replace(read_clips(folder)[0], height=60), "Pixo")
 
 

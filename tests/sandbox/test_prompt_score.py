@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from creatures import LOOKS, named, seen, verdict
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import Caption, Clause, format
 from toolkit.core.errors import CastmixError
-from toolkit.sandbox.prompt_score import COLUMNS, Asked, Part, asked, match, score
+from toolkit.sandbox import prompt_score
+from toolkit.sandbox.prompt_score import (
+    COLUMNS,
+    AskedContent,
+    AskedCreature,
+    assign_creatures,
+    parse_prompt,
+    score_verdict,
+)
 from toolkit.sandbox.recogniser.verdict import Creature
 from toolkit.sandbox.world import actions, population, world
 
@@ -19,7 +28,7 @@ CAST = read_cast()
 
 
 def judged(prompt: str, *creatures: Creature, **scene: str) -> dict[str, float | None]:
-    return score(verdict(*creatures, **scene), asked(prompt, CAST))
+    return score_verdict(verdict(*creatures, **scene), parse_prompt(prompt, CAST))
 
 
 CHASE = "[Character: Mimi], chases in the meadow. [Character: Rufus], runs away. [scene-style:cartoon]"
@@ -30,32 +39,43 @@ MIMI, RUFUS = named("Mimi", "chases"), named("Rufus", "runs away")
 
 
 def test_a_caption_asks_for_names_actions_and_the_scene() -> None:
-    assert asked(CHASE, CAST) == Asked(
-        (Part("Mimi", {}, "chases", "cartoon"), Part("Rufus", {}, "runs away", "realistic")),
+    assert parse_prompt(CHASE, CAST) == AskedContent(
+        (
+            AskedCreature("Mimi", {}, "chases", "cartoon"),
+            AskedCreature("Rufus", {}, "runs away", "realistic"),
+        ),
         "meadow",
         "cartoon",
     )
-    assert asked(CHASE, CAST).interaction == "chase"
+    assert parse_prompt(CHASE, CAST).interaction == "chase"
 
 
 def test_words_that_the_world_does_not_know_are_not_asked() -> None:
     text = "[Character: Mimi], waddles to the door. [Character: Otto], ponders at the crowd. "
-    found = asked(text + "[scene-style:realistic]", CAST)
-    assert [part.action for part in found.parts] == ["waddles", ""]
+    found = parse_prompt(text + "[scene-style:realistic]", CAST)
+    assert [part.action for part in found.creatures] == ["waddles", ""]
     assert (found.scene, found.scene_style, found.interaction) == ("", "realistic", "")
 
 
 def test_who_is_only_mentioned_is_asked_for_too() -> None:
-    found = asked("[Character: Mimi], chases [Character: Otto] on the beach. [scene-style:cartoon]", CAST)
-    assert found.parts == (Part("Mimi", {}, "chases", "cartoon"), Part("Otto", {}, "", "realistic"))
+    found = parse_prompt(
+        "[Character: Mimi], chases [Character: Otto] on the beach. [scene-style:cartoon]", CAST
+    )
+    assert found.creatures == (
+        AskedCreature("Mimi", {}, "chases", "cartoon"),
+        AskedCreature("Otto", {}, "", "realistic"),
+    )
     assert found.scene == "beach"
 
 
 def test_prose_asks_for_what_it_says() -> None:
     text = "a striped red star with a hat trembles and jumps and a ball ducks by the lamp, realistic style"
     look = {"body": "star", "colour": "red", "pattern": "striped", "accessory": "hat"}
-    assert asked(f"{text}, panning", CAST) == Asked(
-        (Part("", look, "trembles and jumps", "realistic"), Part("", {"body": "ball"}, "ducks", "realistic")),
+    assert parse_prompt(f"{text}, panning", CAST) == AskedContent(
+        (
+            AskedCreature("", look, "trembles and jumps", "realistic"),
+            AskedCreature("", {"body": "ball"}, "ducks", "realistic"),
+        ),
         "",
         "realistic",
     )
@@ -63,16 +83,19 @@ def test_prose_asks_for_what_it_says() -> None:
 
 def test_prose_may_name_the_cast_and_those_whom_the_base_knows() -> None:
     duko = world.Look("cone", "blue", "spotted", "glasses")
-    found = asked("Duko walks and Mimi sways on the beach", CAST, {"Duko": duko})
-    assert found.parts == (Part("", vars(duko), "walks", ""), Part("Mimi", {}, "sways", "cartoon"))
+    found = parse_prompt("Duko walks and Mimi sways on the beach", CAST, {"Duko": duko})
+    assert found.creatures == (
+        AskedCreature("", vars(duko), "walks", ""),
+        AskedCreature("Mimi", {}, "sways", "cartoon"),
+    )
     assert (found.scene, found.scene_style) == ("beach", "")
 
 
 def test_tags_may_be_left_out_in_part() -> None:
-    whole = asked(CHASE, CAST)
-    no_style = asked(CHASE.removesuffix(" [scene-style:cartoon]"), CAST)
+    whole = parse_prompt(CHASE, CAST)
+    no_style = parse_prompt(CHASE.removesuffix(" [scene-style:cartoon]"), CAST)
     assert no_style == replace(whole, scene_style="")
-    assert asked("Mimi chases in the meadow. Rufus runs away. [scene-style:cartoon]", CAST) == whole
+    assert parse_prompt("Mimi chases in the meadow. Rufus runs away. [scene-style:cartoon]", CAST) == whole
 
 
 def test_every_caption_of_the_base_can_be_read() -> None:
@@ -81,11 +104,11 @@ def test_every_caption_of_the_base_can_be_read() -> None:
     members = {member.name: member.look for member in base}
     for seed in range(120):
         scenario = population.sample_scenario(seed, generic, base)
-        found = asked(scenario.caption, CAST, members)
-        assert [part.action for part in found.parts] == [actor.action for actor in scenario.actors]
+        found = parse_prompt(scenario.caption, CAST, members)
+        assert [part.action for part in found.creatures] == [actor.action for actor in scenario.actors]
         assert found.scene in (scenario.scene, "")
         assert found.scene_style == scenario.style
-        for part, actor in zip(found.parts, scenario.actors, strict=True):
+        for part, actor in zip(found.creatures, scenario.actors, strict=True):
             assert part.look.items() <= vars(actor.look).items()
             assert {"body", "colour"} <= part.look.keys()
 
@@ -93,8 +116,10 @@ def test_every_caption_of_the_base_can_be_read() -> None:
 def test_every_action_of_the_world_can_be_asked() -> None:
     for action in actions.ACTIONS:
         text = format(Caption((Clause("Luma", f"{action} in the city"),), "cartoon"))
-        assert asked(text, CAST) == Asked((Part("Luma", {}, action, "cartoon"),), "city", "cartoon")
-        assert asked(f"Luma {action} in the city, cartoon style", CAST) == asked(text, CAST)
+        assert parse_prompt(text, CAST) == AskedContent(
+            (AskedCreature("Luma", {}, action, "cartoon"),), "city", "cartoon"
+        )
+        assert parse_prompt(f"Luma {action} in the city, cartoon style", CAST) == parse_prompt(text, CAST)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +127,18 @@ def test_every_action_of_the_world_can_be_asked() -> None:
     [
         ("a red dragon flies", "'a red dragon flies'"),
         ("a red star jumps and a blue dragon ducks", "'a blue dragon ducks'"),
-        ("in the meadow, cartoon style", "nobody is asked for"),
-        ("", "nobody is asked for"),
+        ("in the meadow, cartoon style", "it asks for no creature"),
+        ("", "it asks for no creature"),
         (
             "[Character: Mimmi], walks. [scene-style:cartoon]",
             "no character 'Mimmi' in the cast: did you mean",
         ),
-        ("[Character: Tom], walks. [scene-style:cartoon]", "Tom is no character of the sandbox's shows"),
+        ("[Character: Tom], walks. [scene-style:cartoon]", "Tom is not a character of the sandbox's shows"),
     ],
 )
 def test_prompts_that_cannot_be_scored(prompt: str, message: str) -> None:
     with pytest.raises(CastmixError, match="prompt") as caught:
-        asked(prompt, CAST)
+        parse_prompt(prompt, CAST)
     assert message in str(caught.value)
 
 
@@ -210,16 +235,32 @@ def test_three_characters_with_two_chasers() -> None:
 def test_match_fills_as_many_parts_as_can_be() -> None:
     rng = np.random.default_rng(0)
     parts = (
-        Part(look={"body": "star"}),
-        Part(look={"colour": "red"}),
-        Part(look={"body": "star", "colour": "red"}),
+        AskedCreature(look={"body": "star"}),
+        AskedCreature(look={"colour": "red"}),
+        AskedCreature(look={"body": "star", "colour": "red"}),
     )
     stars: list[Creature] = [seen(), seen(colour="blue"), seen(body="ball")]
     for _ in range(6):
         rng.shuffle(stars)
-        found = match(stars, parts)
+        found = assign_creatures(stars, parts)
         assert [(one.body, one.colour) for one in found if one] == [
             ("star", "blue"),
             ("ball", "red"),
             ("star", "red"),
         ]
+
+
+# How cached scores are recognised
+
+
+def test_the_judges_fingerprint_follows_weights_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "recogniser.safetensors"
+    weights.write_bytes(b"one")
+    first = prompt_score.judge_fingerprint(weights)
+    assert prompt_score.judge_fingerprint(weights) == first
+    monkeypatch.setattr(prompt_score, "JUDGE_VERSION", prompt_score.JUDGE_VERSION + 1)
+    second = prompt_score.judge_fingerprint(weights)
+    weights.write_bytes(b"two")
+    assert len({first, second, prompt_score.judge_fingerprint(weights)}) == 3

@@ -14,11 +14,25 @@ from torch import Tensor
 from toolkit.core.errors import CastmixError
 from toolkit.sandbox.recogniser import train as pretrain_recogniser
 from toolkit.sandbox.recogniser import truth as data
-from toolkit.sandbox.recogniser.accuracy import accuracy, confusion, judge, truths
-from toolkit.sandbox.recogniser.interactions import fits
-from toolkit.sandbox.recogniser.networks import GEOMETRY, LOOK, OFFSET, Finder, Recognisers, Vocabulary
+from toolkit.sandbox.recogniser.accuracy import accuracy, judge_clips, sample_test_clips
+from toolkit.sandbox.recogniser.interactions import positions_fit
+from toolkit.sandbox.recogniser.networks import (
+    GEOMETRY_SIZE,
+    LOOK,
+    OFFSET_SCALE,
+    CreatureDetector,
+    Recognisers,
+    Vocabulary,
+)
 from toolkit.sandbox.recogniser.recognise import WEIGHTS, load_recognisers, recognise, recognise_many
-from toolkit.sandbox.recogniser.tracking import Track, boxes, camera, crops, follow, geometry
+from toolkit.sandbox.recogniser.tracking import (
+    Track,
+    crop_track,
+    estimate_camera,
+    geometry_features,
+    mask_boxes,
+    track_creatures,
+)
 from toolkit.sandbox.world import world
 from toolkit.sandbox.world.actions import INTERACTIONS
 from toolkit.sandbox.world.shows import named_looks
@@ -31,7 +45,7 @@ def model() -> Recognisers:
     return load_recognisers()
 
 
-class Oracle(Finder):
+class Oracle(CreatureDetector):
     """A finder that knows the masks (A, F, H, W)."""
 
     def __init__(self, masks: np.ndarray) -> None:
@@ -43,7 +57,9 @@ class Oracle(Finder):
         x, y = torch.arange(w) + 0.5, torch.arange(h)[:, None] + 0.5
         area = own.sum((2, 3), keepdim=True).clamp(min=1)
         to = [((own * a).sum((2, 3), keepdim=True) / area - a) * own for a in (x, y)]
-        return torch.stack([own.amax(0) * 20 - 10, to[0].sum(0) / OFFSET, to[1].sum(0) / OFFSET], 1)
+        return torch.stack(
+            [own.amax(0) * 20 - 10, to[0].sum(0) / OFFSET_SCALE, to[1].sum(0) / OFFSET_SCALE], 1
+        )
 
 
 def actors(*looks: world.Look, action: str = "sways", style: str = "cartoon") -> tuple[world.Actor, ...]:
@@ -52,7 +68,7 @@ def actors(*looks: world.Look, action: str = "sways", style: str = "cartoon") ->
 
 def followed(drawn: tuple[np.ndarray, np.ndarray]) -> list[Track]:
     frames, masks = drawn
-    return follow(Oracle(masks), data.to_tensor(frames)[None])[0]
+    return track_creatures(Oracle(masks), data.to_tensor(frames)[None])[0]
 
 
 # --- finding and following
@@ -86,12 +102,12 @@ def test_nothing_is_found_where_nothing_is(model: Recognisers) -> None:
 def test_boxes_and_crops_hold_the_creature_and_nothing_else() -> None:
     frames, masks = world.draw(actors(NAMED["Pixo"]), "beach", "cartoon")
     mask = torch.from_numpy(masks[0])
-    left, top, right, bottom = boxes(mask)[0].int().tolist()
+    left, top, right, bottom = mask_boxes(mask)[0].int().tolist()
     assert mask[0, top:bottom, left:right].sum() == mask[0].sum()
-    assert boxes(torch.zeros(2, 4, 4, dtype=torch.bool)).isnan().all()
+    assert mask_boxes(torch.zeros(2, 4, 4, dtype=torch.bool)).isnan().all()
     track = Track(mask, mask.sum((1, 2)).float())
-    one = crops(data.to_tensor(frames), track)
-    other = crops(data.to_tensor(world.draw(actors(NAMED["Pixo"]), "city", "realistic")[0]), track)
+    one = crop_track(data.to_tensor(frames), track)
+    other = crop_track(data.to_tensor(world.draw(actors(NAMED["Pixo"]), "city", "realistic")[0]), track)
     assert one.shape == (17, 4, 40, 40)
     inside = one[:, 3:] == 1
     assert (one[:, :3] * ~(one[:, 3:] > 0)).abs().max() == 0
@@ -102,9 +118,9 @@ def test_boxes_and_crops_hold_the_creature_and_nothing_else() -> None:
 @pytest.mark.parametrize("scene", ["room", "city", "meadow"])
 def test_the_camera_is_measured_on_the_background(move: world.Camera, scene: str) -> None:
     frames, _ = world.draw((), scene, "cartoon", camera=move)
-    right, _, closer = camera(data.to_tensor(frames)[None], torch.ones(1, 17, 64, 96, dtype=torch.bool))[
-        0
-    ].tolist()
+    right, _, closer = estimate_camera(
+        data.to_tensor(frames)[None], torch.ones(1, 17, 64, 96, dtype=torch.bool)
+    )[0].tolist()
     assert right == pytest.approx(-move.pan * 64 / 17, abs=0.3)
     assert closer == pytest.approx((move.zoom - 1) / 17 / (1 + (move.zoom - 1) / 2), abs=0.005)
 
@@ -117,9 +133,9 @@ def test_geometry_has_its_size_and_forgets_the_camera() -> None:
         "cartoon",
         camera=world.Camera(pan=0.2),
     )
-    still = geometry(followed((frames, masks)), torch.zeros(3))
-    pan = geometry(followed((panned, moved)), torch.tensor([-0.2 * 64 / 17, 0.0, 0.0]))
-    assert still.shape == (2, 17, GEOMETRY)
+    still = geometry_features(followed((frames, masks)), torch.zeros(3))
+    pan = geometry_features(followed((panned, moved)), torch.tensor([-0.2 * 64 / 17, 0.0, 0.0]))
+    assert still.shape == (2, 17, GEOMETRY_SIZE)
     assert (still[..., :9] - pan[..., :9]).abs().mean() < 0.05
 
 
@@ -143,12 +159,12 @@ def test_what_ships_is_small_and_knows_the_registry(model: Recognisers) -> None:
 
 
 def test_what_ships_reads_truth_that_it_has_not_seen(model: Recognisers) -> None:
-    right = accuracy(judge(model, truths(model, 32, seed=1)))
+    right = accuracy(judge_clips(model, sample_test_clips(model, 32, seed=1)))
     assert min(right.values()) > 0.9, right
 
 
 def test_places_sizes_and_cameras_that_the_base_never_has_still_work(model: Recognisers) -> None:
-    right = accuracy(judge(model, truths(model, 24, seed=2, varied=True)))
+    right = accuracy(judge_clips(model, sample_test_clips(model, 24, seed=2, varied=True)))
     assert np.mean(list(right.values())) > 0.9, right
 
 
@@ -203,13 +219,13 @@ def test_roles_in_the_wrong_places_make_none(model: Recognisers, kind: str, xs: 
 
 def test_a_rider_is_above_its_carrier() -> None:
     carrier = np.tile(np.array([40.0, 30, 60, 60], np.float32), (17, 1))
-    assert fits("ride", carrier - [0, 20, 0, 20], carrier)
-    assert not fits("ride", carrier - [25, 0, 25, 0], carrier)
-    assert not fits("ride", np.full((17, 4), np.nan), carrier)
+    assert positions_fit("ride", carrier - [0, 20, 0, 20], carrier)
+    assert not positions_fit("ride", carrier - [25, 0, 25, 0], carrier)
+    assert not positions_fit("ride", np.full((17, 4), np.nan), carrier)
 
 
 def test_many_clips_at_once_are_judged_like_each_alone(model: Recognisers) -> None:
-    clips = [t.draw()[0] for t in truths(model, 3, seed=3)]
+    clips = [t.draw()[0] for t in sample_test_clips(model, 3, seed=3)]
     for one, alone in zip(recognise_many(model, clips), [recognise(model, c) for c in clips], strict=True):
         assert one.scene == alone.scene
         assert [(c.who, c.action) for c in one.creatures] == [(c.who, c.action) for c in alone.creatures]
@@ -254,8 +270,8 @@ def test_training_goes_on_where_it_stopped_and_ends_in_weights(
 
 
 def test_a_seed_is_a_clip_and_swapping_twice_is_nothing() -> None:
-    assert data.truth(data.TESTING, NAMED) == data.truth(data.TESTING, NAMED)
-    assert data.truth(data.TESTING, NAMED) != data.truth(data.TESTING + 1, NAMED)
+    assert data.sample_clip(data.TEST_SEEDS, NAMED) == data.sample_clip(data.TEST_SEEDS, NAMED)
+    assert data.sample_clip(data.TEST_SEEDS, NAMED) != data.sample_clip(data.TEST_SEEDS + 1, NAMED)
     pair = [NAMED["Pixo"], NAMED["Otto"]]
     assert data.swapped(data.swapped(pair, "colour"), "colour") == pair
 
@@ -263,7 +279,7 @@ def test_a_seed_is_a_clip_and_swapping_twice_is_nothing() -> None:
 def test_spoiling_keeps_shapes_masks_and_a_fifth_of_every_knob() -> None:
     frames, masks = world.draw(actors(NAMED["Pixo"]), "beach", "cartoon")
     clips = data.to_tensor(frames)[None].repeat(6, 1, 1, 1, 1)
-    spoiled, moved = data.spoil(
+    spoiled, moved = data.corrupt(
         clips, torch.from_numpy(masks)[None].repeat(6, 1, 1, 1, 1), torch.Generator().manual_seed(0)
     )
     assert spoiled.shape == clips.shape
@@ -273,12 +289,3 @@ def test_spoiling_keeps_shapes_masks_and_a_fifth_of_every_knob() -> None:
     )
     assert same.min() > 0.7
     assert (spoiled - clips).abs().mean() > 0.01
-
-
-def test_confusions_add_up_to_the_accuracy(model: Recognisers) -> None:
-    answers = judge(model, [replace(t, camera=world.STATIC_CAMERA) for t in truths(model, 6, seed=4)])
-    matrix = confusion(answers, "colour")
-    right = sum(row.get(truth, 0) for truth, row in matrix.items())
-    assert right / sum(sum(row.values()) for row in matrix.values()) == pytest.approx(
-        accuracy(answers)["colour"]
-    )

@@ -25,7 +25,7 @@ from toolkit.core.progress import say, track
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 from toolkit.footage.masks import mask_path
-from toolkit.sandbox.true_masks import true_box, truth
+from toolkit.sandbox.true_masks import detect_true_boxes, propagate_true_masks
 from toolkit.segmentation.interfaces import Detect, Options, Propagate
 from toolkit.segmentation.manual_prompts import manual_detector
 from toolkit.segmentation.optical_flow_tracker import optical_flow_tracker
@@ -261,11 +261,11 @@ SEGMENTERS: Mapping[str, Callable[[Options], Propagate]] = {
     "sam2": _sam2,
     "sam2-package": _sam2_package,
     "carry": optical_flow_tracker,
-    "truth": truth,
+    "truth": propagate_true_masks,
 }
 DETECTORS: Mapping[str, Callable[[Options], Detect]] = {
     "reference": _reference,
     "describe": _describe,
     "given": manual_detector,
-    "truth": true_box,
+    "truth": detect_true_boxes,
 }

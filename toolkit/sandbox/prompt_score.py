@@ -1,8 +1,9 @@
-"""What a prompt asks the sandbox for, and how much of it a video shows.
+"""Scores sandbox videos against their prompts.
 
-A prompt is a caption in the grammar, whose characters are known by name, or prose as the base model knows it
-("a red star with a hat jumps in the meadow, cartoon style"), whose creatures are known by what is said of
-them. What a prompt does not say is not asked: it counts neither for nor against a video.
+`parse_prompt` extracts the creatures, actions, scene and styles that a prompt asks for. A prompt is a caption
+in the grammar, with named characters, or prose in the form of the base model's pretraining captions ("a red
+star with a hat jumps in the meadow, cartoon style"), with described creatures. `score_verdict` compares the
+recognisers' predictions with it. What a prompt does not mention does not affect the scores.
 """
 
 from __future__ import annotations
@@ -32,18 +33,24 @@ COLUMNS = {
     "binding": "whether the creatures seen are exactly those asked for, one to one",
     "prompt": "share of all asked facts that hold: who, action, scene, scene style, interaction",
 }
-"""What each score of `score` is; all of them 0 to 1."""
+"""The meaning of each score of `score_verdict`. All scores are in [0, 1]."""
+
+JUDGE_VERSION = 1
+"""Version of the code that computes scores from pixels. Raise it by hand if a change of the recognisers'
+code, of `actions.py` or of this file can change a score. Cached scores of other versions are then computed
+anew.
+"""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One creature that a prompt asks for. What is empty is not asked.
+class AskedCreature:
+    """One creature that a prompt asks for. Empty values are not asked for.
 
     Attributes:
-        who: A named character.
-        look: body, colour, pattern, accessory, as far as they are said.
+        who: Name of a character.
+        look: Values of body, colour, pattern and accessory that the prompt mentions.
         action: One of `actions.ACTIONS`.
-        style: How this creature is to be drawn.
+        style: Rendering style of this creature.
     """
 
     who: str = ""
@@ -51,123 +58,141 @@ class Part:
     action: str = ""
     style: str = ""
 
-    def fits(self, creature: Creature) -> bool:
-        """Whether this creature can be the one asked for, whatever it does and however it is drawn."""
+    def matches(self, creature: Creature) -> bool:
+        """Return whether a recognised creature has this name or look, whatever its action and style."""
         if self.who:
             return creature.who == self.who
         return all(getattr(creature, name) == value for name, value in self.look.items())
 
 
 @dataclass(frozen=True)
-class Asked:
-    """All that a prompt asks for: creatures in the order of the prompt, and the scene. "" is not asked."""
+class AskedContent:
+    """The content that a prompt asks for: creatures in the order of the prompt, and the scene ("" = none)."""
 
-    parts: tuple[Part, ...]
+    creatures: tuple[AskedCreature, ...]
     scene: str = ""
     scene_style: str = ""
 
     @property
     def interaction(self) -> str:
-        """The interaction that the asked actions make up, "" if none."""
-        return actions.find_interaction(tuple(part.action for part in self.parts))
+        """The interaction that the asked actions form, or ""."""
+        return actions.find_interaction(tuple(part.action for part in self.creatures))
 
 
-def _one_of(words: Mapping[str, object] | Sequence[str]) -> str:
+def _alternatives(words: Mapping[str, object] | Sequence[str]) -> str:
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
-_ACTION = re.compile(rf"(?:{_one_of(actions.ACTIONS)})\b")
-_SCENE = re.compile(rf"\b(?:in|on|at) the ({_one_of(scenery.SCENES)})\b")
-_STYLE = re.compile(rf"\b({_one_of(world.STYLES)}) style\b")
+_ACTION = re.compile(rf"(?:{_alternatives(actions.ACTIONS)})\b")
+_SCENE = re.compile(rf"\b(?:in|on|at) the ({_alternatives(scenery.SCENES)})\b")
+_STYLE = re.compile(rf"\b({_alternatives(world.STYLES)}) style\b")
 _LOOK = (
-    rf"[Aa]n? (?:(?P<pattern>{_one_of(paint.PATTERNS)}) )?(?:(?P<colour>{_one_of(paint.COLOURS)}) )?"
-    rf"(?P<body>{_one_of(paint.BODIES)})(?: with (?:an? )?(?P<accessory>{_one_of(paint.ACCESSORIES)}))?"
+    rf"[Aa]n? (?:(?P<pattern>{_alternatives(paint.PATTERNS)}) )?"
+    rf"(?:(?P<colour>{_alternatives(paint.COLOURS)}) )?(?P<body>{_alternatives(paint.BODIES)})"
+    rf"(?: with (?:an? )?(?P<accessory>{_alternatives(paint.ACCESSORIES)}))?"
 )
-_ASIDE = re.compile(rf"\bby the (?:{_one_of(scenery.PROPS)})\b|\b(?:panning|zooming in)\b|\band\b|[\s,.;]")
+_IGNORED = re.compile(
+    rf"\bby the (?:{_alternatives(scenery.PROPS)})\b|\b(?:panning|zooming in)\b|\band\b|[\s,.;]"
+)
 
 
-def asked(prompt: str, cast: Cast, members: Mapping[str, world.Look] | None = None) -> Asked:
-    """What a prompt asks for.
+def parse_prompt(
+    prompt: str, cast: Cast, generic_names: Mapping[str, world.Look] | None = None
+) -> AskedContent:
+    """Parse the content that a prompt asks for.
 
-    Of a caption's action its beginning counts, if that is an action of the world ("waddles to the door");
-    other words are for models that know more. Prose is read to its last word.
+    In a caption, an action counts if it begins with an action of the sandbox ("waddles to the door"). Its
+    other words are ignored. Prose must be understood completely.
 
     Args:
         prompt: A caption, or prose.
-        cast: Whose names may stand in it.
-        members: Looks of creatures that the base model knows by name.
+        cast: The cast registry, for character names.
+        generic_names: Looks of the generic creatures that have a name in pretraining, by name.
 
     Raises:
-        CastmixError: It names a character whom the sandbox cannot draw, or cannot be read.
+        CastmixError: The prompt names a character that is not one of the sandbox's, or cannot be parsed.
     """
     try:
         for name in TAG.findall(prompt):
             cast.find(name)
-    except CastmixError as error:  # better told as a name than as words that cannot be read
+    except CastmixError as error:  # more helpful than a message about words that cannot be parsed
         raise CastmixError(f"prompt {prompt!r}: {error}") from error
-    found = _of_prose(prompt, cast, members or {}) if validate(prompt, cast) else _of_caption(prompt, cast)
-    for part in found.parts:
+    found = (
+        _parse_prose(prompt, cast, generic_names or {})
+        if validate(prompt, cast)
+        else _parse_caption(prompt, cast)
+    )
+    for part in found.creatures:
         if part.who and cast.find(part.who)[0].source != "sandbox":
-            raise CastmixError(f"prompt {prompt!r}: {part.who} is no character of the sandbox's shows")
+            raise CastmixError(
+                f"prompt {prompt!r}: {part.who} is not a character of the sandbox's shows, and only "
+                "these can be scored"
+            )
     return found
 
 
-def _of_caption(prompt: str, cast: Cast) -> Asked:
+def _parse_caption(prompt: str, cast: Cast) -> AskedContent:
     caption = parse(prompt, cast)
     does = {clause.name: clause.action for clause in caption.clauses}
     for clause in caption.clauses:
         does |= {name: "" for name in TAG.findall(clause.action) if name not in does}
-    parts = [
-        Part(
+    creatures = [
+        AskedCreature(
             who=name,
             action=begins[0] if (begins := _ACTION.match(text)) else "",
             style=cast.find(name)[0].style,
         )
         for name, text in does.items()
     ]
-    return Asked(tuple(parts), _first(_SCENE, prompt), caption.style)
+    return AskedContent(tuple(creatures), _first_match(_SCENE, prompt), caption.style)
 
 
-def _of_prose(prompt: str, cast: Cast, members: Mapping[str, world.Look]) -> Asked:
+def _parse_prose(prompt: str, cast: Cast, generic_names: Mapping[str, world.Look]) -> AskedContent:
     text = SCENE_TAG.sub(r", \1 style", TAG.sub(r"\1", prompt))
-    scene, style = _first(_SCENE, text), _first(_STYLE, text)
-    names = _one_of([*cast.names, *members])
+    scene, style = _first_match(_SCENE, text), _first_match(_STYLE, text)
+    names = _alternatives([*cast.names, *generic_names])
     clause = re.compile(rf"\b(?:{_LOOK}|(?P<name>{names})),? (?P<action>{_ACTION.pattern})")
-    parts = []
+    creatures = []
     for found in clause.finditer(text):
         look = {name: value for name in ("body", "colour", "pattern", "accessory") if (value := found[name])}
         name, action = found["name"] or "", found["action"]
         if name in cast.names:
-            parts.append(Part(who=name, action=action, style=cast.find(name)[0].style))
+            creatures.append(AskedCreature(who=name, action=action, style=cast.find(name)[0].style))
         else:
-            parts.append(Part(look=look or dict(vars(members[name])), action=action, style=style))
+            creatures.append(
+                AskedCreature(look=look or dict(vars(generic_names[name])), action=action, style=style)
+            )
     left = text
-    for read in (clause, _SCENE, _STYLE, _ASIDE):
+    for read in (clause, _SCENE, _STYLE, _IGNORED):
         left = read.sub(" ", left)
-    if left.strip() or not parts:
+    if left.strip() or not creatures:
+        problem = f"not understood: {left.strip()!r}" if left.strip() else "it asks for no creature"
         raise CastmixError(
-            f"prompt {prompt!r}: {left.strip() or 'nobody is asked for'!r}: expected a caption, or prose as "
+            f"prompt {prompt!r} cannot be scored ({problem}): expected a caption, or prose such as "
             "'a red star with a hat jumps in the meadow, cartoon style'"
         )
-    return Asked(tuple(parts), scene, style)
+    return AskedContent(tuple(creatures), scene, style)
 
 
-def _first(pattern: re.Pattern[str], text: str) -> str:
+def _first_match(pattern: re.Pattern[str], text: str) -> str:
     found = pattern.search(text)
     return found[1] if found else ""
 
 
-def match(creatures: Sequence[Creature], parts: Sequence[Part]) -> tuple[Creature | None, ...]:
-    """Who plays which part, one creature at most a part and one part at most a creature; None is nobody.
+def assign_creatures(seen: Sequence[Creature], asked: Sequence[AskedCreature]) -> tuple[Creature | None, ...]:
+    """Assign the creatures seen in a video one-to-one to the creatures that the prompt asks for.
 
-    As many parts as possible are filled; where there is a choice (two red stars), so that actions, then
-    styles come out right.
+    As many as possible are assigned. Ties (two red stars) are resolved in favour of matching actions, then of
+    matching styles.
+
+    Returns:
+        For each asked creature, the seen creature assigned to it, or None.
     """
-    best: tuple[Creature | None, ...] = (None,) * len(parts)
+    best: tuple[Creature | None, ...] = (None,) * len(asked)
     most = (0, 0, 0)
-    for chosen in itertools.permutations([*creatures, *best], len(parts)):
-        pairs = [(part, one) for part, one in zip(parts, chosen, strict=True) if one is not None]
-        if all(part.fits(one) for part, one in pairs):
+    for chosen in itertools.permutations([*seen, *best], len(asked)):
+        pairs = [(part, one) for part, one in zip(asked, chosen, strict=True) if one is not None]
+        if all(part.matches(one) for part, one in pairs):
             right = sum(one.action == part.action for part, one in pairs)
             worth = (len(pairs), right, sum(one.style == part.style for part, one in pairs))
             if worth > most:
@@ -175,9 +200,9 @@ def match(creatures: Sequence[Creature], parts: Sequence[Part]) -> tuple[Creatur
     return best
 
 
-def score(verdict: Verdict, asked: Asked) -> dict[str, float | None]:
-    """The scores of one video (see `COLUMNS`), 0 to 1; None where the prompt does not ask for it."""
-    cast = list(zip(asked.parts, match(verdict.creatures, asked.parts), strict=True))
+def score_verdict(verdict: Verdict, asked: AskedContent) -> dict[str, float | None]:
+    """Return the scores of one video (see `COLUMNS`), 0 to 1; None if the prompt does not ask for it."""
+    cast = list(zip(asked.creatures, assign_creatures(verdict.creatures, asked.creatures), strict=True))
     seen = [float(one is not None) for _, one in cast]
     does = [float(one is not None and one.action == part.action) for part, one in cast if part.action]
     styles = [float(one is not None and one.style == part.style) for part, one in cast if part.style]
@@ -198,12 +223,11 @@ def score(verdict: Verdict, asked: Asked) -> dict[str, float | None]:
 
 
 def judge_fingerprint(weights: Path) -> str:
-    """Of all that makes scores of pixels: the recognisers' weights, their code, and this file."""
-    here = Path(__file__).parent
-    names = ("recognise", "networks", "tracking", "interactions", "verdict")
-    code = [*(here / "recogniser" / f"{name}.py" for name in names), here / "world" / "actions.py"]
-    code.append(Path(__file__))
-    return fingerprint_text(",".join(fingerprint_file(file) for file in [weights, *code]))
+    """Return a fingerprint of the judge: the recognisers' weights and `JUDGE_VERSION`.
+
+    Cached scores are valid for one fingerprint. Edits of comments and docstrings do not change it.
+    """
+    return fingerprint_text(f"{JUDGE_VERSION},{fingerprint_file(weights)}")
 
 
 def _mean(facts: Sequence[float]) -> float | None:

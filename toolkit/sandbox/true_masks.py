@@ -1,4 +1,4 @@
-"""The sandbox's own masks: backend and detector "truth"."""
+"""Ground-truth masks of the sandbox's episodes: the backend and the detector "truth" of `castmix segment`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from toolkit.segmentation.interfaces import Detect, Options, Prompt, Propagate, 
 from toolkit.segmentation.mask_iou import box_of
 
 
-def truth(options: Options) -> Propagate:
-    """The masks beside the sandbox's episodes, averaged to the size of the clip; prompts are not used."""
+def propagate_true_masks(options: Options) -> Propagate:
+    """Backend "truth": the masks stored beside the sandbox's episodes. The content of prompts is not used."""
 
     def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
         for name in prompts:
@@ -28,8 +28,8 @@ def truth(options: Options) -> Propagate:
     return propagate
 
 
-def true_box(options: Options) -> Detect:
-    """The box of each character in the frame where most of it is seen."""
+def detect_true_boxes(options: Options) -> Detect:
+    """Detector "truth": the box of each character in the frame with its largest visible area."""
 
     def detect(clip: Clip, characters: Sequence[Character]) -> dict[str, Prompt]:
         found = {}
@@ -44,23 +44,26 @@ def true_box(options: Options) -> Detect:
 
 
 def true_mask(clip: Clip, name: str) -> NDArray[np.uint8]:
-    """How much of each pixel is the character, (F, H, W) in 0..255; nothing where it is not in the shot.
+    """Return the coverage of each pixel by a character, uint8 (F, H, W); all 0 if it is not in the shot.
+
+    The masks are averaged down to the clip's size.
 
     Raises:
-        CastmixError: The clip's source has no masks beside it, or the clip was cut in a way that they do not
-            tell: another size than a whole part of the episode's picture.
+        CastmixError: The clip's source has no masks beside it, or the episode's size is not an integer
+            multiple of the clip's size.
     """
     path = Path(clip.source).with_suffix(".masks.npz")
     if not path.exists():
         raise CastmixError(
-            f"{path} is missing: only the sandbox's episodes have true masks beside them; "
+            f"{path} is missing: only the sandbox's episodes have ground-truth masks beside them; "
             "use another backend and detector for other footage"
         )
     scale = shows.HEIGHT // clip.height
     if (clip.height * scale, clip.width * scale) != (shows.HEIGHT, shows.WIDTH):
         raise CastmixError(
-            f"{clip.path}: true masks of {shows.WIDTH}x{shows.HEIGHT} fit clips of that size, a half, "
-            f"a quarter and so on, not {clip.width}x{clip.height}: prepare it with `--preset sandbox`"
+            f"{clip.path} is {clip.width}x{clip.height}: the ground-truth masks of "
+            f"{shows.WIDTH}x{shows.HEIGHT} need clips of that size, or of a half, a third, a quarter, …: "
+            "prepare it with `--preset sandbox`"
         )
     with np.load(path) as masks:
         known = [key.partition(" ") for key in masks.files]
@@ -70,7 +73,7 @@ def true_mask(clip: Clip, name: str) -> NDArray[np.uint8]:
             return np.zeros((clip.num_frames, clip.height, clip.width), np.uint8)
         mask = np.unpackbits(masks[f"{shot:05d} {name}"], axis=-1, count=shows.WIDTH)
     times = clip.start + np.arange(clip.num_frames) / clip.fps
-    # as `prepare` picks them: the frame that is shown at that time
+    # `prepare` takes the frame that is shown at each of these times.
     numbers = np.floor(times * shows.FPS + 1e-3).astype(int) - shot
     frames = mask[np.clip(numbers, 0, len(mask) - 1)]
     blocks = frames.reshape(len(frames), clip.height, scale, clip.width, scale)
@@ -78,7 +81,10 @@ def true_mask(clip: Clip, name: str) -> NDArray[np.uint8]:
 
 
 def true_ground(clip: Clip, name: str) -> float | None:
-    """Where a sandbox character stands in the clip's first frame, in pixels; None for other footage."""
+    """Return the y of the ground below a sandbox character in the clip's first frame, in pixels.
+
+    Returns None for other footage.
+    """
     path = Path(clip.source).with_suffix(".truth.json")
     if not path.exists():
         return None

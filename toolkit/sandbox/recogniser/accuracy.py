@@ -1,4 +1,4 @@
-"""How often the recognisers are right: on clips drawn afresh, or redrawn by a VAE, whose truth is known."""
+"""Measures the recognisers' accuracy on freshly drawn, labelled clips, optionally redrawn by a VAE."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from numpy.typing import NDArray
 
 from toolkit.sandbox.recogniser.networks import LOOK, Recognisers
 from toolkit.sandbox.recogniser.recognise import recognise_many
-from toolkit.sandbox.recogniser.truth import TESTING, Truth, truth
+from toolkit.sandbox.recogniser.truth import TEST_SEEDS, LabelledClip, sample_clip
 from toolkit.sandbox.recogniser.verdict import Creature, Verdict
 from toolkit.sandbox.world import world
 
 CREATURE = ("who", *LOOK, "style", "action")
 CLIP = ("scene", "scene_style", "interaction", "count")
 MISSED = "not found"
-SEEN_AREA = 300  # pixels over a whole clip, of some 7,000: who shows less cannot be asked for
+MIN_AREA = 300  # visible pixels over a whole clip, of about 7,000: creatures with fewer are not evaluated
 Array = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one judge said, and what it should have said."""
+    """One prediction and its true value. `question` is an entry of `CREATURE` or `CLIP`."""
 
-    judge: str
+    question: str
     truth: str
-    said: str
+    predicted: str
 
 
-def truths(model: Recognisers, n: int, seed: int, *, varied: bool = False) -> list[Truth]:
-    """Clips to test on; varied ones have places, sizes and cameras that no generator is trained on."""
+def sample_test_clips(model: Recognisers, n: int, seed: int, *, varied: bool = False) -> list[LabelledClip]:
+    """Sample test clips. `varied`: positions, sizes and cameras have wider ranges than in pretraining."""
     named = {name: world.Look(*look) for name, look in model.vocabulary.looks.items()}
-    return [truth(TESTING + 1_000_000 * seed + i, named, varied=varied) for i in range(n)]
+    return [sample_clip(TEST_SEEDS + 1_000_000 * seed + i, named, varied=varied) for i in range(n)]
 
 
 def _boxes(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Masks (F, H, W) filled up to their boxes."""
+    """Return masks (F, H, W) filled up to their bounding boxes."""
     full = np.zeros_like(masks)
     for frame, mask in zip(full, masks, strict=True):
         ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -48,9 +48,9 @@ def _boxes(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _overlap(creature: Creature, full: NDArray[np.bool_]) -> tuple[float, float]:
-    """How many pixels a creature's boxes share with boxes (F, H, W), and which part of both, 0..1, that is.
+    """Return intersection (pixels) and IoU of a creature's boxes with the boxes in `full` (F, H, W).
 
-    Frames in which the creature is not seen do not count.
+    The IoU counts only frames in which the creature is seen.
     """
     there = np.zeros_like(full)
     seen = np.asarray(np.isfinite(creature.boxes).all(axis=1), np.bool_)
@@ -62,8 +62,8 @@ def _overlap(creature: Creature, full: NDArray[np.bool_]) -> tuple[float, float]
     return both, both / max(1.0, float((there | full)[seen].sum()))
 
 
-def paired(verdict: Verdict, masks: NDArray[np.bool_]) -> dict[int, Creature]:
-    """Which creature of a verdict stands where which actor of visible masks (A, F, H, W) does."""
+def match_creatures(verdict: Verdict, masks: NDArray[np.bool_]) -> dict[int, Creature]:
+    """Match predicted creatures to actors with visible masks (A, F, H, W), by overlap of their boxes."""
     boxes = [_boxes(mask) for mask in masks]
     fits = [(*_overlap(c, box), a, i) for a, box in enumerate(boxes) for i, c in enumerate(verdict.creatures)]
     pairs: dict[int, Creature] = {}
@@ -75,13 +75,15 @@ def paired(verdict: Verdict, masks: NDArray[np.bool_]) -> dict[int, Creature]:
     return pairs
 
 
-def compare(model: Recognisers, real: Truth, masks: NDArray[np.bool_], verdict: Verdict) -> list[Answer]:
-    """Hold a verdict against the truth, whose visible masks are (A, F, H, W).
+def compare(
+    model: Recognisers, real: LabelledClip, masks: NDArray[np.bool_], verdict: Verdict
+) -> list[Answer]:
+    """Compare the predictions for a clip with its labels; `masks` are its visible masks (A, F, H, W).
 
-    Creatures are paired by place alone; who shows less than `SEEN_AREA` is not asked for.
+    Creatures are matched by position alone. Actors with less than `MIN_AREA` visible pixels do not count.
     """
-    found = paired(verdict, masks)
-    asked = [a for a, mask in enumerate(masks) if mask.sum() >= SEEN_AREA]
+    found = match_creatures(verdict, masks)
+    asked = [a for a, mask in enumerate(masks) if mask.sum() >= MIN_AREA]
     count = len(verdict.creatures) - len(found.keys() - set(asked))
     pairs = [(a, found.get(a)) for a in asked]
     answers = []
@@ -99,10 +101,10 @@ def compare(model: Recognisers, real: Truth, masks: NDArray[np.bool_], verdict: 
     return answers
 
 
-def judge(
-    model: Recognisers, clips: Sequence[Truth], redraw: Callable[[Array], Array] | None = None
+def judge_clips(
+    model: Recognisers, clips: Sequence[LabelledClip], redraw: Callable[[Array], Array] | None = None
 ) -> list[Answer]:
-    """Draw clips, redraw each of them (F, H, W, 3) if asked to, and hold the verdicts against the truth."""
+    """Draw clips, redraw each (F, H, W, 3) with `redraw` if given, and compare predictions with labels."""
     answers = []
     for start in range(0, len(clips), 32):
         part = clips[start : start + 32]
@@ -115,31 +117,21 @@ def judge(
 
 
 def accuracy(answers: Iterable[Answer]) -> dict[str, float]:
-    """Share of right answers by judge, 0..1; `count` is whether as many creatures were seen as there are."""
+    """Return the accuracy of each question, 0 to 1. "count" is the number of creatures in a clip."""
     right, all_ = Counter[str](), Counter[str]()
     for answer in answers:
-        all_[answer.judge] += 1
-        right[answer.judge] += answer.said == answer.truth
+        all_[answer.question] += 1
+        right[answer.question] += answer.predicted == answer.truth
     return {key: right[key] / all_[key] for key in (*CREATURE, *CLIP) if all_[key]}
-
-
-def confusion(answers: Iterable[Answer], key: str) -> dict[str, dict[str, int]]:
-    """How often each truth was called what by one judge: `matrix[truth][said]`."""
-    matrix: dict[str, dict[str, int]] = {}
-    for answer in answers:
-        if answer.judge == key:
-            row = matrix.setdefault(answer.truth, {})
-            row[answer.said] = row.get(answer.said, 0) + 1
-    return matrix
 
 
 def recogniser_accuracy(
     model: Recognisers, n: int, seed: int, redraw: Callable[[Array], Array] | None = None
 ) -> dict[str, float]:
-    """Accuracy of each judge on `n` fresh clips (F, H, W, 3), redrawn by `redraw` if given.
+    """Measure the accuracy of each question on `n` test clips, redrawn by `redraw` (F, H, W, 3) if given.
 
-    Styles of creatures and scenes are independent; a third of the creatures are near misses of named ones,
-    and every seventh pair has swapped colours or accessories. A creature that was not found counts against
-    all its judges.
+    Styles of creatures and scenes are independent. A third of the creatures are near misses of named
+    characters, and every seventh pair has swapped colours or accessories. A creature that was not detected
+    counts as wrong for all its questions.
     """
-    return accuracy(judge(model, truths(model, n, seed), redraw))
+    return accuracy(judge_clips(model, sample_test_clips(model, n, seed), redraw))

@@ -1,4 +1,4 @@
-"""The networks of the recognisers, one small network a question. None of them ever sees a prompt."""
+"""The recognisers' networks: a detector and three classifiers. None of them sees a prompt."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ import torch
 from torch import Tensor, nn
 
 LOOK = ("body", "colour", "pattern", "accessory")
-READ = (*LOOK, "style")
-CROP, OFFSET = 40, 16.0  # pixels along a crop; what one unit of the finder's offsets means
-GEOMETRY = 24
+ATTRIBUTES = (*LOOK, "style")
+CROP_SIZE = 40  # side of a crop in pixels
+OFFSET_SCALE = 16.0  # pixels per unit of the detector's centre offsets
+GEOMETRY_SIZE = 24  # number of position features; see tracking.geometry_features
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What can be answered: the values of every question, and who the named characters are.
+    """The classes that the recognisers predict.
 
-    `values` has body, colour, pattern, accessory, style, action, scene and scene_style; `looks` the four
-    attributes of `LOOK` of every named character.
+    Attributes:
+        values: Possible values of body, colour, pattern, accessory, style, action, scene and scene_style.
+        looks: The four attributes of `LOOK` of each named character.
     """
 
     values: Mapping[str, tuple[str, ...]]
     looks: Mapping[str, tuple[str, ...]]
 
     def who(self, look: Sequence[str]) -> str:
-        """The named character with this look, or "" if it is nobody's."""
+        """Return the named character with this look, or "" if there is none."""
         return next((name for name, own in self.looks.items() if tuple(look) == own), "")
 
     def to_json(self) -> str:
-        """The vocabulary as one line of JSON."""
+        """Return the vocabulary as one line of JSON."""
         return json.dumps({"values": dict(self.values), "looks": dict(self.looks)})
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
-        """Inverse of `to_json`."""
+        """Read a vocabulary from JSON; the inverse of `to_json`."""
         values, looks = (json.loads(text)[key] for key in ("values", "looks"))
         return cls({k: tuple(v) for k, v in values.items()}, {k: tuple(v) for k, v in looks.items()})
 
@@ -48,10 +50,11 @@ def _block(fan_in: int, fan_out: int, stride: int = 1, kernel: int = 3) -> nn.Se
     return nn.Sequential(convolution, nn.GroupNorm(4, fan_out), nn.SiLU())
 
 
-class Finder(nn.Module):
-    """Frames (B, 3, H, W) in -1..1 -> (B, 3, H, W): is a creature here (logit), and where is its middle.
+class CreatureDetector(nn.Module):
+    """Predicts for each pixel whether it shows a creature, and the offset to the creature's centre.
 
-    The middle is an offset (x, y) from the pixel, in units of `OFFSET` pixels. H and W are multiples of 8.
+    Input: frames (B, 3, H, W) in [-1, 1]; H and W are multiples of 8. Output: (B, 3, H, W). The channels are
+    a logit and the offset (x, y) in units of `OFFSET_SCALE` pixels.
     """
 
     def __init__(self) -> None:
@@ -66,7 +69,7 @@ class Finder(nn.Module):
         self.head = nn.Conv2d(20, 12, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logits and offsets, see the class."""
+        """Return logits and offsets; see the class."""
         fine = self.fine(frames)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -75,8 +78,8 @@ class Finder(nn.Module):
         return nn.functional.pixel_shuffle(self.head(fine), 2)
 
 
-class Reader(nn.Module):
-    """Masked crops (B, 4, 40, 40), the mask last -> logits (B, values) of body, colour, ... style."""
+class AppearanceClassifier(nn.Module):
+    """Predicts look and style from masked crops (B, 4, 40, 40); the last channel is the mask."""
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
@@ -84,16 +87,16 @@ class Reader(nn.Module):
             *(_block(4, 32, 2), _block(32, 32), _block(32, 64, 2), _block(64, 64), _block(64, 96, 2)),
             *(nn.Flatten(), nn.Linear(96 * 25, 128), nn.LayerNorm(128), nn.SiLU()),
         )
-        self.heads = nn.ModuleDict({key: nn.Linear(128, len(values[key])) for key in READ})
+        self.heads = nn.ModuleDict({key: nn.Linear(128, len(values[key])) for key in ATTRIBUTES})
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
-        """Logits by attribute."""
+        """Return logits (B, values) of each attribute in `ATTRIBUTES`."""
         features = self.features(crops)
         return {key: head(features) for key, head in self.heads.items()}
 
 
-class Mover(nn.Module):
-    """How a creature's crops (B, F, 4, 20, 20) and geometry (B, F, GEOMETRY) change -> logits of actions."""
+class ActionClassifier(nn.Module):
+    """Predicts actions from crops (B, F, 4, 20, 20) and position features (B, F, GEOMETRY_SIZE)."""
 
     def __init__(self, actions: int) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ class Mover(nn.Module):
             *(_block(4, 24), _block(24, 32, 2), _block(32, 64, 2)),
             *(nn.Flatten(), nn.Linear(64 * 25, 64), nn.LayerNorm(64), nn.SiLU()),
         )
-        self.geometry = nn.Sequential(nn.Linear(GEOMETRY, 64), nn.LayerNorm(64), nn.SiLU())
+        self.geometry = nn.Sequential(nn.Linear(GEOMETRY_SIZE, 64), nn.LayerNorm(64), nn.SiLU())
         self.time = nn.ModuleList(
             nn.Sequential(nn.Conv1d(128, 128, 5, padding=2), nn.GroupNorm(4, 128), nn.SiLU())
             for _ in range(3)
@@ -109,7 +112,7 @@ class Mover(nn.Module):
         self.head = nn.Sequential(nn.Linear(384, 128), nn.SiLU(), nn.Linear(128, actions))
 
     def forward(self, crops: Tensor, geometry: Tensor) -> Tensor:
-        """Logits (B, actions)."""
+        """Return logits (B, actions)."""
         pose = self.pose(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
         x = torch.cat([pose, self.geometry(geometry)], -1).transpose(1, 2)
         for layer in self.time:
@@ -118,8 +121,8 @@ class Mover(nn.Module):
         return cast(Tensor, self.head(torch.cat([*halves, x.amax(-1)], -1)))
 
 
-class Place(nn.Module):
-    """Frames without their creatures (B, 4, H, W), their mask last -> logits of scenes and scene styles."""
+class SceneClassifier(nn.Module):
+    """Predicts scene and scene style from frames with the creatures masked out, (B, 4, H, W), mask last."""
 
     def __init__(self, scenes: int, styles: int) -> None:
         super().__init__()
@@ -130,20 +133,20 @@ class Place(nn.Module):
         self.style = nn.Linear(128, styles)
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        """Logits of `scene` and `scene_style`."""
+        """Return logits of `scene` and `scene_style`."""
         x = self.features(frames)
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], -1)
         return {"scene": self.scene(x), "scene_style": self.style(pooled)}
 
 
 class Recognisers(nn.Module):
-    """All four networks and what their answers are called."""
+    """The four networks and their classes. The attribute names are the prefixes of the saved weights."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         values = vocabulary.values
-        self.finder = Finder()
-        self.reader = Reader(values)
-        self.mover = Mover(len(values["action"]))
-        self.place = Place(len(values["scene"]), len(values["scene_style"]))
+        self.finder = CreatureDetector()
+        self.reader = AppearanceClassifier(values)
+        self.mover = ActionClassifier(len(values["action"]))
+        self.place = SceneClassifier(len(values["scene"]), len(values["scene_style"]))

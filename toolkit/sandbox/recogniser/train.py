@@ -1,8 +1,10 @@
-"""Trains the recognisers on clips drawn for them; every part of it goes on where it stopped.
+"""Trains the recognisers on clips drawn by the sandbox. Every part resumes where it was interrupted.
 
-Clips are drawn, the finder learns to tell creatures from the scene and from each other, then it follows the
-creatures through all clips (spoiled by `spoil`, some of them first redrawn by the base's VAE), and what it
-cuts out is what the reader and the mover learn from, so they know its faults.
+1. Labelled clips are drawn. Some are also redrawn by the base model's VAE.
+2. The detector ("finder") is trained on corrupted frames.
+3. The detector tracks the creatures in all clips, again corrupted.
+4. The classifiers ("reader", "mover", "place") are trained on the resulting crops, so that they see the
+   detector's errors in training.
 """
 
 from __future__ import annotations
@@ -21,15 +23,24 @@ from torch.nn import functional
 
 from toolkit.core.files import safetensors_bytes, write_atomic
 from toolkit.sandbox.recogniser import truth as data
-from toolkit.sandbox.recogniser.examples import SHARD, Drawn, Examples, answers, examples, from_bytes
-from toolkit.sandbox.recogniser.networks import OFFSET, READ, Recognisers
-from toolkit.sandbox.recogniser.recognise import read_looks, small
-from toolkit.sandbox.recogniser.tracking import pixels
+from toolkit.sandbox.recogniser.examples import (
+    SHARD,
+    ClipDataset,
+    Examples,
+    clip_labels,
+    from_bytes,
+    make_examples,
+)
+from toolkit.sandbox.recogniser.networks import ATTRIBUTES, OFFSET_SCALE, Recognisers
+from toolkit.sandbox.recogniser.recognise import classify_looks, halve_crops
+from toolkit.sandbox.recogniser.tracking import pixel_centres
 from toolkit.sandbox.world import world
 
-REDRAWN, CHUNK, SAVE_EVERY = 40, 16, 100  # clips a shard, clips a file of examples, steps
+REDRAWN = 40  # clips per shard that the VAE redraws
+CHUNK = 16  # clips per file of examples
+SAVE_EVERY = 100  # steps
 Redraw = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""A clip (F, H, W, 3) as the base's VAE, or the base itself, draws it again."""
+"""Function that redraws a clip (F, H, W, 3), e.g. by encoding and decoding it with the base model's VAE."""
 
 
 def _save(value: Any, path: Path) -> None:
@@ -38,14 +49,16 @@ def _save(value: Any, path: Path) -> None:
 
 
 def draw_shard(folder: Path, index: int, named: Mapping[str, world.Look]) -> None:
-    """Draw `SHARD` clips: frames (N, F, H, W, 3), masks (N, MOST, F, H, W) as packed bits, and `answers`."""
+    """Draw `SHARD` clips: frames (N, F, H, W, 3), masks (N, MAX_CREATURES, F, H, W) as bits, and labels."""
     frames, masks, said = [], [], []
-    for seed in range(data.TRAINING + index * SHARD, data.TRAINING + (index + 1) * SHARD):
-        truth = data.truth(seed, named)
+    for seed in range(data.TRAINING_SEEDS + index * SHARD, data.TRAINING_SEEDS + (index + 1) * SHARD):
+        truth = data.sample_clip(seed, named)
         clip, mask = truth.draw()
         frames.append(clip)
-        said.append(answers(truth, data.vocabulary(named)))
-        masks.append(np.concatenate([mask, np.zeros((data.MOST - len(mask), *mask.shape[1:]), np.bool_)]))
+        said.append(clip_labels(truth, data.vocabulary(named)))
+        masks.append(
+            np.concatenate([mask, np.zeros((data.MAX_CREATURES - len(mask), *mask.shape[1:]), np.bool_)])
+        )
     np.save(folder / f"masks-{index:03d}.npy", np.packbits(np.stack(masks), axis=-1))
     np.save(folder / f"answers-{index:03d}.npy", np.stack(said))
     np.save(folder / "frames.tmp.npy", np.stack(frames))
@@ -53,7 +66,7 @@ def draw_shard(folder: Path, index: int, named: Mapping[str, world.Look]) -> Non
 
 
 def redraw_shard(folder: Path, index: int, redraw: Redraw) -> None:
-    """Redraw the clips of a shard, each by `redraw`; the masks stay."""
+    """Redraw the first `REDRAWN` clips of a shard with `redraw`. Masks and labels stay the same."""
     frames = np.load(folder / f"frames-{index:03d}.npy", mmap_mode="r")
     again = np.stack([redraw(np.array(clip)) for clip in frames[:REDRAWN]])
     np.save(folder / "again.tmp.npy", again)
@@ -63,9 +76,9 @@ def redraw_shard(folder: Path, index: int, redraw: Redraw) -> None:
 def fit(
     net: nn.Module, loss_of: Callable[[torch.Generator], Tensor], state_file: Path, *, steps: int, lr: float
 ) -> Iterator[tuple[int, float]]:
-    """Train `net` by AdamW with a cosine schedule, going on from `state_file`; yields (step, loss).
+    """Train `net` with AdamW and a cosine schedule, resuming from `state_file`. Yields (step, loss).
 
-    In the end the net has the average of its late weights.
+    At the end the network has the exponential moving average of its weights.
     """
     smooth = torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=smooth)
@@ -99,38 +112,38 @@ def fit(
     net.eval()
 
 
-def finder_loss(model: Recognisers, drawn: Drawn, g: torch.Generator) -> Tensor:
-    """How badly creatures of 16 clips, two frames each, are told from the scene and from each other."""
-    picks = torch.randint(len(drawn.clips), (16,), generator=g).tolist()
+def finder_loss(model: Recognisers, dataset: ClipDataset, g: torch.Generator) -> Tensor:
+    """Loss of the detector on two frames of 16 clips: cross entropy of the mask, and L1 of centre offsets."""
+    picks = torch.randint(len(dataset.clips), (16,), generator=g).tolist()
     times = torch.randint(world.NUM_FRAMES, (2,), generator=g).numpy()
-    frames, masks = data.spoil(*drawn.batch(picks, times), g)
+    frames, masks = data.corrupt(*dataset.batch(picks, times), g)
     frames, masks = frames.flatten(0, 1), masks.transpose(1, 2).flatten(0, 1)
     out = model.finder(frames.contiguous(memory_format=torch.channels_last)).float()
-    x, y = pixels(*frames.shape[2:])
+    x, y = pixel_centres(*frames.shape[2:])
     own, area = masks.float(), masks.sum((2, 3)).clamp(min=1)[..., None, None]
     to_x = (((own * x).sum((2, 3), keepdim=True) / area - x) * own).sum(1)
     to_y = (((own * y).sum((2, 3), keepdim=True) / area - y) * own).sum(1)
     there = own.amax(1)
-    miss = (out[:, 1] - to_x / OFFSET).abs() + (out[:, 2] - to_y / OFFSET).abs()
+    miss = (out[:, 1] - to_x / OFFSET_SCALE).abs() + (out[:, 2] - to_y / OFFSET_SCALE).abs()
     which = functional.binary_cross_entropy_with_logits(out[:, 0], there)
     loss: Tensor = which + (miss * there).sum() / there.sum().clamp(min=1)
     return loss
 
 
 def reader_loss(model: Recognisers, these: Examples, g: torch.Generator) -> Tensor:
-    """Cross entropy of looks and style, each read in four frames of 32 creatures."""
+    """Cross entropy of look and style on four frames each of 48 creatures."""
     pick = torch.randint(len(these.crops), (48,), generator=g)
     area = these.area[pick]
     times = torch.multinomial(area + 1e-3, 4, generator=g)
     rows = torch.arange(len(pick))[:, None]
     crops = from_bytes(these.crops[pick[:, None], times])
     crops = crops + 0.05 * torch.rand(1, generator=g) * torch.randn(crops.shape, generator=g)
-    logits = read_looks(model, crops, area[rows, times])
+    logits = classify_looks(model, crops, area[rows, times])
     answer = these.answers[pick]
     return torch.stack(
         [
             functional.cross_entropy(logits[key], answer[:, i], label_smoothing=0.02)
-            for i, key in enumerate(READ)
+            for i, key in enumerate(ATTRIBUTES)
         ]
     ).sum()
 
@@ -138,7 +151,7 @@ def reader_loss(model: Recognisers, these: Examples, g: torch.Generator) -> Tens
 def mover_loss(model: Recognisers, these: Examples, g: torch.Generator) -> Tensor:
     """Cross entropy of the actions of 32 creatures."""
     pick = torch.randint(len(these.crops), (32,), generator=g)
-    crops = small(from_bytes(these.crops[pick]))
+    crops = halve_crops(from_bytes(these.crops[pick]))
     geometry = these.geometry[pick] * (1 + 0.1 * torch.randn(len(pick), 1, 1, generator=g))
     geometry = geometry + 0.02 * torch.rand(len(pick), 1, 1, generator=g) * torch.randn(
         geometry.shape, generator=g
@@ -162,7 +175,7 @@ def place_loss(model: Recognisers, these: Examples, g: torch.Generator) -> Tenso
     )
 
 
-def _joined(files: Sequence[Path]) -> Examples:
+def _load_examples(files: Sequence[Path]) -> Examples:
     parts = [torch.load(file, weights_only=True) for file in files]
     return Examples(**{key: torch.cat([part[key] for part in parts]) for key in parts[0]})
 
@@ -176,15 +189,15 @@ def train_recognisers(
     redraw: Redraw | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[str, int, int, float]]:
-    """Train all recognisers in `folder`, going on where that stopped; yields (part, done, of, loss).
+    """Train all recognisers in `folder`, resuming an interrupted run. Yields (part, done, total, loss).
 
     Args:
-        folder: Keeps everything: drawn clips, examples, states, and in the end `recogniser.safetensors`.
-        named: The named characters.
-        clips: How many clips to draw, in shards of `SHARD`.
-        steps: Of finder, reader, mover and place.
-        redraw: Draws a clip (F, H, W, 3) again as the base's VAE does; `REDRAWN` clips a shard go through it.
-        seed: Of the networks' first weights.
+        folder: Folder for clips, examples, training states, and finally ``recogniser.safetensors``.
+        named: Looks of the named characters.
+        clips: Number of clips to draw, in shards of `SHARD`.
+        steps: Training steps of finder, reader, mover and place.
+        redraw: Redraws a clip (F, H, W, 3); applied to `REDRAWN` clips per shard. Default: no redrawn clips.
+        seed: Seed of the networks' initial weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = max(1, clips // SHARD)
@@ -197,19 +210,23 @@ def train_recognisers(
             redraw_shard(folder, index, redraw)
         yield "redrawing", index + 1, shards, 0.0
     torch.manual_seed(seed)
-    model, drawn = Recognisers(data.vocabulary(named)), Drawn(folder)
+    model, dataset = Recognisers(data.vocabulary(named)), ClipDataset(folder)
     finder = fit(
-        model.finder, lambda g: finder_loss(model, drawn, g), folder / "finder.state", steps=steps[0], lr=4e-3
+        model.finder,
+        lambda g: finder_loss(model, dataset, g),
+        folder / "finder.state",
+        steps=steps[0],
+        lr=4e-3,
     )
     yield from (("finder", step, steps[0], loss) for step, loss in finder)
-    order = torch.randperm(len(drawn.clips), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(dataset.clips), generator=torch.Generator().manual_seed(seed)).tolist()
     chunks = [order[i : i + CHUNK] for i in range(0, len(order), CHUNK)]
     files = [folder / f"examples-{i:04d}.pt" for i in range(len(chunks))]
     for index, (chunk, file) in enumerate(zip(chunks, files, strict=True)):
         if not file.exists():
-            _save(vars(examples(model, drawn, chunk, torch.Generator().manual_seed(index))), file)
+            _save(vars(make_examples(model, dataset, chunk, torch.Generator().manual_seed(index))), file)
         yield "following", index + 1, len(chunks), 0.0
-    these = _joined(files)
+    these = _load_examples(files)
     parts = (("reader", reader_loss, 3e-3), ("mover", mover_loss, 3e-3), ("place", place_loss, 3e-3))
     for (name, loss_of, lr), total in zip(parts, steps[1:], strict=True):
         net = getattr(model, name)
@@ -219,6 +236,6 @@ def train_recognisers(
 
 
 def save_recognisers(model: Recognisers, path: Path) -> None:
-    """Save weights in 16 bits, and the vocabulary."""
+    """Save the weights in float16, with the vocabulary as metadata."""
     tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     write_atomic(path, safetensors_bytes(tensors, {"vocabulary": model.vocabulary.to_json()}))

@@ -1,7 +1,8 @@
-"""Truth to train and to test the recognisers on, and what spoils it as small generators spoil their videos.
+"""Samples labelled clips for training and testing the recognisers, and corrupts them like a weak generator.
 
-Seeds decide everything. Recognisers are trained on seeds from `TRAINING` on and tested on seeds from
-`TESTING` on; the base model's clips have seeds below 50,000,000, the demo's strangers from 900,000,000 on.
+The seed of a clip determines its content. Training uses seeds from `TRAINING_SEEDS` on, tests use seeds from
+`TEST_SEEDS` on. The base model's pretraining clips have seeds below 50,000,000, and the demo's generic
+creatures from 900,000,000 on.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from toolkit.sandbox.world.actions import (
     find_interaction,
 )
 
-TRAINING, TESTING = 500_000_000, 700_000_000
-MOST = 3  # creatures in a clip
-POOLS = {"body": tuple(paint.BODIES), "colour": tuple(paint.COLOURS)}
-POOLS |= {"pattern": tuple(paint.PATTERNS), "accessory": tuple(paint.ACCESSORIES)}
+TRAINING_SEEDS, TEST_SEEDS = 500_000_000, 700_000_000
+MAX_CREATURES = 3  # creatures in a clip
+LOOK_VALUES = {"body": tuple(paint.BODIES), "colour": tuple(paint.COLOURS)}
+LOOK_VALUES |= {"pattern": tuple(paint.PATTERNS), "accessory": tuple(paint.ACCESSORIES)}
 
 
 def vocabulary(named: Mapping[str, world.Look]) -> Vocabulary:
-    """Everything that the sandbox's recognisers can answer."""
-    values = {**POOLS, "style": world.STYLES, "action": tuple(ACTIONS)}
+    """Return all values that the sandbox's recognisers can predict."""
+    values = {**LOOK_VALUES, "style": world.STYLES, "action": tuple(ACTIONS)}
     values |= {"scene": tuple(scenery.SCENES), "scene_style": world.STYLES}
     looks = {name: tuple(str(getattr(look, key)) for key in LOOK) for name, look in named.items()}
     return Vocabulary(values, looks)
 
 
 @dataclass(frozen=True)
-class Truth:
-    """A clip before it is drawn, and so everything that there is to recognise."""
+class LabelledClip:
+    """The content of a clip, which is also its labels."""
 
     actors: tuple[world.Actor, ...]
     scene: str
@@ -53,11 +54,11 @@ class Truth:
 
     @property
     def interaction(self) -> str:
-        """What the creatures do together, "" if nothing."""
+        """The interaction that the actors' actions form, or ""."""
         return find_interaction(tuple(a.action for a in self.actors))
 
     def draw(self, seconds: NDArray[np.float32] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Frames (F, H, W, 3) and visible masks (actors, F, H, W)."""
+        """Draw the clip: frames (F, H, W, 3) and visible masks (actors, F, H, W)."""
         return world.draw(
             self.actors, self.scene, self.scene_style,
             seconds=seconds, seed=self.seed, camera=self.camera, prop=self.prop,
@@ -65,19 +66,23 @@ class Truth:
 
 
 def near_miss(look: world.Look, rng: np.random.Generator) -> world.Look:
-    """The same look but for one attribute."""
+    """Return a look that differs in one attribute, sampled at random."""
     key = str(rng.choice(LOOK))
-    return replace(look, **{key: str(rng.choice([v for v in POOLS[key] if v != getattr(look, key)]))})
+    return replace(look, **{key: str(rng.choice([v for v in LOOK_VALUES[key] if v != getattr(look, key)]))})
 
 
 def swapped(looks: Sequence[world.Look], key: str) -> list[world.Look]:
-    """Two looks that have changed places in one attribute."""
+    """Return two looks with one attribute swapped between them."""
     first, second = looks
     return [replace(first, **{key: getattr(second, key)}), replace(second, **{key: getattr(first, key)})]
 
 
-def looks_for(count: int, named: Mapping[str, world.Look], rng: np.random.Generator) -> list[world.Look]:
-    """Looks of creatures in one clip: named ones, near misses of them, strangers, pairs that have swapped."""
+def sample_looks(count: int, named: Mapping[str, world.Look], rng: np.random.Generator) -> list[world.Look]:
+    """Sample the looks of a clip's creatures.
+
+    Each creature is a named character, a near miss of one (one attribute differs), or has a random look. With
+    probability 0.15, two named characters have one attribute swapped instead.
+    """
     cast = [named[str(n)] for n in rng.permutation(list(named))[:count]]
     if count > 1 and rng.random() < 0.15:
         return swapped(cast[:2], str(rng.choice(["colour", "accessory"]))) + cast[2:]
@@ -87,13 +92,13 @@ def looks_for(count: int, named: Mapping[str, world.Look], rng: np.random.Genera
         if kind < 0.35:
             look = near_miss(look, rng)
         elif kind < 0.65:
-            look = world.Look(*(str(rng.choice(POOLS[key])) for key in LOOK))
+            look = world.Look(*(str(rng.choice(LOOK_VALUES[key])) for key in LOOK))
         looks.append(look)
     return looks
 
 
-def actions_for(count: int, rng: np.random.Generator) -> list[str]:
-    """What the creatures of a clip do: each something of its own, or some of them something together."""
+def sample_actions(count: int, rng: np.random.Generator) -> list[str]:
+    """Sample the actions of a clip's creatures: independent ones, or with probability 0.42 an interaction."""
     if count > 1 and rng.random() < 0.42:
         name = str(rng.choice(list(INTERACTIONS)))
         roles = list(INTERACTIONS[name])
@@ -104,19 +109,22 @@ def actions_for(count: int, rng: np.random.Generator) -> list[str]:
     return [str(a) for a in rng.choice(list(BASE_ACTIONS | HELD_OUT_ACTIONS), count)]
 
 
-def truth(seed: int, named: Mapping[str, world.Look], *, varied: bool = True) -> Truth:
-    """The clip of a seed. Styles of creatures and scene are independent.
+def sample_clip(seed: int, named: Mapping[str, world.Look], *, varied: bool = True) -> LabelledClip:
+    """Sample the clip of a seed. Each creature and the scene have independent styles.
 
-    varied: places, sizes, beginnings and cameras go well beyond what the base model is trained on.
+    Args:
+        seed: Determines the clip.
+        named: Looks of the named characters.
+        varied: Sample positions, sizes, phases and cameras from wider ranges than in pretraining.
     """
     rng = np.random.default_rng(seed)
     count = int(rng.choice([1, 2, 3], p=[0.3, 0.45, 0.25]))
-    looks, actions = looks_for(count, named, rng), actions_for(count, rng)
+    looks, actions = sample_looks(count, named, rng), sample_actions(count, rng)
     styles = [str(s) for s in rng.choice(world.STYLES, count)]
     actors = [world.Actor(k, a, s, 0.0) for k, a, s in zip(looks, actions, styles, strict=True)]
     placed = world.arrange(actors, rng)
     if varied:
-        placed = _scattered(placed, rng)
+        placed = _vary_placement(placed, rng)
     camera, kind = world.STATIC_CAMERA, rng.random()
     if kind < 0.15:
         camera = world.Camera(pan=float(rng.uniform(-0.35, 0.35)))
@@ -124,11 +132,11 @@ def truth(seed: int, named: Mapping[str, world.Look], *, varied: bool = True) ->
         camera = world.Camera(zoom=float(rng.uniform(0.85 if varied else 1.1, 1.35)))
     prop = str(rng.choice(scenery.PROPS)) if rng.random() < 0.3 else ""
     scene, style = str(rng.choice(scenery.SCENES)), str(rng.choice(world.STYLES))
-    return Truth(placed, scene, style, seed, camera, prop)
+    return LabelledClip(placed, scene, style, seed, camera, prop)
 
 
-def _scattered(actors: Sequence[world.Actor], rng: np.random.Generator) -> tuple[world.Actor, ...]:
-    """The same actors elsewhere, larger or smaller; who plays a role stays near its partner."""
+def _vary_placement(actors: Sequence[world.Actor], rng: np.random.Generator) -> tuple[world.Actor, ...]:
+    """Vary position, size and phase of actors. The partners of an interaction stay close to each other."""
     shift, rise = rng.uniform(-0.1, 0.1) / len(actors), rng.uniform(-0.06, 0.04)
     factor = rng.uniform(0.85, 1.2)
     together = any(a.action in ROLES for a in actors)
@@ -144,42 +152,49 @@ def _scattered(actors: Sequence[world.Actor], rng: np.random.Generator) -> tuple
 
 
 def to_tensor(frames: NDArray[np.uint8]) -> Tensor:
-    """(..., H, W, 3) uint8 -> (..., 3, H, W) in -1..1."""
+    """Convert frames (..., H, W, 3) uint8 to (..., 3, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
 
 
-def spoil(clips: Tensor, masks: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Clips (N, F, 3, H, W) and masks (N, A, F, H, W) as a young generator would draw them.
+def corrupt(clips: Tensor, masks: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Corrupt clips (N, F, 3, H, W) and masks (N, A, F, H, W) like the output of a weak generator.
 
-    Outlines waver, everything is soft, clouds of colour drift through; brightness, contrast and saturation
-    are off, and there is noise. How much of each, every clip decides anew; of each, a fifth has nothing.
+    The corruptions are warping, blur, smooth colour noise, changed brightness, contrast and saturation, and
+    pixel noise. Their strengths are sampled per clip; each is 0 for a fifth of the clips (some more often).
     """
     n, f, _, h, w = clips.shape
 
-    def draw(share: float = 1.0) -> Tensor:
+    def strength(share: float = 1.0) -> Tensor:
+        """Sample a strength in [0, 1] per clip, which is 0 with probability 1 - 0.8 * share."""
         return torch.rand(n, 1, 1, 1, 1, generator=g) * (torch.rand(n, 1, 1, 1, 1, generator=g) < 0.8 * share)
 
     def drift(channels: int, rows: int, columns: int) -> Tensor:
-        """Smooth noise (N, F, channels, H, W): two fields that fade into each other and back."""
+        """Sample smooth noise (N, F, channels, H, W) that blends from one field to another over time."""
         fields = torch.randn(n * 2, channels, rows, columns, generator=g)
         fields = functional.interpolate(fields, size=(h, w), mode="bilinear").view(n, 2, channels, h, w)
         angle = (torch.linspace(0, torch.pi, f) + torch.rand(n, 1, generator=g))[..., None, None, None]
         mixed: Tensor = fields[:, :1] * angle.cos() + fields[:, 1:] * angle.sin()
         return mixed
 
-    pull = drift(2, 5, 7) * draw() * torch.tensor([1.8 / w, 1.8 / h]).view(2, 1, 1)
+    pull = drift(2, 5, 7) * strength() * torch.tensor([1.8 / w, 1.8 / h]).view(2, 1, 1)
     still = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, h, w], align_corners=False)
     grid = still + pull.movedim(2, -1).flatten(0, 1)
     everything = torch.cat([clips, masks.transpose(1, 2).float()], 2).flatten(0, 1)
     moved = functional.grid_sample(everything, grid, padding_mode="border", align_corners=False)
     moved = moved.view(n, f, -1, h, w)
     clips, masks = moved[:, :, :3], (moved[:, :, 3:] > 0.5).transpose(1, 2)
-    for factor, mix in ((2, draw()), (4, 0.7 * draw(0.5))):
+    for factor, mix in ((2, strength()), (4, 0.7 * strength(0.5))):
         small = functional.avg_pool2d(clips.flatten(0, 1), factor)
         soft = functional.interpolate(small, scale_factor=float(factor), mode="bilinear")
         clips = torch.lerp(clips, soft.view(n, f, 3, h, w), mix)
     grey = clips.mean(2, keepdim=True)
-    clips = torch.lerp(grey, clips, 1 + 0.3 * (draw() - draw())) + 0.18 * draw(0.6) * drift(3, 8, 12)
+    clips = torch.lerp(grey, clips, 1 + 0.3 * (strength() - strength())) + 0.18 * strength(0.6) * drift(
+        3, 8, 12
+    )
     noise = torch.randn(n, 5, 3, h, w, generator=g)[:, torch.arange(f) % 5]
-    clips = clips * (1 + 0.15 * (draw() - draw())) + 0.12 * (draw() - draw()) + 0.08 * draw() * noise
+    clips = (
+        clips * (1 + 0.15 * (strength() - strength()))
+        + 0.12 * (strength() - strength())
+        + 0.08 * strength() * noise
+    )
     return clips.clamp(-1.1, 1.1), masks

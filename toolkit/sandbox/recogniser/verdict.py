@@ -1,4 +1,4 @@
-"""What the recognisers say of a clip."""
+"""The recognisers' predictions for a clip."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Creature:
-    """One creature followed through a clip.
+    """One creature tracked through a clip.
 
     Attributes:
-        who: A named character, or "" for nobody that is known.
-        style: How this creature is drawn, whatever the scene.
-        action: One of `actions.ACTIONS`, roles of interactions included.
-        confidence: Probability of the chosen value by attribute: who, body, colour, pattern, accessory,
-            style, action.
-        boxes: Left, top, right, bottom in pixels, (F, 4), nan in frames where it is unseen.
+        who: Name of the character, or "" if it is none of the named characters.
+        body: Predicted body shape.
+        colour: Predicted colour.
+        pattern: Predicted pattern.
+        accessory: Predicted accessory.
+        style: Rendering style of this creature, independent of the scene's style.
+        action: One of `actions.ACTIONS`, including the roles of interactions.
+        confidence: Probability of the predicted value of each attribute: who, body, colour, pattern,
+            accessory, style, action.
+        boxes: Left, top, right, bottom in pixels, (F, 4); nan in frames where it is not seen.
     """
 
     who: str
@@ -35,10 +39,12 @@ class Creature:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a clip shows.
+    """The predictions for one clip.
 
     Attributes:
-        creatures: From the left to the right, by where each begins.
+        creatures: The creatures, from left to right in the frame where each is first seen.
+        scene: One of `scenery.SCENES`.
+        scene_style: Rendering style of the scene.
         interaction: Key of `actions.INTERACTIONS`, or "".
     """
 
