@@ -85,7 +85,7 @@ def test_telling_apart_is_relative_to_each_subjects_mean() -> None:
 def test_the_block_that_sees_is_ranked_first() -> None:
     target = torch.zeros(1, 2, 3, 4)
     target[0, 1, :, 2:] = 1
-    scene = Scene("a", "", torch.zeros(1), torch.zeros(1), 1, [(0,)], target)
+    scene = Scene("a", "a cat", torch.zeros(1), torch.zeros(1), 1, [(0,)], target)
     halves = torch.stack([target.clone(), target.clone(), target.flip(-1)])  # (layers, 1, f, h, w)
     halves[0, 0, 1, 0] = halves[1, 0, 1, 1:] = 0  # each of two blocks sees a part
     maps = [halves.expand(2, -1, -1, -1, -1, -1)]
@@ -159,7 +159,7 @@ def test_probing_is_the_same_twice(small_wan: str) -> None:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(16, 3, 4, 6, generator=generator)
     embeds = torch.randn(40, 24, generator=generator)
-    scene = Scene("a", "", latents, embeds, 5, [(1,), (2, 3)], torch.ones(2, 3, 2, 3))
+    scene = Scene("a", "a cat", latents, embeds, 5, [(1,), (2, 3)], torch.ones(2, 3, 2, 3))
     (one,), (two,) = (probe(denoiser, [scene], [0.9, 0.5], 2, seed=0) for _ in range(2))
     assert one.shape == (2, 2, 2, 3, 2, 3)  # sigmas, blocks, subjects, f, h, w
     assert torch.equal(one, two)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,21 @@ def test_what_load_refuses(tiny_wan: Path) -> None:
         castmix.load(3)
     with pytest.raises(CastmixError, match="like='sandbox' is for a WanPipeline in memory"):
         castmix.load(str(tiny_wan), like="sandbox")
+
+
+def test_attention_maps_see_the_network_of_generate(tiny_wan: Path, loras: dict[str, Path]) -> None:
+    """A masked fusion: the same video, and maps of each LoRA in its own place, not of their plain sum."""
+    from toolkit.sampling.attention_view import AttentionView
+
+    summed = [loras["pixo"], loras["bruk"]]
+    with castmix.load(str(tiny_wan), lora=[loras["masked"]]) as studio:
+        studio.spec = dataclasses.replace(studio.spec, num_frames=9, height=32, width=48)
+        view = AttentionView(studio, PROMPT, ("Pixo", "Bruk"), (0.9, 0.5), (), seed=3)
+        seen = view.generated(steps=2)
+        video = studio.generate(PROMPT, seed=3, **SIZE)
+        studio.use(lora=summed)
+        plain = view.generated(steps=2)
+        assert (plain.frames == studio.generate(PROMPT, seed=3, **SIZE).frames).all()
+    assert (seen.frames == video.frames).all()
+    assert (seen.frames != plain.frames).any()
+    assert any(not torch.equal(seen.maps[level], plain.maps[level]) for level in seen.maps)
