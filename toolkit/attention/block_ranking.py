@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.attention.maps import MapLayers, mask_target, reader, token_grid
+from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track
 from toolkit.core.seeds import generator_for
@@ -97,7 +97,7 @@ def read_scenes(reader: SceneReader, clips: Path, count: int) -> list[Scene]:
     """
     found: list[tuple[Clip, list[str]]] = []
     for clip in read_clips(clips):
-        names = [name for name in accepted_mask_names(clip) if _says(clip.text, name)]
+        names = [name for name in accepted_mask_names(clip) if find_phrase(clip.text, name) >= 0]
         found += [(clip, names)] if names else []
     if not found or count < 1:
         raise CastmixError(
@@ -118,10 +118,6 @@ def encode_frames(encoders: Encoders, frames: Frames) -> Tensor:
     """Frames (F, H, W, 3) uint8 to latents (1, C, f, h, w)."""
     video = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     return encoders.encode_video(video)
-
-
-def _says(text: str, name: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 @torch.no_grad()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from toolkit.attention.maps import token_grid
 from toolkit.core.seeds import generator_for
 from toolkit.models.interfaces import Denoiser
 
@@ -33,11 +36,9 @@ def head_shares(
     """
     module = denoiser.module
     layers = range(int(module.config.num_layers))  # type: ignore[union-attr, arg-type]
-    _, p_h, p_w = module.config.patch_size  # type: ignore[union-attr, misc]
-    frames, height, width = latents.shape[2], latents.shape[3] // int(p_h), latents.shape[4] // int(p_w)
-    count = frames * height * width
-    order = torch.randperm(count, generator=generator_for(seed, 0, "heads/queries"))[:queries]
-    frame, row, column = (index.flatten() for index in _grid(frames, height, width))
+    grid = token_grid(denoiser, latents)
+    order = torch.randperm(math.prod(grid), generator=generator_for(seed, 0, "heads/queries"))[:queries]
+    frame, row, column = (index.flatten() for index in _grid(*grid))
 
     def read(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
         sums = torch.zeros(q.shape[1], 2, device=q.device)

@@ -21,3 +21,8 @@ def find_phrases(text: str, phrases: Iterable[str]) -> dict[str, list[tuple[int,
                 found[phrase].append((start, end))
         taken += found[phrase]
     return found
+
+
+def find_phrase(text: str, phrase: str) -> int:
+    """Return where a phrase first starts in the text as whole words; -1 if it is not there. Case matters."""
+    return min((start for start, _ in find_phrases(text, [phrase])[phrase]), default=-1)

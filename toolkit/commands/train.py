@@ -114,7 +114,7 @@ def train(
     import torch
     from accelerate import Accelerator
 
-    from toolkit.lora.file import TOKENS
+    from toolkit.lora.settings import TOKENS
     from toolkit.training import objectives
     from toolkit.training.batches import new_mix
     from toolkit.training.checkpoint import restore

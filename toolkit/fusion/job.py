@@ -13,7 +13,7 @@ from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
 from toolkit.fusion.settings import Distil, Examples, Sparse, Squares
 from toolkit.lora.file import Lora, load_lora
-from toolkit.lora.loading import parse_lora
+from toolkit.lora.loading import LoraReference, parse_lora
 from toolkit.lora.parts import FUSION, Part, Tensors
 from toolkit.lora.special_tokens import class_nouns, read_tokens, tokens_metadata
 from toolkit.models.interfaces import ModelSpec
@@ -47,7 +47,7 @@ def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
     path, weight = parse_lora(text, "")
     lora = load_lora(path)
     known = json.loads(lora.metadata.get("castmix.cast", "[]"))
-    name = path.parent.name if path.name == "lora.safetensors" else path.stem
+    name = LoraReference("lora", path, weight).stem
     own = tuple(subjects) or (*known, *class_nouns([lora]))
     return Part(name or "lora", lora, weight, own, fingerprint_file(path))
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import read_safetensors, safetensors_bytes, write_atomic
+from toolkit.lora.settings import TOKENS, lora_file
 
 # Names inside one block: Wan's own (which ComfyUI and kohya use), then diffusers'.
 BLOCK_NAMES: dict[str, str] = {
@@ -57,10 +58,6 @@ _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.model.", 
 _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up)(\.[a-z_]+)?\.weight|(?P<alpha>.+)\.alpha"
 )
-
-
-TOKENS = "castmix.tokens"
-"""Metadata key: what is known of each token, JSON {token: {noun, kind}}; in a file, its vector too."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,7 @@ def load_lora(path: Path) -> Lora:
     Raises:
         CastmixError: there is no such file, it is no safetensors, or it has keys that no Wan LoRA has.
     """
-    path = Path(path)
-    path = path / "lora.safetensors" if path.is_dir() else path
+    path = lora_file(Path(path))
     state, metadata = read_safetensors(path)
     halves: dict[str, dict[str, Tensor]] = {}
     strange: list[str] = []

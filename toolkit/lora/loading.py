@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
-from toolkit.lora.settings import Role
+from toolkit.lora.settings import LORA_FILE, Role, lora_file
 
 if TYPE_CHECKING:
     from toolkit.lora.file import Lora
@@ -35,7 +35,7 @@ class LoraReference:
     @property
     def stem(self) -> str:
         """A name for its adapter: of the run's folder, or of the file."""
-        return self.path.parent.name if self.path.name == "lora.safetensors" else self.path.stem
+        return self.path.parent.name if self.path.name == LORA_FILE else self.path.stem
 
     def facts(self) -> dict[str, Any]:
         """What a video's JSON file says of it."""
@@ -125,7 +125,7 @@ def parse_lora(text: str | Path, option: str = "lora") -> tuple[Path, float]:
             path = Path(head)
     if not math.isfinite(weight):
         raise CastmixError(f"{said}: the weight must be a finite number, got {tail}")
-    path = path / "lora.safetensors" if path.is_dir() else path
+    path = lora_file(path)
     if not path.is_file():
         raise CastmixError(f"{said}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8")
     return path, weight

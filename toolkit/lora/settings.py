@@ -6,8 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+TOKENS = "castmix.tokens"
+"""Metadata key of special tokens: JSON, {token: {noun, kind}}. In a file each has its vector, too."""
+
+LORA_FILE = "lora.safetensors"
+"""The LoRA in the folder of a run."""
+
 Role = Literal["lora", "subject", "motion"]
 """What a LoRA is for: everything (lora), or one branch of collaborative sampling."""
+
+
+def lora_file(path: Path) -> Path:
+    """The LoRA file that a path names: the file itself, or the one in the folder of a run."""
+    return path / LORA_FILE if path.is_dir() else path
 
 
 @dataclass(frozen=True)

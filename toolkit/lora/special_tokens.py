@@ -26,6 +26,7 @@ from toolkit.captions.grammar import CLAUSE_START, SCENE_TAG, TAG
 from toolkit.captions.whole_words import find_phrases
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_text
+from toolkit.lora.settings import TOKENS
 from toolkit.models.interfaces import Encoders
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["output", "input"]
 TOKEN = re.compile(r"<[^<>\s]+>")
-METADATA = "castmix.tokens"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
 
     found: dict[str, Token] = {}
     for lora in loras:
-        facts = json.loads(lora.metadata.get(METADATA, "{}"))
+        facts = json.loads(lora.metadata.get(TOKENS, "{}"))
         for token, vector in lora.tokens.items():
             fact = facts.get(token, {})
             if not fact.get("noun") or fact.get("kind") not in get_args(Kind):
@@ -87,7 +87,7 @@ def tokens_metadata(tokens: Mapping[str, Token]) -> dict[str, str]:
         token: {"noun": one.noun, "kind": one.kind, **({"verb": True} if one.verb else {})}
         for token, one in tokens.items()
     }
-    return {METADATA: json.dumps(facts, sort_keys=True, ensure_ascii=False)} if facts else {}
+    return {TOKENS: json.dumps(facts, sort_keys=True, ensure_ascii=False)} if facts else {}
 
 
 def fingerprint_tokens(lora: Lora) -> str:
@@ -99,17 +99,6 @@ def fingerprint_tokens(lora: Lora) -> str:
 def token_of(name: str) -> str:
     """The special token that a character's name makes: "Mr. Bean" is <mr-bean>."""
     return f"<{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}>"
-
-
-def check_name(token: str) -> str:
-    """The token itself, if it is spelt like one.
-
-    Raises:
-        CastmixError: it is not in angle brackets, or has white space in it.
-    """
-    if not TOKEN.fullmatch(token):
-        raise CastmixError(f"a special token is one word in angle brackets, such as <sub1>; got {token!r}")
-    return token
 
 
 def class_nouns(loras: Sequence[Lora], cast: Cast | None = None) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from toolkit.attention.maps import every_second, map_layers, normalised, reader, token_grid
 from toolkit.captions.grammar import TAG
+from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
 from toolkit.lora.special_tokens import spans, substitute
 from toolkit.models.flow_matching import Velocity
@@ -109,7 +109,7 @@ def checkpointed(module: Any, on: bool) -> Iterator[None]:
 
 def subjects_of(prompt: str, words: Mapping[str, str]) -> list[str]:
     """By what a prompt names its subjects, each once, in its order: tags, and whatever `words` knows."""
-    named = {name: _place(prompt, name) for name in [*TAG.findall(prompt), *words]}
+    named = {name: find_phrase(prompt, name) for name in [*TAG.findall(prompt), *words]}
     return sorted((name for name, place in named.items() if place >= 0), key=lambda name: named[name])
 
 
@@ -144,9 +144,9 @@ def motion_branch_prompt(
     nouns = []
     for subject in subjects:
         called = [words.get(subject, subject), tokens.get(subject, subject), subject]
-        nouns.append(next((noun for noun in called if _place(text, noun) >= 0), subject))
+        nouns.append(next((noun for noun in called if find_phrase(text, noun) >= 0), subject))
     for noun, subject in zip(nouns, subjects, strict=True):
-        if _place(text, noun) < 0:
+        if find_phrase(text, noun) < 0:
             raise CastmixError(
                 f"the motion prompt {prompt!r} does not name {subject}: say what it is called there, such as "
                 f"--words {subject}=cat, or give another --motion-prompt"
@@ -163,12 +163,6 @@ def motion_branch_prompt(
         for i, run in zip(rows, runs, strict=True):
             found[i] = run
     return BranchPrompt(embeds, tuple(found), encoders.prompt_length(text))
-
-
-def _place(prompt: str, phrase: str) -> int:
-    """Where a phrase first stands as whole words; -1 if it does not."""
-    found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", prompt)
-    return found.start() if found else -1
 
 
 def _runs(span: Span) -> list[Span]:

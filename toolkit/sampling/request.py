@@ -15,7 +15,8 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
 from toolkit.lora.loading import LoraReference
-from toolkit.lora.special_tokens import METADATA, TOKEN
+from toolkit.lora.settings import TOKENS
+from toolkit.lora.special_tokens import TOKEN
 from toolkit.models.interfaces import ModelSpec
 from toolkit.sampling.settings import Collaboration, Masked, Sampling
 
@@ -190,7 +191,7 @@ def note_prompts(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) 
     if broken := sorted({word for text in rest for word in text.split() if "[" in word}):
         tags = "[Character: <name>] and [scene-style:<style>]"
         say(f"note: {broken[0]!r} begins no tag: there are {tags}")
-    brought = {token for one in metadata for token in json.loads(one.get(METADATA, "{}"))}
+    brought = {token for one in metadata for token in json.loads(one.get(TOKENS, "{}"))}
     if lost := sorted({token for prompt in prompts for token in TOKEN.findall(prompt)} - brought):
         there = f"they have {', '.join(sorted(brought))}" if brought else "they have none"
         say(f"note: no LoRA has the special token {lost[0]} ({there}): it is read as ordinary text")
