@@ -17,7 +17,6 @@ KNOWN = {
     "commands.train.train",
     "fusion.distillation",
     "fusion.distillation.gradient",
-    "sampling.session",
 }
 """What is still too long. Take out what you shorten; add nothing."""
 

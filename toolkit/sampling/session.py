@@ -4,26 +4,19 @@
     video = studio.generate("[Character: Mimi], jumps. [scene-style:cartoon]", seed=3)
     studio.use(subject=["mimi", "bruno"], motion="leans")
 
-A prompt becomes a video in three steps: `Studio.encode` (prompt encoding), `Studio.sample` (a velocity
-function from `samplers`, followed by `denoise`), and decoding into an `output.Video`.
+How a prompt becomes a video is in `pipeline`: encode, sample, decode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import Tensor
-
-from toolkit.captions.cast import read_cast
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track
 from toolkit.lora.loading import LoraReference, LoraSet, load_loras, read_references
-from toolkit.lora.special_tokens import class_nouns, encode_prompts, in_plain_words
-from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.interfaces import Denoiser, Encoders, Geometry, ModelSpec
 from toolkit.models.registry import (
     default_device,
@@ -34,34 +27,13 @@ from toolkit.models.registry import (
     shape_of,
 )
 from toolkit.models.weights import latent_geometry
-from toolkit.sampling.collaborative import Report
-from toolkit.sampling.denoise import denoise, initial_noise
-from toolkit.sampling.noise_inversion import clip_caption, mix_noise, motion_noise
-from toolkit.sampling.output import Video, new_video
-from toolkit.sampling.prompt_encoding import EncodedPrompts, encode_request
-from toolkit.sampling.request import Request, check_batch, new_request, note_prompts
-from toolkit.sampling.samplers import Network, kept_maps, log_lines, velocity_of
+from toolkit.sampling.output import Video
+from toolkit.sampling.pipeline import Job, LoadedModel, encode_job, sample_videos
+from toolkit.sampling.request import Request, check_batch, new_request
 from toolkit.sampling.settings import Collaboration, Masked, Sampler, Sampling
 
 LoraTexts = Sequence[str | Path] | str | Path
 """LoRA files or folders of runs, each with its weight after a colon (run/a:0.8)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """Prompts that are encoded and can be sampled.
-
-    Attributes:
-        texts: The prompts.
-        request: How they are sampled.
-        prompts: The encoded prompts.
-        caption: (1, L, D), the motion clip's caption; None without a clip.
-    """
-
-    texts: tuple[str, ...]
-    request: Request
-    prompts: EncodedPrompts
-    caption: Tensor | None
 
 
 class Studio:
@@ -84,7 +56,6 @@ class Studio:
         self._load_network = load_network
         self._network: Denoiser | None = None
         self._attached = False
-        self._inverted: dict[tuple[object, ...], Tensor] = {}
         self.loras = LoraSet()
         self.words: tuple[str, ...] = ()
         self.sampler: Sampler = "euler"
@@ -225,32 +196,14 @@ class Studio:
     def encode(self, prompts: Sequence[str], request: Request) -> Job:
         """Encode prompts. After it the text encoder may be freed: `studio.encoders.release_text()`."""
         check_batch(request, len(prompts), 1)
-        note_prompts(prompts, [file.metadata for file in self.loras.files])
-        encoded = encode_request(self.spec, self.encoders, prompts, self.loras, request)
-        return Job(tuple(prompts), request, encoded, self._caption(request))
+        return encode_job(self.spec, self.encoders, self.loras, prompts, request)
 
     def sample(
         self, job: Job, rows: range, seeds: Sequence[int], tick: Callable[[], object] = lambda: None
     ) -> list[Video]:
         """Videos of some prompts of a job, sampled as one batch. tick: called after each step."""
-        for seed in seeds:
-            if not 0 <= seed < 2**63:
-                raise CastmixError(f"seed must be between 0 and 2^63 - 1, got {seed}")
-        steps, _, shift, *size = job.request.number
-        prompts, network = job.prompts.rows(rows), Network(self.denoiser, self.loras, job.request)
-        noise = initial_noise(seeds, self.latent_shape(*size))
-        if job.caption is not None:
-            share = job.request.collaboration.inversion
-            noise = mix_noise(self._motion_noise(job.request, job.caption), noise, share)
-        noise = noise.to(self.denoiser.device)
-        sigmas = sigma_schedule(steps, shift).to(noise.device)
-        reports: list[Report] = []
-        velocity = velocity_of(network, prompts, noise, sigmas, reports.append)
-        latents = denoise(velocity, noise, sigmas, lambda step, latents: tick())
-        return [
-            self._video(job, row, seed, latents[k : k + 1], reports, k)
-            for k, (row, seed) in enumerate(zip(rows, seeds, strict=True))
-        ]
+        model = LoadedModel(self.spec, self.geometry, self.base, self.encoders, self.denoiser)
+        return sample_videos(job, model, self.loras, rows, seeds, tick)
 
     def close(self) -> None:
         """Take the LoRAs out of the network. A pipeline that was given to `load` is then as it was before."""
@@ -269,52 +222,6 @@ class Studio:
         if self._attached and self._network is not None:
             self.loras.detach(self._network)
         self._attached = False
-
-    def _caption(self, request: Request) -> Tensor | None:
-        """The motion clip's caption in words that the base model knows, (1, L, D); None without a clip."""
-        clip = request.sampling.motion_clip
-        if clip is None or request.collaboration.inversion == 0:
-            return None
-        words = {**class_nouns(self.loras.files, read_cast()), **request.words}
-        return encode_prompts(self.encoders, [in_plain_words(clip_caption(clip), words)], ())
-
-    def _motion_noise(self, request: Request, caption: Tensor) -> Tensor:
-        """The motion clip's noise (1, C, f, h, w), inverted once."""
-        steps, _, shift, *size = request.number
-        clip, iterations = request.sampling.motion_clip, request.collaboration.iterations
-        assert clip is not None
-        key = (clip, steps, shift, *size, iterations)
-        if key not in self._inverted:
-            self._inverted[key] = motion_noise(
-                clip,
-                self.spec,
-                self.encoders,
-                self.denoiser,
-                caption,
-                size=(size[0], size[1], size[2]),
-                steps=steps,
-                shift=shift,
-                iterations=iterations,
-            )
-        return self._inverted[key]
-
-    def _video(
-        self, job: Job, row: int, seed: int, latents: Tensor, reports: Sequence[Report], k: int
-    ) -> Video:
-        prompts, request = job.prompts, job.request
-        facts: dict[str, Any] = {"prompt": job.texts[row], "seed": seed}
-        extra: dict[str, Any] = {}
-        if prompts.motion_prompts:
-            facts["motion_prompt"] = prompts.motion_prompts[row]
-            extra["log"] = tuple(log_lines(reports, k))
-            if request.collaboration.keep_maps:
-                extra |= {"maps": kept_maps(reports, k), "subjects": prompts.branch_subjects[row]}
-        facts |= {"model": self.spec.name, "model_fingerprint": self.base, **request.facts()}
-        facts |= {"fps": self.spec.fps, "loras": [one.facts() for one in self.loras.references]}
-        facts |= request.collaboration_facts()
-        if self.loras.confined:
-            facts["masked"] = asdict(request.masked)
-        return new_video(self.encoders.decode_video(latents)[0], self.spec.fps, facts, **extra)
 
 
 def load(
