@@ -1,10 +1,15 @@
-"""Fixtures shared by all tests."""
+"""Settings of the test processes, and fixtures that several test files share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Several test processes share the machine, and torch reads this once, when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test may look for a model on the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest

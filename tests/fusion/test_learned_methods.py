@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from toolkit.attention.maps import MapLayers, read_maps, token_grid
+from toolkit.attention.maps import read_maps, token_grid
 from toolkit.cli.click_app import castmix
 from toolkit.commands.cache import cache
 from toolkit.commands.fuse import fuse
@@ -22,7 +22,7 @@ from toolkit.fusion import distillation as gradient
 from toolkit.fusion.job import Job
 from toolkit.fusion.regression import solve
 from toolkit.fusion.settings import Distil, Examples, FusedFile, Sparse, Squares
-from toolkit.fusion.training_clips import load_pairs, own_items, worded
+from toolkit.fusion.training_clips import load_pairs, worded
 from toolkit.lora.file import Lora, load_lora, save_lora
 from toolkit.lora.parts import Part
 from toolkit.lora.special_tokens import Token, encode_prompts, tokens_metadata
@@ -30,7 +30,7 @@ from toolkit.models import registry as models
 from toolkit.training.batches import load
 from toolkit.training.cached_clips import load_items
 from toolkit.training.metrics_log import read_metrics
-from toolkit.training.settings import Optim
+from toolkit.training.settings import Optim, Sigma
 
 MakeClips = Callable[..., Path]
 LAYERS = {
@@ -191,18 +191,24 @@ def test_gradient_learns_from_each_in_turn_and_goes_on_where_it_stopped(
 
 
 def lesson_of(alone: list[Path], pairs: Path, tiny_wan: Path, work: Path) -> gradient.Lesson:
-    """Two parts as `gradient` sets them up, before the first step."""
+    """What `gradient` teaches two parts with, caught before its first step."""
+
+    class Caught(Exception):  # noqa: N818
+        pass
+
+    def catch(lesson: gradient.Lesson, step: int) -> float:
+        raise Caught(lesson)
+
     parts = [Part("a", some_lora(1, 3), 1.0, ("Pixo",)), Part("b", some_lora(2, 2), 0.5, ("Bruk",))]
-    job = job_of(tiny_wan, work, examples=Examples(tuple(alone), pairs))
-    denoiser, _ = gradient._network(parts, job)
-    encoders = models.load_encoders(str(tiny_wan))
-    empty = torch.zeros(512, 24)
-    mixes = [
-        gradient.new_mix(own, [], empty, batch_size=2, preserve_share=0, caption_dropout=0, seed=0)
-        for own in own_items(parts, job)
-    ]
-    known = load_pairs(pairs, job.spec, parts, encoders)
-    return gradient.Lesson(parts, mixes, known, denoiser, MapLayers((0, 1), ()), job, 3.0)
+    examples = Examples(tuple(alone), pairs, sigma=Sigma(shift=3.0))
+    job = job_of(tiny_wan, work, examples=examples, distil=Distil(batch_size=2, layers=(0, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient, "teach", catch)
+        patch.setattr(gradient, "DROPOUT", 0.0)
+        with pytest.raises(Caught) as caught:
+            gradient.gradient(parts, job)
+    lesson: gradient.Lesson = caught.value.args[0]
+    return lesson
 
 
 @pytest.mark.parametrize("maps", [False, True])

@@ -68,8 +68,19 @@ def test_the_base_follows_the_asked_colour() -> None:
     assert red[0] - red[2] > blue[0] - blue[2] + 0.2
 
 
-def test_contact_sheets_are_pictures(tmp_path: Path) -> None:
+def test_a_contact_sheet_has_a_video_in_each_row_and_every_fourth_frame(tmp_path: Path) -> None:
+    from PIL import Image
+
     from toolkit.sandbox.base_model.pretrain import contact_sheet
 
-    contact_sheet([torch.zeros(3, 17, 64, 96)], tmp_path / "a" / "sheet.png")
-    assert (tmp_path / "a" / "sheet.png").stat().st_size > 0
+    levels = torch.linspace(-1, 1, 17)
+    brighter = levels.view(1, -1, 1, 1).expand(3, 17, 64, 96)
+    contact_sheet([brighter, -brighter], tmp_path / "a" / "sheet.png")
+    with Image.open(tmp_path / "a" / "sheet.png") as picture:
+        sheet = np.asarray(picture).astype(float)
+    assert sheet.shape == (2 * 64, 5 * 96, 3)
+    cells = sheet.reshape(2, 64, 5, 96, 3)
+    assert (cells == cells[:, :1, :, :1]).all()  # frames of one colour stay so
+    shown = 127.5 * (levels[::4].numpy() + 1)
+    np.testing.assert_allclose(cells[0, 0, :, 0, 0], shown, atol=1)
+    np.testing.assert_allclose(cells[1, 0, :, 0, 0], shown[::-1], atol=1)

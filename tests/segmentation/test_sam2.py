@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -107,26 +107,29 @@ def test_streaming_in_both_directions_equals_a_run_with_everything_in_memory(
 
 
 def test_what_a_session_keeps_does_not_grow_with_the_clip(model: Sam2VideoModel, clip: Clip) -> None:
+    """Looked at whenever the model is called with its session, once a frame."""
     stored: list[int] = []
-    numbers: list[int] = []
+    tracked: list[int] = []
 
-    def after_frame(tracks: Sequence[Track]) -> None:
-        for track in tracks:
-            known = track.session.output_dict_per_obj[0]
-            outputs = [*known["non_cond_frame_outputs"].values(), *known["cond_frame_outputs"].values()]
-            tensors = [x for out in outputs for x in out.values() if isinstance(x, torch.Tensor)]
-            stored.append(sum(x.numel() for x in tensors))
-            assert len(track.session.frames_tracked_per_obj[0]) == 0
-            assert len(track.session.cache._vision_features) <= 1
-            assert len(track.session.processed_frames) == FRAMES
-        numbers.append(
-            max(len(track.session.output_dict_per_obj[0]["non_cond_frame_outputs"]) for track in tracks)
-        )
+    def watch(module: torch.nn.Module, words: tuple[()], named: dict[str, Any]) -> None:
+        session: Sam2VideoInferenceSession = named["inference_session"]
+        known = session.output_dict_per_obj[0]
+        outputs = [*known["non_cond_frame_outputs"].values(), *known["cond_frame_outputs"].values()]
+        tensors = [x for out in outputs for x in out.values() if isinstance(x, torch.Tensor)]
+        stored.append(sum(x.numel() for x in tensors))
+        tracked.append(len(known["non_cond_frame_outputs"]))
+        assert len(session.frames_tracked_per_obj[0]) == 0
+        features = [session.cache.get_vision_features(number) for number in range(FRAMES)]
+        assert sum(one is not None for one in features) <= 1
+        assert len(session.processed_frames) == FRAMES
 
-    prompts = {"Pixo": Prompt(0, (4.0, 6.0, 20.0, 24.0))}
-    tracker_with(model, after_frame)(clip, prompts, Kept().put)
+    hook = model.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        tracker_with(model)(clip, {"Pixo": Prompt(0, (4.0, 6.0, 20.0, 24.0))}, Kept().put)
+    finally:
+        hook.remove()
     reach = max(model.config.num_maskmem, model.config.max_object_pointers_in_encoder)
-    assert max(numbers) <= 2 * reach
+    assert 0 < max(tracked) <= 2 * reach
     # once both ends are full, not a number more is kept, though the clip goes on
     assert len(set(stored[2 * reach :])) == 1
     assert len(stored) == FRAMES > 2 * reach + 4

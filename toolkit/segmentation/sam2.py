@@ -11,7 +11,7 @@ and near the current frame. Frames for the backward pass wait on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +92,8 @@ def load_sam2(checkpoint: str, device: str | None = None) -> Sam2VideoModel:
     return ready
 
 
-def tracker_with(
-    model: Sam2VideoModel, after_frame: Callable[[Sequence[Track]], None] | None = None
-) -> Propagate:
-    """A tracker with a loaded model. `after_frame` gets all tracks after every frame, for tests."""
+def tracker_with(model: Sam2VideoModel) -> Propagate:
+    """A tracker with a loaded model."""
 
     def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
         if not prompts:
@@ -119,8 +117,6 @@ def tracker_with(
                     earlier.put(number, picture)
                 if number >= first:
                     _track_frame(model, tracks, number, picture, store, reverse=False)
-                    if after_frame:
-                        after_frame(tracks)
             if reader.lost or reader.failure or number + 1 != clip.num_frames:
                 raise CastmixError(
                     f"{clip.path} has {number + 1} readable frames, its json says {clip.num_frames}: "
@@ -128,8 +124,6 @@ def tracker_with(
                 )
             for number in range(last - 1, -1, -1):
                 _track_frame(model, tracks, number, earlier.get(number), store, reverse=True)
-                if after_frame:
-                    after_frame(tracks)
 
     return propagate
 

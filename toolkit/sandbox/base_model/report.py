@@ -18,7 +18,6 @@ from toolkit.captions.cast import read_cast
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, track
-from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.registry import find_model, latent_shape, load_denoiser, load_encoders
 from toolkit.sandbox.base_model.vae_roundtrip import psnr, redraw, to_frames
 from toolkit.sandbox.world import population, scenery, world
@@ -62,6 +61,7 @@ def generate(
     texts: Sequence[str], encoders: Encoders, denoiser: Denoiser, model: str, seed: int
 ) -> tuple[list[NDArray[np.uint8]], float]:
     """Clips (F, H, W, 3) of prompts, and the seconds that one took, decoding included."""
+    from toolkit.models.flow_matching import sigma_schedule
     from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 
     spec = find_model(model)
