@@ -17,7 +17,7 @@ from toolkit.attention.maps import (
     mask_target,
     normalised,
     read_maps,
-    reader,
+    tap_reader,
     temporal_maps,
     token_grid,
     token_maps,
@@ -134,12 +134,12 @@ def test_mask_target_averages_what_a_token_covers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([(6,)], 6, GRID), "between 0 and 5"),
-        (([()], 6, GRID), "a span must be"),
-        (([], 6, GRID), "a span must be"),
-        (([(0,)], 10, GRID), "real must be between 1 and the 9 columns"),
+        (([(6,)], 6, GRID), "from 0 to 5"),
+        (([()], 6, GRID), "a span holds"),
+        (([], 6, GRID), "a span holds"),
+        (([(0,)], 10, GRID), "real must be between 1 and the 9 tokens"),
         (([(0,)], 0, GRID), "real must be"),
-        (([(0,)], 6, (3, 3, 3)), "24 tokens are no grid of 3x3x3"),
+        (([(0,)], 6, (3, 3, 3)), "got 24 tokens, expected 27 for the grid"),
     ],
 )
 def test_what_token_maps_cannot_read(arguments: Any, message: str) -> None:
@@ -202,7 +202,7 @@ def test_gradient_with_respect_to_the_latents_is_that_of_finite_differences(tiny
     torch.manual_seed(0)
     latents = torch.randn(1, 16, 3, 4, 6, dtype=torch.float64, requires_grad=True)
     embeds, direction = torch.randn(1, 8, 24, dtype=torch.float64), torch.randn_like(latents)
-    read = reader((3, 2, 3), spans=[(0, 1), (3,)], real=5, window=1)
+    read = tap_reader((3, 2, 3), spans=[(0, 1), (3,)], real=5, window=1)
 
     def loss(latents: Tensor) -> Tensor:
         with denoiser.tap(cross=(1,), temporal=(0, 1), stop_after=1, read=read) as taps:

@@ -15,8 +15,15 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from toolkit.attention.block_ranking import Scene, agreements, best_together, probe, rank, told_apart
-from toolkit.attention.heatmap import READABLE, overlay, spread
+from toolkit.attention.block_ranking import (
+    MaskedClip,
+    best_combination,
+    map_ious,
+    maps_of_all_blocks,
+    rank_layers,
+    separation,
+)
+from toolkit.attention.heatmap import MIN_HEIGHT, overlay, upsampled
 from toolkit.cli.click_app import castmix
 from toolkit.commands.attention_maps import attention_maps, shared
 from toolkit.core.errors import CastmixError
@@ -41,13 +48,13 @@ def small_wan(tiny_wan: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_heat_lies_where_and_when_the_map_says() -> None:
     maps = torch.zeros(3, 2, 4)
     maps[0, 0, 0] = maps[2, 1, 3] = 1
-    heat = spread(maps, 9, 32, 64)
+    heat = upsampled(maps, 9, 32, 64)
     assert heat.shape == (9, 32, 64)
     hottest = [np.unravel_index(frame.argmax(), frame.shape) for frame in heat]
     assert [float(frame.max()) for frame in heat] == [1] + [0] * 4 + [1] * 4
     assert all(y < 16 and x < 16 for y, x in hottest[:1])
     assert all(y >= 16 and x >= 48 for y, x in hottest[5:])
-    assert spread(maps[:1], 1, 32, 64).shape == (1, 32, 64)
+    assert upsampled(maps[:1], 1, 32, 64).shape == (1, 32, 64)
 
 
 def test_an_overlay_is_bright_where_it_is_hot() -> None:
@@ -55,7 +62,7 @@ def test_an_overlay_is_bright_where_it_is_hot() -> None:
     heat = np.zeros((2, 32, 48), np.float32)
     heat[:, :, 24:] = 1
     drawn = overlay(video, heat, "Pixo")
-    times = READABLE // 32
+    times = MIN_HEIGHT // 32
     assert drawn.shape[2] == 48 * times
     assert drawn.shape[1] > 32 * times
     assert drawn.shape[1] % 2 == 0
@@ -67,34 +74,34 @@ def test_agreement_needs_no_threshold() -> None:
     target = torch.zeros(1, 2, 3, 4)
     target[0, :, 0] = 1  # 8 of 24 places
     for own, expected in ((target, 1.0), (100 + target / 9, 1.0), (-target, 0.0)):
-        ((iou, chance),) = agreements(own, target)
+        ((iou, chance),) = map_ious(own, target)
         assert iou == expected
         assert chance == pytest.approx(8 / (48 - 8))
-    assert list(agreements(target, torch.zeros(1, 2, 3, 4))) == []
+    assert list(map_ious(target, torch.zeros(1, 2, 3, 4))) == []
 
 
 def test_telling_apart_is_relative_to_each_subjects_mean() -> None:
     targets = torch.zeros(2, 1, 2, 4)
     targets[0, :, :, :2] = targets[1, :, :, 2:] = 1
-    assert told_apart(targets + 0.1, targets) == [1, 1]
-    assert told_apart(torch.stack([10 * (targets[0] + 0.1), targets[1] + 0.1]), targets) == [1, 1]
-    assert told_apart(targets.flip(0) + 0.1, targets) == [0, 0]
-    assert told_apart(targets[:1], targets[:1]) == []
+    assert separation(targets + 0.1, targets) == [1, 1]
+    assert separation(torch.stack([10 * (targets[0] + 0.1), targets[1] + 0.1]), targets) == [1, 1]
+    assert separation(targets.flip(0) + 0.1, targets) == [0, 0]
+    assert separation(targets[:1], targets[:1]) == []
 
 
 def test_the_block_that_sees_is_ranked_first() -> None:
     target = torch.zeros(1, 2, 3, 4)
     target[0, 1, :, 2:] = 1
-    scene = Scene("a", "a cat", torch.zeros(1), torch.zeros(1), 1, [(0,)], target)
+    clip = MaskedClip("a", "a cat", torch.zeros(1), torch.zeros(1), 1, [(0,)], target)
     halves = torch.stack([target.clone(), target.clone(), target.flip(-1)])  # (layers, 1, f, h, w)
     halves[0, 0, 1, 0] = halves[1, 0, 1, 1:] = 0  # each of two blocks sees a part
     maps = [halves.expand(2, -1, -1, -1, -1, -1)]
-    ranked = rank(maps, [scene], [0.5, 0.9])
+    ranked = rank_layers(maps, [clip], [0.5, 0.9])
     assert [one.layer for one in ranked] == [0, 1, 2]
-    best, together = best_together(maps, [scene], [0.5, 0.9], ranked, most=3)
+    best, combined = best_combination(maps, [clip], [0.5, 0.9], ranked, most=3)
     assert best.cross == (0, 1)
-    assert together.iou == 1 > ranked[0].iou
-    assert together.by_sigma == {0.5: 1, 0.9: 1}
+    assert combined.iou == 1 > ranked[0].iou
+    assert combined.by_sigma == {0.5: 1, 0.9: 1}
 
 
 def test_bleeding_subjects_share_their_hottest_places() -> None:
@@ -159,11 +166,11 @@ def test_probing_is_the_same_twice(small_wan: str) -> None:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(16, 3, 4, 6, generator=generator)
     embeds = torch.randn(40, 24, generator=generator)
-    scene = Scene("a", "a cat", latents, embeds, 5, [(1,), (2, 3)], torch.ones(2, 3, 2, 3))
-    (one,), (two,) = (probe(denoiser, [scene], [0.9, 0.5], 2, seed=0) for _ in range(2))
+    clip = MaskedClip("a", "a cat", latents, embeds, 5, [(1,), (2, 3)], torch.ones(2, 3, 2, 3))
+    (one,), (two,) = (maps_of_all_blocks(denoiser, [clip], [0.9, 0.5], 2, seed=0) for _ in range(2))
     assert one.shape == (2, 2, 2, 3, 2, 3)  # sigmas, blocks, subjects, f, h, w
     assert torch.equal(one, two)
-    (other,) = probe(denoiser, [scene], [0.9, 0.5], 2, seed=1)
+    (other,) = maps_of_all_blocks(denoiser, [clip], [0.9, 0.5], 2, seed=1)
     assert not torch.equal(one, other)
 
 

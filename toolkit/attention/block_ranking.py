@@ -1,4 +1,4 @@
-"""Which blocks' attention finds the subjects: token maps of a network against masks."""
+"""Ranks a network's blocks by how well their token maps agree with the masks of the subjects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import MapLayers, mask_target, reader, token_grid
+from toolkit.attention.maps import MapLayers, mask_target, tap_reader, token_grid
 from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track
@@ -27,11 +27,17 @@ from toolkit.models.registry import shape_of
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A clip whose subjects' places are known.
+class MaskedClip:
+    """A clip with masks of its subjects, encoded.
 
-    latents: (C, f, h, w), clean. prompt_embeds: (L, D), of which `real` are no pads. spans: of each subject.
-    targets: (subjects, f, h, w) in tokens, see `toolkit.attention.maps.mask_target`.
+    Attributes:
+        name: Id of the clip.
+        prompt: Its caption.
+        latents: (C, f, h, w), clean.
+        prompt_embeds: (L, D), embeddings of the caption.
+        real: Number of prompt tokens before the padding.
+        spans: Token positions of each subject.
+        targets: (subjects, f, h, w), the masks on the token grid; see `toolkit.attention.maps.mask_target`.
     """
 
     name: str
@@ -45,11 +51,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class LayerScore:
-    """How well one block's maps find subjects, on average over scenes and noise levels.
+    """How well the maps of one block agree with the masks; means over clips and noise levels.
 
-    iou: of the map's highest places with the mask, as many as the mask has. chance: what any places would
-    have. apart: share of a subject's places where its own map is the highest, each over its mean; scenes of
-    several subjects only. by_sigma: iou at each noise level.
+    Attributes:
+        layer: Index of the block; -1 for a combination of blocks.
+        iou: IoU of the mask with the map's highest tokens, as many as the mask has.
+        chance: The IoU that random tokens would have.
+        apart: Share of a subject's tokens where its own map, divided by its mean, is the highest. None if no
+            clip has several subjects.
+        by_sigma: `iou` at each noise level.
     """
 
     layer: int
@@ -60,19 +70,19 @@ class LayerScore:
 
 
 @dataclass(frozen=True, eq=False)
-class SceneReader:
-    """What turns a clip with masks into a `Scene`: a model, and LoRA files that bring special tokens."""
+class MaskedClipReader:
+    """Encodes clips with masks; `loras` are files that bring special tokens."""
 
     geometry: Geometry
     encoders: Encoders
     denoiser: Denoiser
     loras: Sequence[Lora] = ()
 
-    def read(self, clip: Clip, names: Sequence[str]) -> Scene:
-        """The scene of a clip whose caption names these characters.
+    def read(self, clip: Clip, names: Sequence[str]) -> MaskedClip:
+        """Encode a clip, with the masks of these characters, whom its caption names.
 
         Raises:
-            CastmixError: the clip is of a size that the model cannot take.
+            CastmixError: The model does not support the clip's size.
         """
         frames, _ = read_video(clip.path)
         frames = frames[: whole_chunks(len(frames))]
@@ -86,14 +96,16 @@ class SceneReader:
         grid = token_grid(self.denoiser, latents)
         masks = [read_mask(mask_path(clip, name))[: len(frames)] for name in names]
         targets = [mask_target(torch.from_numpy(mask), grid) for mask in masks]
-        return Scene(clip.id, clip.text, latents[0].cpu(), embeds, real, found, torch.stack(targets))
+        return MaskedClip(clip.id, clip.text, latents[0].cpu(), embeds, real, found, torch.stack(targets))
 
 
-def read_scenes(reader: SceneReader, clips: Path, count: int) -> list[Scene]:
-    """Clips with masks of characters that their captions name: at most `count`, evenly picked.
+def read_masked_clips(reader: MaskedClipReader, clips: Path, count: int) -> list[MaskedClip]:
+    """Encode at most `count` clips of a folder, evenly picked from those with usable masks.
+
+    A usable mask is accepted, and the caption names its character.
 
     Raises:
-        CastmixError: there are none, or one is of a size that the model cannot take.
+        CastmixError: There is no such clip, or the model does not support a clip's size.
     """
     found: list[tuple[Clip, list[str]]] = []
     for clip in read_clips(clips):
@@ -110,73 +122,89 @@ def read_scenes(reader: SceneReader, clips: Path, count: int) -> list[Scene]:
 
 
 def whole_chunks(frames: int) -> int:
-    """The largest 4k + 1 of so many frames: what the VAE encodes."""
+    """The largest 4k + 1 up to this number of frames; the VAE encodes such numbers only."""
     return (frames - 1) // 4 * 4 + 1
 
 
 def encode_frames(encoders: Encoders, frames: Frames) -> Tensor:
-    """Frames (F, H, W, 3) uint8 to latents (1, C, f, h, w)."""
+    """Encode frames (F, H, W, 3) uint8 to latents (1, C, f, h, w)."""
     video = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     return encoders.encode_video(video)
 
 
 @torch.no_grad()
-def probe(
+def maps_of_all_blocks(
     denoiser: Denoiser,
-    scenes: Sequence[Scene],
+    clips: Sequence[MaskedClip],
     sigmas: Sequence[float],
     blocks: int,
     seed: int,
-    active: Callable[[Scene], AbstractContextManager[None]] = lambda scene: nullcontext(),
+    active: Callable[[MaskedClip], AbstractContextManager[None]] = lambda clip: nullcontext(),
 ) -> list[Tensor]:
-    """Token maps of every block, for each scene (sigmas, blocks, subjects, f, h, w), on the CPU.
+    """Token maps of every block, for each clip (sigmas, blocks, subjects, f, h, w), on the CPU.
 
-    The noise of a scene depends on seed, scene and noise level. active: makes the context in which the
-    network reads a scene, with its adapters.
+    The noise depends on seed, clip and noise level.
+
+    Args:
+        denoiser: The network.
+        clips: The clips.
+        sigmas: Noise levels.
+        blocks: Number of blocks of the network.
+        seed: Seed of the noise.
+        active: Returns the context in which the network reads a clip, with its adapters.
     """
     found = []
     layers = range(blocks)
-    for scene in track(scenes, "reading maps"):
-        latents = scene.latents.unsqueeze(0)
-        read = reader(token_grid(denoiser, latents), spans=scene.spans, real=scene.real)
+    for clip in track(clips, "reading maps"):
+        latents = clip.latents.unsqueeze(0)
+        read = tap_reader(token_grid(denoiser, latents), spans=clip.spans, real=clip.real)
         levels = []
         for i, sigma in enumerate(sigmas):
-            noise = torch.randn(latents.shape, generator=generator_for(seed, i, f"probe/{scene.name}"))
+            noise = torch.randn(latents.shape, generator=generator_for(seed, i, f"probe/{clip.name}"))
             level = torch.tensor(sigma)
-            with active(scene), denoiser.tap(cross=layers, stop_after=blocks - 1, read=read) as taps:
-                denoiser(interpolate(latents, noise, level), level, scene.prompt_embeds.unsqueeze(0))
+            with active(clip), denoiser.tap(cross=layers, stop_after=blocks - 1, read=read) as taps:
+                denoiser(interpolate(latents, noise, level), level, clip.prompt_embeds.unsqueeze(0))
             levels.append(torch.stack([taps.maps["cross", layer][0].cpu() for layer in layers]))
         found.append(torch.stack(levels))
     return found
 
 
-def score(
+def score_layers(
     maps: Sequence[Tensor],
-    scenes: Sequence[Scene],
+    clips: Sequence[MaskedClip],
     sigmas: Sequence[float],
     layers: Sequence[int],
     label: int,
 ) -> LayerScore:
-    """Score the mean of these layers' maps, as `probe` made them, under the number `label`."""
+    """Score the mean map of some layers.
+
+    Args:
+        maps: The result of `maps_of_all_blocks`.
+        clips: The clips that it was given.
+        sigmas: The noise levels that it was given.
+        layers: The layers to average.
+        label: `LayerScore.layer` of the result.
+    """
     ious: dict[float, list[float]] = {sigma: [] for sigma in sigmas}
     chances: list[float] = []
     apart: list[float] = []
-    for own, scene in zip(maps, scenes, strict=True):
+    for own, clip in zip(maps, clips, strict=True):
         for level, sigma in zip(own[:, list(layers)].mean(1), sigmas, strict=True):
-            for iou, chance in agreements(level, scene.targets):
+            for iou, chance in map_ious(level, clip.targets):
                 ious[sigma].append(iou)
                 chances.append(chance)
-            apart += told_apart(level, scene.targets)
+            apart += separation(level, clip.targets)
     by_sigma = {sigma: _mean(values) for sigma, values in ious.items()}
     overall = _mean([iou for values in ious.values() for iou in values])
     return LayerScore(label, overall, _mean(chances), _mean(apart) if apart else None, by_sigma)
 
 
-def agreements(maps: Tensor, targets: Tensor) -> Iterator[tuple[float, float]]:
-    """IoU of each subject's map with its target, and what chance would reach; too small ones are left out.
+def map_ious(maps: Tensor, targets: Tensor) -> Iterator[tuple[float, float]]:
+    """IoU of each subject's map with its target, and the IoU expected by chance.
 
-    maps, targets: (n, f, h, w). The target's places are those that it half covers; the map's are as many of
-    its highest ones: no threshold favours a layer.
+    maps, targets: (n, f, h, w). A target covers the tokens with a value of 0.5 or more. The map's highest
+    tokens are compared with it, as many as the target covers: so no threshold favours a layer. Subjects that
+    cover no token, or all, are left out.
     """
     for own, target in zip(maps, targets, strict=True):
         wanted = target.flatten() >= 0.5
@@ -186,56 +214,61 @@ def agreements(maps: Tensor, targets: Tensor) -> Iterator[tuple[float, float]]:
             yield hits / (2 * count - hits), count / (2 * total - count)
 
 
-def told_apart(maps: Tensor, targets: Tensor) -> list[float]:
-    """For each of several subjects, the share of its places where its map, over its mean, is the highest."""
+def separation(maps: Tensor, targets: Tensor) -> list[float]:
+    """For each subject, the share of its tokens where its map divided by its mean is the highest.
+
+    [] for one subject.
+    """
     if len(maps) < 2:
         return []
     owner = (maps / maps.mean((-3, -2, -1), keepdim=True)).argmax(0)
     return [float((owner[t >= 0.5] == i).float().mean()) for i, t in enumerate(targets) if (t >= 0.5).any()]
 
 
-def rank(maps: Sequence[Tensor], scenes: Sequence[Scene], sigmas: Sequence[float]) -> list[LayerScore]:
-    """Every layer's score, the best first."""
+def rank_layers(
+    maps: Sequence[Tensor], clips: Sequence[MaskedClip], sigmas: Sequence[float]
+) -> list[LayerScore]:
+    """The score of every layer, best first; arguments as in `score_layers`."""
     blocks = maps[0].shape[1]
-    scores = [score(maps, scenes, sigmas, [layer], layer) for layer in range(blocks)]
+    scores = [score_layers(maps, clips, sigmas, [layer], layer) for layer in range(blocks)]
     return sorted(scores, key=lambda one: (-one.iou, one.layer))
 
 
-def best_together(
+def best_combination(
     maps: Sequence[Tensor],
-    scenes: Sequence[Scene],
+    clips: Sequence[MaskedClip],
     sigmas: Sequence[float],
     ranked: Sequence[LayerScore],
     most: int,
 ) -> tuple[MapLayers, LayerScore]:
-    """The layers whose mean map agrees best: from the best one on, each of the next is kept if it helps.
+    """A set of layers with a good mean map, by greedy search, and its score.
 
-    Those are ranked by themselves, so only `most` are tried. Temporal layers are the same: nothing here says
+    The search starts with the best single layer. Each next layer of the ranking, up to `most` layers, is
+    added if it improves the IoU. The same layers are returned for temporal maps, because masks do not tell
     which blocks show motion.
     """
     chosen = [ranked[0].layer]
-    top = score(maps, scenes, sigmas, chosen, -1)
+    top = score_layers(maps, clips, sigmas, chosen, -1)
     for one in ranked[1:most]:
-        better = score(maps, scenes, sigmas, [*chosen, one.layer], -1)
+        better = score_layers(maps, clips, sigmas, [*chosen, one.layer], -1)
         if better.iou > top.iou:
             chosen, top = [*chosen, one.layer], better
     layers = tuple(sorted(chosen))
     return MapLayers(layers, layers), top
 
 
-def table(ranked: Sequence[LayerScore], best: MapLayers, together: LayerScore) -> str:
-    """Every block's score in Markdown, the best first."""
-    levels = list(together.by_sigma)
+def markdown_table(ranked: Sequence[LayerScore], best: MapLayers, combined: LayerScore) -> str:
+    """A Markdown table of the scores of all blocks, best first, and of the combination `best`."""
+    levels = list(combined.by_sigma)
     head = ["block", "IoU", "told apart", *(f"IoU at {level:g}" for level in levels)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    named = [*((str(one.layer), one) for one in ranked), (" ".join(map(str, best.cross)), together)]
+    named = [*((str(one.layer), one) for one in ranked), (" ".join(map(str, best.cross)), combined)]
     for name, one in named:
         apart = "" if one.apart is None else f"{one.apart:.2f}"
         values = [name, f"{one.iou:.2f}", apart, *(f"{one.by_sigma[level]:.2f}" for level in levels)]
         lines.append(f"| {' | '.join(values)} |")
-    return "\n".join(
-        [*lines, "", f"By chance the IoU is {together.chance:.2f}. The last row is their mean map.", ""]
-    )
+    note = f"The IoU by chance is {combined.chance:.2f}. The last row is the mean map of these blocks."
+    return "\n".join([*lines, "", note, ""])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,8 +1,8 @@
-"""Where a prompt's words are in the picture, and how places move: maps from a network's attention.
+"""Attention maps: where the words of a prompt appear in the video, and how places relate over time.
 
-Plain functions of the queries and keys that `Denoiser.tap` hands out. All are differentiable, computed in
-float32 (float64 stays float64) and head by head: under gradients each head is computed again in the backward
-pass instead of kept.
+The maps are functions of the queries and keys that `Denoiser.tap` captures. They are differentiable and are
+computed in float32 (float64 stays float64), one head at a time. If gradients are needed, each head is
+recomputed in the backward pass instead of stored.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from toolkit.core.errors import CastmixError
 from toolkit.models.interfaces import Denoiser, Read
 
 Grid = tuple[int, int, int]
-"""Tokens in (frames, rows, columns)."""
+"""Number of tokens as (frames, rows, columns), (f, h, w)."""
 
 
 @dataclass(frozen=True)
 class MapLayers:
-    """Blocks whose attention is read: cross for `token_maps`, temporal for `temporal_maps`."""
+    """Indices of the blocks whose attention is read: `cross` for token maps, `temporal` for temporal maps."""
 
     cross: tuple[int, ...]
     temporal: tuple[int, ...]
@@ -35,13 +35,17 @@ class MapLayers:
 LAYERS: dict[int, MapLayers] = {
     8: MapLayers(cross=(2, 3, 5), temporal=(2, 3, 5)),
 }
-"""By the number of blocks: the sandbox's. `castmix attention-maps --probe` ranks the blocks of a model."""
+"""Known good layers by number of blocks (8: the sandbox's model).
+
+`castmix attention-maps --probe` ranks the blocks of a model.
+"""
 
 
 def map_layers(blocks: int) -> MapLayers:
-    """The layers to read of a network of so many blocks: LAYERS', else up to six, even, below the middle.
+    """The layers to read in a network with this many blocks.
 
-    Guidance runs the network up to the last of them, so late ones cost more.
+    From `LAYERS` if known; else up to six, evenly spaced between 20 % and 50 % of the depth. Guidance runs
+    the network up to the last of them, so late layers cost more.
     """
     if blocks in LAYERS:
         return LAYERS[blocks]
@@ -51,37 +55,41 @@ def map_layers(blocks: int) -> MapLayers:
 
 
 def token_maps(q: Tensor, k: Tensor, spans: Sequence[Sequence[int]], real: int, grid: Grid) -> Tensor:
-    """How much each place attends to each span of the prompt, in [0, 1]; (B, len(spans), f, h, w).
+    """Cross-attention of each video token to each span of the prompt, in [0, 1]; (B, len(spans), f, h, w).
 
         A_a(p, k) = softmax over the real tokens k of <q_a(p), k_a(k)> / sqrt(d)
         M_i(p) = mean over heads a of the sum over k in span i of A_a(p, k)
 
-    the cross-attention maps of VideoMage's eq. 7. Wan attends to the pads behind a prompt, too, and in an
-    untrained network nine tenths of the attention are theirs; so they are left out of the softmax.
+    These are the cross-attention maps of VideoMage's eq. 7. Wan also attends to the padding after a prompt;
+    in an untrained network the padding gets nine tenths of the attention. So it is left out of the softmax.
 
-    q: (B, heads, N, d). k: (B, heads, L, d). real: tokens of the prompt, the first columns of L. spans:
-    positions below real, of one or several tokens each. grid: N = f h w.
+    Args:
+        q: Queries of the video tokens, (B, heads, N, d).
+        k: Keys of the prompt tokens, (B, heads, L, d).
+        spans: Positions of the tokens of each subject, below `real`.
+        real: Number of prompt tokens before the padding.
+        grid: (f, h, w) with N = f h w.
 
     Raises:
-        CastmixError: an empty span, a position outside the real tokens, another number of tokens than the
-        grid's.
+        CastmixError: A span is empty or outside the real tokens, or N does not match the grid.
     """
     _check_grid(q, grid)
     if not 1 <= real <= k.shape[2]:
-        raise CastmixError(f"real must be between 1 and the {k.shape[2]} columns of the keys, got {real}")
+        raise CastmixError(f"real must be between 1 and the {k.shape[2]} tokens of the keys, got {real}")
     for span in spans or [()]:
         if not span or not all(0 <= position < real for position in span):
-            raise CastmixError(f"a span must be positions between 0 and {real - 1} (real tokens), got {span}")
+            raise CastmixError(f"a span holds positions from 0 to {real - 1} (real tokens), got {span}")
     columns = [torch.tensor(list(span), device=q.device) for span in spans]
-    heads = [_lean(_token_map, q[:, a], k[:, a, :real], columns) for a in range(q.shape[1])]
+    heads = [_checkpointed(_token_map, q[:, a], k[:, a, :real], columns) for a in range(q.shape[1])]
     maps: Tensor = torch.stack(heads).mean(0)
     return maps.reshape(*maps.shape[:2], *grid)
 
 
 def normalised(maps: Tensor) -> Tensor:
-    """Each subject's map over its largest value, a constant to the gradient; (B, n, f, h, w), in [0, 1].
+    """Divide each subject's map by its maximum; (B, n, f, h, w), in [0, 1].
 
-    So maps of prompts of different lengths, and of different words, can be compared.
+    Maps of different words and of prompts of different lengths become comparable. The maximum is a constant
+    for the gradient.
     """
     return maps / (maps.detach().amax((-3, -2, -1), keepdim=True) + 1e-6)
 
@@ -89,20 +97,26 @@ def normalised(maps: Tensor) -> Tensor:
 def temporal_maps(
     q: Tensor, k: Tensor, grid: Grid, *, sites: Tensor | None = None, window: int = 0
 ) -> Tensor:
-    """How one place of a frame attends to the same place of all frames; (B, heads, S, f, f (2 window + 1)^2).
+    """Self-attention of each site to the same site in all frames; (B, heads, S, f, f (2 window + 1)^2).
 
         M_a,s(f, f') = softmax over f' of <q_a(f, s), k_a(f', s)> / sqrt(d)
 
-    the temporal self-attention of VideoMage (Alg. 1) in a network whose attention is over space and time at
-    once: its full attention, restricted to one place and renormalised. With a window the keys are those of
-    the places at most so far away in rows and columns; the last axis then runs over frames, and in each over
-    the window's rows and columns. What lies outside the picture has probability 0.
+    This is the temporal self-attention of VideoMage (Alg. 1). Wan attends over space and time at once, so its
+    full attention is restricted to one site (row and column) and renormalised.
 
-    q, k: (B, heads, N, d), with their rotary positions. sites: (S,) places, row * w + column; all if left
-    out.
+    With a window, the keys are those of all sites at most `window` rows and columns away. The last axis then
+    runs over frames, and within each frame over the window's rows and columns. Sites outside the picture have
+    probability 0.
+
+    Args:
+        q: Queries, (B, heads, N, d), with rotary positions applied.
+        k: Keys, likewise.
+        grid: (f, h, w) with N = f h w.
+        sites: (S,), sites as row * w + column. Default: all.
+        window: Radius of the window in tokens.
 
     Raises:
-        CastmixError: another number of tokens than the grid's, a negative window, a site outside the grid.
+        CastmixError: N does not match the grid, the window is negative, or a site is outside the grid.
     """
     _check_grid(q, grid)
     _, rows, columns = grid
@@ -112,35 +126,35 @@ def temporal_maps(
         sites = torch.arange(rows * columns)
     elif sites.numel() and not 0 <= int(sites.min()) <= int(sites.max()) < rows * columns:
         raise CastmixError(
-            f"sites must be between 0 and {rows * columns - 1} ({rows}x{columns} places), "
+            f"sites must be between 0 and {rows * columns - 1} ({rows}x{columns} sites), "
             f"got {int(sites.min())} to {int(sites.max())}"
         )
     near, outside = _neighbours(sites, rows, columns, window)
-    place = functools.partial(
+    one_head = functools.partial(
         _temporal_map,
         sites=sites.to(q.device),
         near=near.to(q.device),
         outside=outside.to(q.device),
         grid=grid,
     )
-    return torch.stack([_lean(place, q[:, a], k[:, a]) for a in range(q.shape[1])], 1)
+    return torch.stack([_checkpointed(one_head, q[:, a], k[:, a]) for a in range(q.shape[1])], 1)
 
 
 def token_grid(denoiser: Denoiser, latents: Tensor) -> Grid:
-    """The (f, h, w) in tokens of latents (B, C, f, h, w)."""
+    """The token grid of latents (B, C, f, h, w)."""
     module: Any = denoiser.module
     patches = zip(latents.shape[2:], module.config.patch_size, strict=True)
     frames, rows, columns = (size // patch for size, patch in patches)
     return frames, rows, columns
 
 
-def every_second(grid: Grid) -> Tensor:
-    """Every second place of every second row, (S,): a quarter of the places."""
+def every_second_site(grid: Grid) -> Tensor:
+    """Every second site of every second row, (S,): a quarter of all sites."""
     _, rows, columns = grid
     return torch.arange(rows * columns).view(rows, columns)[::2, ::2].flatten()
 
 
-def reader(
+def tap_reader(
     grid: Grid,
     *,
     spans: Sequence[Sequence[int]] = (),
@@ -148,9 +162,10 @@ def reader(
     sites: Tensor | None = None,
     window: int = 0,
 ) -> Read:
-    """What `Denoiser.tap(read=...)` takes to make maps inside the blocks, at no memory for queries and keys.
+    """A function for `Denoiser.tap(read=...)` that computes maps inside the blocks.
 
-    Cross layers give `token_maps` of spans and real, temporal layers `temporal_maps` of sites and window.
+    Queries and keys need not be stored then. Cross-attention layers yield `token_maps` of spans and real,
+    self-attention layers `temporal_maps` of sites and window.
     """
 
     def read(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
@@ -174,14 +189,23 @@ def read_maps(
     sites: Tensor | None = None,
     window: int = 0,
 ) -> Tensor:
-    """Maps of latents (B, C, f, h, w) at noise level sigma, differentiable in all that made them.
+    """Run the network up to the last layer that is read, and return its attention maps (differentiable).
 
-    The network runs only up to the last layer that is read. "token": `token_maps`, mean over layers.cross;
-    all rows of the batch have prompts with these spans and so many real tokens. "temporal": `temporal_maps`
-    of layers.temporal, stacked in front: (layers, B, heads, S, f, f (2 window + 1)^2).
+    Args:
+        denoiser: The network.
+        latents: (B, C, f, h, w), noisy.
+        sigma: Noise level of the latents.
+        prompt_embeds: (B, L, D); `spans` and `real` must hold for all prompts of the batch.
+        spans: Token positions of each subject, for token maps.
+        real: Number of prompt tokens before the padding, for token maps.
+        layers: The layers to read.
+        kind: "token": the mean of `token_maps` over layers.cross. "temporal": `temporal_maps` of
+            layers.temporal, stacked: (layers, B, heads, S, f, f (2 window + 1)^2).
+        sites: Sites of temporal maps. Default: all.
+        window: Window of temporal maps.
 
     Raises:
-        CastmixError: no layers of the kind, or none of that number in the network; as `token_maps`.
+        CastmixError: There are no layers of this kind, the network has no such layer, or as `token_maps`.
     """
     tap = "cross" if kind == "token" else "temporal"
     wanted = layers.cross if kind == "token" else layers.temporal
@@ -189,7 +213,7 @@ def read_maps(
         raise CastmixError(
             f"{kind} maps need layers.{tap}{' and spans' if kind == 'token' else ''}, got none"
         )
-    read = reader(token_grid(denoiser, latents), spans=spans or (), real=real, sites=sites, window=window)
+    read = tap_reader(token_grid(denoiser, latents), spans=spans or (), real=real, sites=sites, window=window)
     with denoiser.tap(
         cross=wanted if tap == "cross" else (),
         temporal=wanted if tap == "temporal" else (),
@@ -202,16 +226,16 @@ def read_maps(
 
 
 def mask_target(mask: Tensor, grid: Grid) -> Tensor:
-    """A mask in pixels as the target of a token map; float32 (f, h, w), in [0, 1].
+    """Downsample a pixel mask to a token grid, as the target of a token map; float32 (f, h, w), in [0, 1].
 
-    A latent frame covers the pixel frames that Wan's VAE makes it of: the first one covers the first alone,
-    frame f the four from 4f-3 to 4f (nominally: the VAE is causal, so earlier pixels matter, too). Within
-    them, and within a token's square, it is the average.
+    Each value is the mean over the pixels of a token's square and over the pixel frames of its latent frame.
+    Latent frame 0 covers pixel frame 0 alone; latent frame f covers the four frames 4f-3 to 4f. (This is
+    nominal: Wan's VAE is causal, so earlier frames have some influence.)
 
     mask: (F, H, W) uint8, 255 is the subject.
 
     Raises:
-        CastmixError: frames that the grid does not divide.
+        CastmixError: F does not match the grid's number of frames.
     """
     frames, rows, columns = grid
     count = len(mask)
@@ -226,8 +250,8 @@ def mask_target(mask: Tensor, grid: Grid) -> Tensor:
     return torch.cat([small[:1], small[1:].reshape(frames - 1, stride, rows, columns).mean(1)])
 
 
-def _lean(function: Callable[..., Tensor], *inputs: object) -> Tensor:
-    """Call a function of tensors, keeping nothing for its gradient but its inputs; never under autocast."""
+def _checkpointed(function: Callable[..., Tensor], *inputs: object) -> Tensor:
+    """Call a function of tensors without autocast; for the gradient only its inputs are stored."""
 
     def exact(*inputs: object) -> Tensor:
         with torch.autocast(
@@ -242,24 +266,25 @@ def _lean(function: Callable[..., Tensor], *inputs: object) -> Tensor:
 
 
 def _token_map(q: Tensor, k: Tensor, columns: Sequence[Tensor]) -> Tensor:
-    """One head: q (B, N, d), k (B, real, d) to (B, spans, N)."""
-    logits = _wide(q) @ _wide(k).mT / q.shape[-1] ** 0.5
-    whole = logits.logsumexp(-1)
-    return torch.stack([(logits[..., span].logsumexp(-1) - whole).exp() for span in columns], 1)
+    """Token maps of one head: q (B, N, d), k (B, real, d) to (B, spans, N)."""
+    logits = _at_least_float32(q) @ _at_least_float32(k).mT / q.shape[-1] ** 0.5
+    total = logits.logsumexp(-1)
+    return torch.stack([(logits[..., span].logsumexp(-1) - total).exp() for span in columns], 1)
 
 
 def _temporal_map(q: Tensor, k: Tensor, sites: Tensor, near: Tensor, outside: Tensor, grid: Grid) -> Tensor:
-    """One head: q, k (B, N, d) to (B, S, f, f K); near, outside: (S, K)."""
+    """Temporal maps of one head: q, k (B, N, d) to (B, S, f, f K); near, outside: (S, K)."""
     frames = grid[0]
     by_frame = (len(q), frames, -1, q.shape[-1])
-    queries, keys = _wide(q).reshape(by_frame)[:, :, sites], _wide(k).reshape(by_frame)[:, :, near]
+    queries = _at_least_float32(q).reshape(by_frame)[:, :, sites]
+    keys = _at_least_float32(k).reshape(by_frame)[:, :, near]
     logits = torch.einsum("bfsd,bgskd->bsfgk", queries, keys) / q.shape[-1] ** 0.5
     logits = logits.masked_fill(outside[:, None, None, :], -torch.inf)
     return torch.softmax(logits.flatten(-2), -1)
 
 
 def _neighbours(sites: Tensor, rows: int, columns: int, window: int) -> tuple[Tensor, Tensor]:
-    """Places around each site, row by row, (S, K), and which of them lie outside; those stand for place 0."""
+    """Sites around each site, row by row, (S, K), and which of them are outside (their index is 0)."""
     numbers = torch.arange(rows * columns).view(rows, columns)
     numbers = pad(numbers, (window, window, window, window), value=-1)
     side = 2 * window + 1
@@ -267,11 +292,14 @@ def _neighbours(sites: Tensor, rows: int, columns: int, window: int) -> tuple[Te
     return around.clamp(min=0), around < 0
 
 
-def _wide(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check_grid(q: Tensor, grid: Grid) -> None:
     frames, rows, columns = grid
     if q.shape[2] != frames * rows * columns:
-        raise CastmixError(f"{q.shape[2]} tokens are no grid of {frames}x{rows}x{columns} (f, h, w)")
+        raise CastmixError(
+            f"got {q.shape[2]} tokens, expected {frames * rows * columns} for the grid (f, h, w) of "
+            f"{frames}x{rows}x{columns}"
+        )

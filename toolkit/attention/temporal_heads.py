@@ -1,4 +1,4 @@
-"""Which heads of self-attention look along time, and which across the picture."""
+"""Classifies self-attention heads: temporal heads look along time, spatial heads within the frame."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from toolkit.core.seeds import generator_for
 from toolkit.models.interfaces import Denoiser
 
 RATIO = 1.25
+"""A head is temporal if its spatial attention is below this many times its temporal attention."""
 QUERIES = 512
+"""Query tokens that are sampled."""
 CHUNK = 64
+"""Query tokens per matrix product; limits memory."""
 
 
 def head_shares(
@@ -24,15 +27,22 @@ def head_shares(
     *,
     seed: int = 0,
     queries: int = QUERIES,
-    reach: int = 1,
+    radius: int = 1,
 ) -> Tensor:
-    """How much of each head's attention stays near its token; float32 (blocks, heads, 2).
+    """How much of each head's attention stays near the query token; float32 (blocks, heads, 2).
 
-    The first number is the mean mass that falls within `reach` sites in the token's own frame, the second
-    within as many sites in all other frames, over at most `queries` tokens drawn at random.
-    (Follow-Your-Motion, 2025, compares attention with templates of both kinds.)
+    [..., 0] is the spatial share: attention to tokens at most `radius` rows and columns away in the query's
+    own frame. [..., 1] is the temporal share: the same in all other frames. Both are means over randomly
+    sampled query tokens. (Follow-Your-Motion, 2025, compares attention with templates of both kinds.)
 
-    latents: (B, C, f, h, w) at noise level sigma. prompt_embeds: (B, L, D).
+    Args:
+        denoiser: The network.
+        latents: (B, C, f, h, w) at noise level sigma.
+        sigma: Noise level.
+        prompt_embeds: (B, L, D).
+        seed: Seed of the sampled query tokens.
+        queries: Largest number of query tokens.
+        radius: Distance in tokens.
     """
     module = denoiser.module
     layers = range(int(module.config.num_layers))  # type: ignore[union-attr, arg-type]
@@ -46,7 +56,7 @@ def head_shares(
             rows = order[start : start + CHUNK]
             logits = q[:, :, rows].float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5
             mass = logits.softmax(-1)
-            near = ((row[rows, None] - row).abs() <= reach) & ((column[rows, None] - column).abs() <= reach)
+            near = ((row[rows, None] - row).abs() <= radius) & ((column[rows, None] - column).abs() <= radius)
             same = frame[rows, None] == frame
             for which, where in enumerate((near & same, near & ~same)):
                 sums[:, which] += (mass * where.to(mass)).sum((0, 2, 3))
@@ -58,14 +68,15 @@ def head_shares(
 
 
 def temporal_heads(shares: Tensor, ratio: float = RATIO) -> dict[int, tuple[int, ...]]:
-    """Heads by block whose mass across the picture is below `ratio` times that along time (ibid.: 1.25).
+    """Indices of the temporal heads of each block; an empty tuple for blocks without one.
 
-    shares: what `head_shares` returned, or a mean of several. Blocks without such a head have an empty tuple.
+    A head is temporal if its spatial share is below `ratio` times its temporal share (1.25 in
+    Follow-Your-Motion). shares: the result of `head_shares`, or the mean of several.
     """
     temporal = shares[..., 0] < ratio * shares[..., 1]
     return {block: tuple(row.nonzero()[:, 0].tolist()) for block, row in enumerate(temporal)}
 
 
 def _grid(frames: int, height: int, width: int) -> tuple[Tensor, ...]:
-    """Frame, row and column of every token in the network's order."""
+    """Frame, row and column of every token, in the network's order."""
     return torch.meshgrid(*map(torch.arange, (frames, height, width)), indexing="ij")

@@ -137,15 +137,15 @@ def _draw(
     generated: bool,
 ) -> list[Path]:
     """The sheet and a video for each subject and noise level."""
-    from toolkit.attention.heatmap import overlay, spread, titled
+    from toolkit.attention.heatmap import overlay, upsampled, with_title
     from toolkit.footage.video import contact_sheet, write_video
     from toolkit.sampling.output import NOTICE
 
     about = {"description": prompt, **({"comment": NOTICE} if generated else {})}
-    rows, paths = [titled(shown, "the video")], []
+    rows, paths = [with_title(shown, "the video")], []
     for i, name in enumerate(subjects):
         for level, own in sorted(maps.items(), reverse=True):
-            heat = spread(own[i], len(shown), *shown.shape[1:3])
+            heat = upsampled(own[i], len(shown), *shown.shape[1:3])
             rows.append(overlay(shown, heat, f"{name}, sigma {level:.2f}"))
             slug = re.sub(r"\W+", "-", name.casefold()).strip("-")
             paths.append(out / f"{i}-{slug}-sigma{level:.2f}.mp4")
@@ -159,26 +159,27 @@ def _probe(
 ) -> list[Path]:
     """Rank all blocks, and find those that see best together."""
     from toolkit.attention.block_ranking import (
-        SceneReader,
-        best_together,
-        probe,
-        rank,
-        read_scenes,
-        table,
+        MaskedClipReader,
+        best_combination,
+        maps_of_all_blocks,
+        markdown_table,
+        rank_layers,
+        read_masked_clips,
     )
-    from toolkit.sampling.attention_view import at_scene, blocks
+    from toolkit.sampling.attention_view import at_clip, blocks
 
-    reader = SceneReader(studio.geometry, studio.encoders, studio.denoiser, studio.loras.files)
-    scenes = read_scenes(reader, clips, count)
-    maps = probe(studio.denoiser, scenes, sigmas, blocks(studio), seed, functools.partial(at_scene, studio))
-    ranked = rank(maps, scenes, sigmas)
-    best, together = best_together(maps, scenes, sigmas, ranked, most=8)
+    reader = MaskedClipReader(studio.geometry, studio.encoders, studio.denoiser, studio.loras.files)
+    masked = read_masked_clips(reader, clips, count)
+    active = functools.partial(at_clip, studio)
+    maps = maps_of_all_blocks(studio.denoiser, masked, sigmas, blocks(studio), seed, active)
+    ranked = rank_layers(maps, masked, sigmas)
+    best, combined = best_combination(maps, masked, sigmas, ranked, most=8)
     record = {
         "model": studio.spec.name,
-        "clips": [scene.name for scene in scenes],
+        "clips": [clip.name for clip in masked],
         "layers": [vars(one) for one in ranked],
-        "best": {"cross": best.cross, **{k: v for k, v in vars(together).items() if k != "layer"}},
+        "best": {"cross": best.cross, **{k: v for k, v in vars(combined).items() if k != "layer"}},
     }
     write_atomic(out / "layers.json", json.dumps(record, indent=1, default=float) + "\n")
-    write_atomic(out / "layers.md", table(ranked, best, together))
+    write_atomic(out / "layers.md", markdown_table(ranked, best, combined))
     return [out / "layers.md", out / "layers.json"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.attention.block_ranking import Scene, encode_frames, whole_chunks
+from toolkit.attention.block_ranking import MaskedClip, encode_frames, whole_chunks
 from toolkit.attention.maps import MapLayers, map_layers, read_maps
 from toolkit.core.seeds import generator_for
 from toolkit.footage.decoding import Frames
@@ -140,12 +140,12 @@ def blocks(studio: Studio) -> int:
     return int(module.config.num_layers)
 
 
-def at_scene(studio: Studio, scene: Scene) -> AbstractContextManager[None]:
-    """The LoRAs as they act in a scene: those of a masked fusion where their subjects are."""
+def at_clip(studio: Studio, clip: MaskedClip) -> AbstractContextManager[None]:
+    """The LoRAs as they act in a clip: those of a masked fusion where their subjects are."""
     network = Network(studio.denoiser, studio.loras, studio.request(Sampling()))
-    prompts = encode_plainly(studio.encoders, [scene.prompt], "", studio.loras)
+    prompts = encode_plainly(studio.encoders, [clip.prompt], "", studio.loras)
     level = torch.tensor(network.request.masked.level)
-    noise = torch.randn(scene.latents.shape, generator=generator_for(0, 0, f"masks/{scene.name}"))
-    latents = interpolate(scene.latents, noise, level).unsqueeze(0)
+    noise = torch.randn(clip.latents.shape, generator=generator_for(0, 0, f"masks/{clip.name}"))
+    latents = interpolate(clip.latents, noise, level).unsqueeze(0)
     active, _ = in_place(network, prompts, latents, torch.stack([level, torch.zeros(())]))
     return active()

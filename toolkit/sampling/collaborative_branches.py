@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import every_second, map_layers, normalised, reader, token_grid
+from toolkit.attention.maps import every_second_site, map_layers, normalised, tap_reader, token_grid
 from toolkit.captions.grammar import TAG
 from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
@@ -75,8 +75,8 @@ def map_reader(denoiser: Denoiser, prompt: BranchPrompt, window: int, checkpoint
         if cross and not prompt.spans:
             raise CastmixError("no subject is named in the prompt, so there are no spatial maps of any")
         grid = token_grid(denoiser, latents)
-        sites = every_second(grid) if window else None
-        look = reader(grid, spans=prompt.spans, real=prompt.real, sites=sites, window=window)
+        sites = every_second_site(grid) if window else None
+        look = tap_reader(grid, spans=prompt.spans, real=prompt.real, sites=sites, window=window)
         last = max(*cross, *temporal)
         with (
             checkpointed(module, checkpointing),
