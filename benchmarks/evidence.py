@@ -2,7 +2,8 @@
 
 Every finished cell is kept below --out (a folder with its run.yaml, scores and videos) and is never run
 again; one that was stopped goes on, and one whose scores.json is deleted is judged again. The whole study's
-scores go to docs/results/NAME.json, and from all such files come the tables in docs/results.md.
+scores go to docs/results/NAME.json. The pages docs/results/README.md and docs/results/NAME.md are made from
+these files, from benchmarks/claims/ and from the hand-written docs/results/notes/.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import multiprocessing
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ sys.path.insert(0, str(REPOSITORY))  # run as a script, it finds this checkout's
 
 from benchmarks.figures import draw_figure  # noqa: E402
 from benchmarks.gallery import draw_gallery  # noqa: E402
+from benchmarks.pages import tables, write_pages  # noqa: E402
 from benchmarks.place import (  # noqa: E402
     SCORES,
     Workplace,
@@ -33,15 +35,15 @@ from benchmarks.place import (  # noqa: E402
     cores,
     judge_fingerprint,
 )
-from benchmarks.results import Result, page, read_results, replace_block, study_section, write_result  # noqa: E402
-from benchmarks.store import plain  # noqa: E402
+from benchmarks.results import Result, read_results, write_result  # noqa: E402
+from benchmarks.store import flat, plain  # noqa: E402
 from benchmarks.studies import STUDIES  # noqa: E402
 from benchmarks.study import Cell, Study  # noqa: E402
 from toolkit.core.errors import CastmixError  # noqa: E402
 from toolkit.core.files import write_atomic  # noqa: E402
 from toolkit.core.progress import say, stage  # noqa: E402
 
-DOCS = REPOSITORY / "docs"
+RESULTS = REPOSITORY / "docs" / "results"
 
 
 def run_cell(study: Study, cell: Cell, place: Workplace) -> None:
@@ -106,15 +108,14 @@ def collect(study: Study, place: Workplace, command: str) -> Result:
     """What all finished cells of a study found."""
     rows: list[dict[str, Any]] = []
     prompts: dict[str, str] = {}
-    common = _flat(study.arms[study.baseline])
+    common = flat(plain(dataclasses.asdict(study.arms[study.baseline])))
     for cell in study.cells():
         if not place.is_done(study, cell):
             continue
         found = json.loads((place.folder(study, cell) / SCORES).read_text())
         prompts |= found["prompts"]
-        own = {
-            name: value for name, value in _flat(cell.settings).items() if value != common.get(name, _NONE)
-        }
+        settings = flat(plain(dataclasses.asdict(cell.settings)))
+        own = {name: value for name, value in settings.items() if value != common.get(name, _NONE)}
         facts = {name: found[name] for name in ("commit", "cores", "seconds", "scores")}
         rows.append({"arm": cell.arm, "seed": cell.seed, "settings": own, **facts})
     return {
@@ -134,25 +135,11 @@ def collect(study: Study, place: Workplace, command: str) -> Result:
     }
 
 
-def _flat(settings: Any) -> dict[str, object]:
-    """Settings by dotted name, as JSON has them."""
-
-    def walk(value: object, name: str) -> dict[str, object]:
-        if not isinstance(value, Mapping):
-            return {name: value}
-        parts = [walk(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()]
-        return {key: inner for part in parts for key, inner in part.items()}
-
-    return walk(plain(dataclasses.asdict(settings)), "")
-
-
-def write_page(docs: Path) -> None:
-    """Make the tables in results.md, and the figures, from the JSON files in results/."""
-    results = read_results(docs / "results", list(STUDIES))
-    for result in results:
-        draw_figure(result, docs / "results" / f"{result['study']}.svg")
-    text = (docs / "results.md").read_text(encoding="utf-8")
-    write_atomic(docs / "results.md", replace_block(text, page(results)))
+def write_docs(folder: Path) -> None:
+    """Make pages and figures from the JSON files of a folder."""
+    for result in read_results(folder, list(STUDIES)):
+        draw_figure(result, folder / f"{result['study']}.svg")
+    write_pages(folder, list(STUDIES))
 
 
 def _command(study: str, quick: bool = False) -> str:
@@ -174,16 +161,16 @@ def main(words: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", nargs="?", choices=list(STUDIES), help="which study")
-    parser.add_argument("--quick", action="store_true", help="a few of its cells; leaves docs/ as it is")
+    parser.add_argument("--quick", action="store_true", help="a few of its cells; leaves --results as it is")
     parser.add_argument("--only", nargs="+", default=[], metavar="CELL", help="these cells alone")
     parser.add_argument(
         "--jobs", type=int, default=1, help="cells at a time, a core each (1: one, on all cores)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"), help="where cells lie")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="where results.md and results/ lie")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON files and pages lie")
     parser.add_argument("--list", action="store_true", help="the study's cells, and which are finished")
     parser.add_argument(
-        "--table", action="store_true", help="only make tables and figures from results/*.json"
+        "--table", action="store_true", help="only make pages and figures from the JSON files"
     )
     args = parser.parse_args(words)
     if args.study is None and not args.table:
@@ -191,7 +178,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {args.jobs}")
     try:
-        return _table(args.docs) if args.table else _study(STUDIES[args.study], args)
+        return _pages(args.results) if args.table else _study(STUDIES[args.study], args)
     except CastmixError as error:
         say(f"evidence: {error}")
         return 1
@@ -200,8 +187,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _table(docs: Path) -> int:
-    write_page(docs)
+def _pages(folder: Path) -> int:
+    write_docs(folder)
     return 0
 
 
@@ -216,16 +203,12 @@ def _study(study: Study, args: argparse.Namespace) -> int:
     failures = run_cells(study, cells, place, args.jobs)
     result = collect(study, place, _command(study.name, args.quick))
     if result["cells"]:
-        path = (
-            args.out / study.name / "quick.json"
-            if args.quick
-            else args.docs / "results" / f"{study.name}.json"
-        )
+        path = args.out / study.name / "quick.json" if args.quick else args.results / f"{study.name}.json"
         result["shown"] = draw_gallery(study, place, path.with_suffix(".png"))
         write_result(path, result)
         if not args.quick:
-            write_page(args.docs)
-        print(study_section(result))
+            write_docs(args.results)
+        print("\n\n".join(tables(result)))
         say(f"{path}: {len(result['cells'])} of {result['planned']} cells")
     for failure in failures:
         say(f"failed: {failure}")

@@ -1,27 +1,14 @@
-"""Results of studies: a JSON file each, and the tables that are made from it."""
+"""Results of studies: a JSON file each, and the statistics of its scores."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
-from toolkit.evaluation.bootstrap import Interval, mean_interval, paired_interval
-
-BEGIN = "<!-- evidence: made by benchmarks/evidence.py --table, edits below are lost -->"
-END = "<!-- evidence ends -->"
-
-ABOUT = """\
-Scores are 0 to 1, as `toolkit/sandbox/score.py` and `benchmarks/mixing.py` define them; a metric begins
-with the kind of prompt that it is taken over: one character, several (inter-style: of both styles), or
-prose about creatures that are in no show. ± is half the width of a 95 % bootstrap interval over the
-prompts of an arm, whose repeats and seeds are averaged first; how much training varies is told seed by
-seed. Differences are taken prompt by prompt with the same noise; those whose interval leaves out 0 are
-bold; ± 0.00 says that all values are equal, not that others would be. Seeds vary training and noise, not
-the clips. A few prompts are word for word captions of drawn shots."""
+from toolkit.evaluation.bootstrap import Interval, paired_interval
 
 Result = dict[str, Any]
 """What NAME.json holds; `cells` are rows with arm, seed, settings, commit, cores, seconds, scores."""
@@ -66,10 +53,23 @@ def difference(
     result: Result, arm: str, against: str, metric: str, seed: int | None = None
 ) -> Interval | None:
     """How much better an arm is, over the seeds and prompts that both have; None if there are none."""
+    ours, theirs = (by_prompt(found) for found in paired_scores(result, arm, against, metric, seed))
+    return paired_interval(ours, theirs) if ours else None
+
+
+def paired_scores(
+    result: Result, arm: str, against: str, metric: str, seed: int | None = None
+) -> tuple[dict[Key, float], dict[Key, float]]:
+    """The scores of two arms over the seeds and prompts that both have."""
     ours, theirs = (scores(result, name, metric, seed) for name in (arm, against))
     both = ours.keys() & theirs.keys()
-    one, other = (by_prompt({key: found[key] for key in both}) for found in (ours, theirs))
-    return paired_interval(one, other) if both else None
+    return {key: ours[key] for key in both}, {key: theirs[key] for key in both}
+
+
+def shared_seeds(result: Result, arm: str, against: str) -> list[int]:
+    """The seeds that both arms have."""
+    ours, theirs = ({cell["seed"] for cell in result["cells"] if cell["arm"] == a} for a in (arm, against))
+    return sorted(ours & theirs)
 
 
 def by_prompt(found: Mapping[Key, float]) -> list[float]:
@@ -81,83 +81,3 @@ def by_prompt(found: Mapping[Key, float]) -> list[float]:
     for (_, prompt), value in sorted(found.items()):
         prompts.setdefault(prompt.partition("#")[0], []).append(value)
     return [sum(values) / len(values) for _, values in sorted(prompts.items())]
-
-
-def page(results: Iterable[Result]) -> str:
-    """All studies in Markdown, between the markers."""
-    parts = [BEGIN, "", ABOUT]
-    for result in results:
-        parts += ["", study_section(result)]
-    return "\n".join([*parts, "", END])
-
-
-def replace_block(text: str, block: str) -> str:
-    """The page with everything between its markers made anew."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise CastmixError(f"the results page must have the lines {BEGIN} and {END} once each")
-    return text.partition(BEGIN)[0] + block + text.partition(END)[2]
-
-
-def study_section(result: Result) -> str:
-    """One study: question, how it was made, scores, differences, the decisive contrast."""
-    base, cells = result["base"], result["cells"]
-    shared = max(cell["seconds"].get("data", 0.0) for cell in cells)
-    longest = max(sum(cell["seconds"].values()) - cell["seconds"].get("data", 0.0) for cell in cells)
-    cores = " or ".join(sorted({str(cell["cores"]) for cell in cells}))
-    commits = ", ".join(sorted({cell["commit"] for cell in cells}))
-    on = f"base {base['name']} ({base['fingerprint']}), code {commits}"
-    made = (
-        f"`{result['command']}`: {len(cells)} of {result['planned']} cells of up to {longest:.0f} s, "
-        f"besides {shared:.0f} s of shared data, on {cores} CPU core(s) each; {on}. "
-        f"Settings and every single score: [{result['study']}.json](results/{result['study']}.json)."
-    )
-    parts = [f"### {result['study']}", "", result["question"], "", made, ""]
-    parts += [
-        "| | seeds | " + " | ".join(result["metrics"]) + " |",
-        "|---" * (len(result["metrics"]) + 2) + "|",
-    ]
-    for arm in arms(result):
-        row = [_mean(scores(result, arm, metric)) for metric in result["metrics"]]
-        seeds = len({cell["seed"] for cell in cells if cell["arm"] == arm})
-        parts.append(f"| {arm} | {seeds} | {' | '.join(row)} |")
-    parts += _differences(result) + _contrast(result)
-    parts += ["", f"![Scores of {result['study']}](results/{result['study']}.svg)"]
-    if result.get("shown"):
-        parts += ["", f"![The same prompts in each arm, at seed 0](results/{result['study']}.png)"]
-    return "\n".join(parts)
-
-
-def _differences(result: Result) -> list[str]:
-    baseline, metrics = result["baseline"], result["metrics"]
-    parts = ["", f"| against {baseline} | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for arm in (arm for arm in arms(result) if arm != baseline):
-        row = [_signed(difference(result, arm, baseline, metric)) for metric in metrics]
-        parts.append(f"| {arm} | {' | '.join(row)} |")
-    return parts
-
-
-def _contrast(result: Result) -> list[str]:
-    """The decisive comparison seed by seed: training varies from run to run, which prompts cannot show."""
-    arm, against = result["contrast"]
-    seeds = sorted({cell["seed"] for cell in result["cells"] if cell["arm"] == arm})
-    told = []
-    for metric in result["metrics"]:
-        each = [difference(result, arm, against, metric, seed) for seed in seeds]
-        found = [f"{one.mean:+.2f}" for one in each if one is not None]
-        if len(found) > 1:
-            told.append(f"{metric} {', '.join(found)}")
-    return ["", f"{arm} against {against}, seed by seed: {'; '.join(told)}."] if told else []
-
-
-def _mean(found: Mapping[Key, float]) -> str:
-    if not found:
-        return "–"
-    interval = mean_interval(by_prompt(found))
-    return f"{interval.mean:.2f} ± {(interval.high - interval.low) / 2:.2f}"
-
-
-def _signed(interval: Interval | None) -> str:
-    if interval is None:
-        return "–"
-    text = f"{interval.mean:+.2f} ± {(interval.high - interval.low) / 2:.2f}"
-    return f"**{text}**" if interval.low > 0 or interval.high < 0 else text

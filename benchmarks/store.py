@@ -59,6 +59,14 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
+def flat(settings: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """Settings by dotted name: {"data": {"clips": 8}} as {"data.clips": 8}."""
+    names: dict[str, Any] = {}
+    for name, value in settings.items():
+        names |= flat(value, f"{group}{name}.") if isinstance(value, dict) else {group + name: value}
+    return names
+
+
 def seconds(path: Path) -> float:
     """How long it took to fill a folder, interruptions taken out."""
     file = path / "seconds"

@@ -1,11 +1,9 @@
-"""The harness on a study that costs nothing; the LoRA cell with its heavy parts replaced."""
+"""The harness, on a study that costs nothing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from importlib import import_module
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +12,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks import evidence, footage, lora_cell
+from benchmarks import evidence
 from benchmarks.figures import draw_figure
-from benchmarks.footage import Data, choose
-from benchmarks.forms import FORMS, noun
 from benchmarks.gallery import GAP, LINE, draw_gallery
-from benchmarks.lora_cell import Recipe, prose_prompts, questions, spoken
+from benchmarks.pages import study_page
 from benchmarks.place import Workplace
-from benchmarks.results import (
-    BEGIN,
-    END,
-    by_prompt,
-    page,
-    read_results,
-    replace_block,
-    study_section,
-    write_result,
-)
+from benchmarks.results import by_prompt, read_results, write_result
 from benchmarks.store import Store
 from benchmarks.studies import STUDIES
 from benchmarks.study import Cell, Outcome, Study
-from toolkit.captions.cast import read_cast
-from toolkit.captions.grammar import parse, validate
 from toolkit.core.errors import CastmixError
-from toolkit.footage.clips import Clip
 from toolkit.footage.video import write_video
-from toolkit.sandbox.prompt_score import parse_prompt
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-CAST = read_cast()
 
 
 @dataclass(frozen=True)
@@ -173,15 +153,22 @@ def test_the_table(place: Workplace, tmp_path: Path) -> None:
     assert again == json.loads(json.dumps(made))
     assert again["cells"][2]["settings"] == {"skill": 7}
     assert len((tmp_path / "toss.json").read_text().splitlines()) < 60  # a line a cell
-    text = study_section(again)
-    assert "| | seeds | won | rare | never |\n|---|---|---|---|---|\n| bad | 3 | 0.30 ± 0.2" in text
+    text = study_page(again, [], "")
+    assert (
+        "| arm | seeds | won | rare | never |\n| --- | --- | --- | --- | --- |\n| bad | 3 | 0.30 ± 0.2"
+        in text
+    )
     assert "| fair | 1 | 0.50 ± 0.3" in text
     assert "| 1.00 ± 0.00 | – |" in text
     assert "| good | **+0.50 ± 0." in text
     assert "| fair | +0.30 ±" in text.replace("*", "")  # against the baseline's own seed 0
-    assert "good against bad, seed by seed: won +0.50, +0.50, +0.50; rare +0.00, +0.00, +0.00." in text
-    assert "7 of 7 cells of up to 2 s" in text
-    assert "base unnamed (feedbeef)" in text
+    assert "| good against bad | seed 0 | seed 1 | seed 2 |" in text
+    assert "| won | +0.50 | +0.50 | +0.50 |\n| rare | +0.00 | +0.00 | +0.00 |\n| never | – | – | – |" in text
+    assert "7 of 7, of up to 2 s each" in text
+    assert "unnamed (`feedbeef`)" in text
+    assert "| good | skill: 7 |" in text
+    assert "| bad | (baseline) |" in text
+    assert "| shared | 1 |" in text  # of the baseline's settings
 
 
 def test_repeats_and_seeds_of_a_prompt_are_one_sample() -> None:
@@ -203,21 +190,9 @@ def test_another_judge_judges_again(place: Workplace) -> None:
 
 def test_an_unfinished_study_shows_what_there_is(place: Workplace) -> None:
     evidence.run_cells(TOSS, TOSS.cells()[:1], place, jobs=1)
-    text = study_section(evidence.collect(TOSS, place, "x"))
-    assert "1 of 7 cells" in text
-    assert "seed by seed" not in text
-
-
-def test_only_the_block_between_the_markers_changes(place: Workplace, tmp_path: Path) -> None:
-    block = page([results(place)])
-    text = f"# Results\n\nby hand\n\n{BEGIN}\nstale\n{END}\n\n## Below\n"
-    changed = replace_block(text, block)
-    assert changed.startswith("# Results\n\nby hand\n\n" + BEGIN)
-    assert changed.endswith(END + "\n\n## Below\n")
-    assert "stale" not in changed
-    assert replace_block(changed, block) == changed
-    with pytest.raises(CastmixError, match="once each"):
-        replace_block("# Results\n", block)
+    text = study_page(evidence.collect(TOSS, place, "x"), [], "")
+    assert "1 of 7, of up to" in text
+    assert "good against bad" not in text
 
 
 def test_the_figure_is_the_same_for_the_same_result(place: Workplace, tmp_path: Path) -> None:
@@ -229,32 +204,25 @@ def test_the_figure_is_the_same_for_the_same_result(place: Workplace, tmp_path: 
     assert "fair" in (tmp_path / "a.svg").read_text()
 
 
-def test_the_page_is_what_its_files_say() -> None:
-    text = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
-    block = page(read_results(REPOSITORY / "docs" / "results", list(STUDIES)))
-    assert replace_block(text, block) == text, "python benchmarks/evidence.py --table"
-
-
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(STUDIES, "toss", TOSS)
     monkeypatch.setattr(evidence, "base_fingerprint", lambda: "feedbeef")
     monkeypatch.setattr(evidence, "draw_figure", lambda result, path: path.touch())
-    docs, out = tmp_path / "docs", tmp_path / "out"
-    docs.mkdir()
-    (docs / "results.md").write_text(f"{BEGIN}\n{END}\n")
-    places = ["--out", str(out), "--docs", str(docs)]
+    docs, out = tmp_path / "results", tmp_path / "out"
+    places = ["--out", str(out), "--results", str(docs)]
     assert evidence.main(["toss", "--quick", *places]) == 0
-    assert not (docs / "results").exists()
+    assert not docs.exists()
     assert (out / "toss" / "quick.json").exists()
     assert "| good | 1 |" in capsys.readouterr().out
     assert evidence.main(["toss", "--only", "good-s1", *places]) == 0
-    assert len(json.loads((docs / "results" / "toss.json").read_text())["cells"]) == 3
-    before = (docs / "results.md").read_text()
-    (docs / "results.md").write_text(f"{BEGIN}\n{END}\n")
-    assert evidence.main(["--table", "--docs", str(docs)]) == 0
-    assert (docs / "results.md").read_text() == before
+    assert len(json.loads((docs / "toss.json").read_text())["cells"]) == 3
+    assert "[toss](toss.md) | Who wins?" in (docs / "README.md").read_text()
+    before = (docs / "toss.md").read_text()
+    (docs / "toss.md").unlink()
+    assert evidence.main(["--table", "--results", str(docs)]) == 0
+    assert (docs / "toss.md").read_text() == before
     assert evidence.main(["toss", "--only", "goood-s1", *places]) == 1
     assert "toss has no cell goood-s1; it has bad-s0, fair-s0" in capsys.readouterr().err
     assert evidence.main(["toss", "--list", *places]) == 0
@@ -287,155 +255,3 @@ def test_a_gallery_needs_all_arms_and_shows_the_same_prompts(place: Workplace, t
     assert draw_gallery(two, place, picture)
     with Image.open(picture) as narrow:
         assert narrow.width == 2 * width - GAP
-
-
-# The studies themselves
-
-
-def test_the_studies_are_small_enough_and_share_their_loras() -> None:
-    loras, cells = set(), 0
-    for one in STUDIES.values():
-        assert len(one.cells()) <= 25
-        assert len(one.cells(quick=True)) <= 3
-        if one.run is not lora_cell.run:
-            continue
-        cells += len(one.cells())
-        loras |= {(cell.settings.data, cell.settings.training, cell.seed) for cell in one.cells()}
-        for recipe in one.arms.values():
-            prompts = questions(recipe)
-            kinds = {kind for prompt in prompts for kind in (prompt.kind, *prompt.relation)}
-            assert {metric.split()[0] for metric in one.metrics} <= kinds
-            assert 40 <= len(prompts) <= 80
-    assert len(loras) <= cells - 6
-
-
-def test_but_changes_one_setting() -> None:
-    recipe = Recipe().but(rank=4, clips=16, prose=3)
-    assert (recipe.training.rank, recipe.data.clips, recipe.sampling.prose) == (4, 16, 3)
-    assert recipe.but(rank=32, clips=Data().clips, prose=0) == Recipe()
-    names = [inner.name for group in fields(recipe) for inner in fields(getattr(recipe, group.name))]
-    assert len(set(names)) == len(names)  # else `but` would change two settings
-    with pytest.raises(TypeError, match="no setting ranks"):
-        Recipe().but(ranks=4)
-
-
-def test_forms_of_a_caption() -> None:
-    tagged = "[Character: Mimi], chases [Character: Otto] in the snow. [Character: Otto], runs away."
-    caption = parse(f"{tagged} [scene-style:cartoon]", CAST)
-    assert {form: write(caption) for form, write in FORMS.items()} == {
-        "both": f"{tagged} [scene-style:cartoon]",
-        "no scene-style": tagged,
-        "no character": "Mimi chases Otto in the snow. Otto runs away. [scene-style:cartoon]",
-        "none": "Mimi chases Otto in the snow. Otto runs away.",
-        "prose": "Mimi chases Otto and Otto runs away in the snow, cartoon style",
-    }
-    second = parse(
-        "[Character: Otto], lunges. [Character: Mimi], jumps in the snow by the fence. [scene-style:cartoon]",
-        CAST,
-    )
-    assert FORMS["prose"](second) == "Otto lunges and Mimi jumps in the snow by the fence, cartoon style"
-    assert noun(caption, {"Mimi"}) == (
-        "a Mimi bear chases a red ball with glasses and a red ball with glasses runs away in the snow, "
-        "cartoon style"
-    )
-
-
-def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
-    prompts = prose_prompts(12)
-    assert prompts == prose_prompts(24)[:12]
-    for number, prompt in enumerate(prompts):
-        facts = parse_prompt(prompt.prompt, CAST)
-        assert len(facts.creatures) == 1 + number % 2
-        assert facts.scene
-        assert facts.scene_style
-        assert all(part.look["body"] and part.action for part in facts.creatures)
-        assert spoken(prompt, "none", CAST) == prompt.prompt
-
-
-def test_questions_repeat_under_names_of_their_own() -> None:
-    recipe = Recipe().but(repeats=2, prose=4, kinds=("multi",))
-    prompts = questions(recipe)
-    assert len({prompt.id for prompt in prompts}) == len(prompts)
-    assert len(prompts) == 2 * (len(questions(recipe.but(repeats=1))))
-    assert {prompt.kind for prompt in prompts} == {"multi", "prose"}
-    assert all(validate(prompt.prompt, CAST) == [] for prompt in prompts if prompt.kind == "multi")
-    assert all(set(prompt.characters) <= set(Data().characters) for prompt in prompts)
-
-
-def clip(number: int, shot: int, *names: str) -> Clip:
-    actions = "".join(f"[Character: {name}], walks. " for name in names)
-    path = Path(f"show_s{shot:03d}_w{number:03d}.mp4")
-    return Clip(path, f"{actions}[scene-style:cartoon]", "show.mp4", number, number + 1, 8, 17, 96, 64, shot)
-
-
-def test_clips_are_chosen_from_many_shots_and_of_nobody_else() -> None:
-    data = Data(characters=("Mimi", "Bruno"), clips=3, pairs=1)
-    clips = [clip(n, s, "Mimi") for s in (0, 1) for n in range(3)]
-    clips += [clip(n, 2, "Bruno") for n in range(4)]
-    clips += [clip(0, 3, "Mimi", "Pixo"), clip(0, 4, "Mimi", "Bruno"), clip(1, 4, "Mimi", "Bruno")]
-    chosen = [one.id for one in choose(clips, data, CAST)]
-    assert chosen == [
-        *("show_s000_w000", "show_s001_w000", "show_s000_w001"),
-        *("show_s002_w000", "show_s002_w001", "show_s002_w002"),
-        "show_s004_w000",
-    ]
-    fewer = [one.id for one in choose(clips, replace(data, clips=2), CAST)]
-    assert set(fewer) < set(chosen)
-    with pytest.raises(CastmixError, match="4 clips show Bruno alone, 5 are wanted"):
-        choose(clips, replace(data, clips=5), CAST)
-    with pytest.raises(CastmixError, match="2 clips show Bruno and Mimi together, 3 are wanted"):
-        choose(clips, replace(data, pairs=3), CAST)
-
-
-def test_a_lora_is_trained_once_and_asked_in_the_form_it_has_learnt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[dict[str, Any]] = []
-    told: list[dict[str, Any]] = []
-
-    def train(folders: list[Path], out: Path, **settings: Any) -> None:
-        trained.append({"folders": folders, **settings})
-        (out / "state.safetensors").touch()
-
-    def generate(prompts: list[str], out: Path, **settings: Any) -> list[Path]:
-        told.append({"prompts": prompts, **settings})
-        out.mkdir(parents=True)
-        (out / "run.yaml").touch()
-        return []
-
-    def judge(videos: list[Path], prompts: list[Any]) -> dict[str, dict[str, float]]:
-        return {"multi identity": {prompt.id: 1.0 for prompt in prompts}}
-
-    empty: Callable[..., None] = lambda *_: None  # noqa: E731
-    for name, stub in (("train", train), ("generate", generate), ("cache", empty)):
-        monkeypatch.setattr(import_module(f"toolkit.commands.{name}"), name, stub)
-    monkeypatch.setattr(lora_cell, "judge", judge)
-    for name in ("_draw", "_choose_and_write"):
-        monkeypatch.setattr(footage, name, empty)
-    monkeypatch.setattr("toolkit.commands.demo.base_clips", empty)
-    store = Store(tmp_path / "store", "base")
-    recipe = Recipe().but(kinds=("multi",), captions="none", rank=8, targets=("attn1",))
-    found = lora_cell.run(recipe, 2, tmp_path / "a", store)
-    lora_cell.run(recipe.but(repeats=2), 2, tmp_path / "b", store)
-    assert len(trained) == 1
-    assert trained[0]["seed"] == 2
-    assert (trained[0]["adapter"].rank, trained[0]["adapter"].alpha) == (8, 8.0)
-    assert trained[0]["adapter"].targets == ("attn1",)
-    assert trained[0]["batches"].preserve.parent == tmp_path / "store"
-    assert not list(tmp_path.rglob("state.safetensors"))
-    assert len(told[0]["lora"]) == 1
-    assert told[0]["seed"] == 2000
-    assert "[" not in "".join(told[0]["prompts"])
-    assert found.prompts["multi-01"].endswith("[scene-style:cartoon]")
-    assert found.seconds.keys() == {"data", "train", "generate", "judge"}
-    lora_cell.run(recipe.but(steps=0), 0, tmp_path / "c", store)
-    assert len(trained) == 1
-    assert told[2]["lora"] == []
-    lora_cell.run(recipe.but(per_show=True), 2, tmp_path / "d", store)
-    assert len(trained) == 3
-    assert len(set(told[3]["lora"])) == 2
-
-
-def test_a_show_of_its_own_has_no_composites() -> None:
-    apart = lora_cell.by_show(Data(characters=("Mimi", "Greta", "Bruno"), composites=24))
-    assert [(one.characters, one.composites) for one in apart] == [(("Greta",), 0), (("Mimi", "Bruno"), 0)]
