@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from toolkit.attention.maps import read_maps, token_grid
+from toolkit.attention.map_reading import read_maps, token_grid
 from toolkit.cli.click_app import castmix
 from toolkit.commands.cache import cache
 from toolkit.commands.fuse import fuse

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import MapLayers, read_maps
+from toolkit.attention.map_reading import MapLayers, read_maps
 from toolkit.core.errors import CastmixError
 from toolkit.fusion.job import note_nested
 from toolkit.lora import layers as adapters

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit import generate
-from toolkit.attention.maps import map_layers, read_maps, token_grid
+from toolkit.attention.map_reading import map_layers, read_maps, token_grid
 from toolkit.cli.click_app import castmix
 from toolkit.commands.fuse import fuse
 from toolkit.core.errors import CastmixError

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import MapLayers, mask_target, tap_reader, token_grid
+from toolkit.attention.map_reading import MapLayers, tap_reader, token_grid
+from toolkit.attention.maps import mask_target
 from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import token_grid
+from toolkit.attention.map_reading import token_grid
 from toolkit.core.seeds import generator_for
 from toolkit.models.interfaces import Denoiser
 

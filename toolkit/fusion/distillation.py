@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import MapLayers, map_layers, normalised, read_maps, token_grid
+from toolkit.attention.map_reading import MapLayers, map_layers, read_maps, token_grid
+from toolkit.attention.maps import normalised
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_text
 from toolkit.core.progress import say, track

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from toolkit.attention.block_ranking import MaskedClip, encode_frames, whole_chunks
-from toolkit.attention.maps import MapLayers, map_layers, read_maps
+from toolkit.attention.map_reading import MapLayers, map_layers, read_maps
 from toolkit.core.seeds import generator_for
 from toolkit.footage.decoding import Frames
 from toolkit.footage.video import read_video, resize_and_crop

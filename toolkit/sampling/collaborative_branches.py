@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import every_second_site, map_layers, normalised, tap_reader, token_grid
+from toolkit.attention.map_reading import every_second_site, map_layers, tap_reader, token_grid
+from toolkit.attention.maps import normalised
 from toolkit.captions.grammar import TAG
 from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit.attention.maps import token_grid
+from toolkit.attention.map_reading import token_grid
 from toolkit.lora.layers import activate
 from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, one_hot, pad
 
-from toolkit.attention.maps import MapLayers, map_layers, read_maps, token_grid
+from toolkit.attention.map_reading import MapLayers, map_layers, read_maps, token_grid
 from toolkit.captions.whole_words import find_phrases
 from toolkit.core.errors import CastmixError
 from toolkit.lora.layers import activate
