@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 import toolkit
+from toolkit.models.pixels import frames_to_video
 from toolkit.models.registry import find_model, load_denoiser, load_encoders
-from toolkit.sandbox.base_model.train_vae import psnr, to_video
+from toolkit.sandbox.base_model.train_vae import psnr
 from toolkit.sandbox.world import population
 from toolkit.sandbox.world.shows import named_looks
 
@@ -48,7 +49,7 @@ def test_the_vae_keeps_what_is_seen() -> None:
     cast = population.pretraining_cast(STRANGERS)
     clips = np.stack([population.sample_scenario(10**8 + i, STRANGERS, cast).draw()[0] for i in range(4)])
     encoders = load_encoders("sandbox")
-    video = to_video(clips)
+    video = frames_to_video(clips)
     with torch.no_grad():
         again = encoders.decode_video(encoders.encode_video(video))
     assert psnr(again, video) > 20

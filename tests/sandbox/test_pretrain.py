@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from toolkit.models.pixels import frames_to_video
 from toolkit.sandbox.base_model.architecture import TEXT_LENGTH, new_vae, vae_decode, vae_encode
 from toolkit.sandbox.base_model.clips import KINDS, MOST, Latents, attribute_labels, token_labels
 from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear
 from toolkit.sandbox.base_model.pretrain import tokenizer
 from toolkit.sandbox.base_model.train_dit import batch, learning_rate, train_dit
-from toolkit.sandbox.base_model.train_vae import ConvMuon, channels_last, psnr, to_video, train_vae
+from toolkit.sandbox.base_model.train_vae import ConvMuon, channels_last, psnr, train_vae
 from toolkit.sandbox.world import population
 from toolkit.sandbox.world.actions import ACTIONS
 from toolkit.sandbox.world.shows import named_looks
@@ -168,6 +169,6 @@ def test_muon_moves_the_convolutions_themselves() -> None:
 
 
 def test_psnr_of_equal_halves_and_of_a_known_error() -> None:
-    video = to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
-    off = to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
+    video = frames_to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
+    off = frames_to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
     assert psnr(video, off) == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)

@@ -24,6 +24,7 @@ from toolkit.lora.file import Lora
 from toolkit.lora.special_tokens import encode_prompts, spans, token_nouns
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser, Encoders, Geometry
+from toolkit.models.pixels import frames_to_video
 from toolkit.models.registry import shape_of
 
 
@@ -129,8 +130,7 @@ def whole_chunks(frames: int) -> int:
 
 def encode_frames(encoders: Encoders, frames: Frames) -> Tensor:
     """Encode frames (F, H, W, 3) uint8 to latents (1, C, f, h, w)."""
-    video = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    return encoders.encode_video(video)
+    return encoders.encode_video(frames_to_video(frames.copy())[None])
 
 
 @torch.no_grad()

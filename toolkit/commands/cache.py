@@ -103,9 +103,8 @@ def _encode_clip(clip: Clip, spec: ModelSpec, encoders: Encoders) -> Tensor:
         raise CastmixError(
             f"{clip.id} has no caption: run `castmix caption`, or write `text` in metadata.jsonl"
         )
-    import torch
-
     from toolkit.footage.video import read_video
+    from toolkit.models.pixels import frames_to_video
 
     shape = latent_shape(spec, clip.num_frames, clip.height, clip.width)
     frames, _ = read_video(clip.path)
@@ -113,8 +112,7 @@ def _encode_clip(clip: Clip, spec: ModelSpec, encoders: Encoders) -> Tensor:
         found = f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}"
         said = f"{clip.num_frames} of {clip.width}x{clip.height}"
         raise CastmixError(f"{clip.path} has {found}, but its json says {said}: prepare it again")
-    video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
-    latents = encoders.encode_video(video.unsqueeze(0))[0].cpu()
+    latents = encoders.encode_video(frames_to_video(frames)[None])[0].cpu()
     if tuple(latents.shape) != shape or not latents.isfinite().all():
         raise CastmixError(f"{clip.path}: its latents are {tuple(latents.shape)}, expected finite {shape}")
     return latents

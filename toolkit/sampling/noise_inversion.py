@@ -33,6 +33,7 @@ from toolkit.footage.video import read_video
 from toolkit.lora.layers import activate
 from toolkit.models.flow_matching import Velocity, sigma_schedule
 from toolkit.models.interfaces import Denoiser, Encoders, ModelSpec
+from toolkit.models.pixels import frames_to_video
 from toolkit.models.registry import fingerprint
 from toolkit.sampling.denoise import guided_velocity
 
@@ -121,7 +122,7 @@ def read_clip(clip: Path, *, num_frames: int, height: int, width: int, fps: floa
             f"with `castmix prepare --fps {fps:g} --num-frames {num_frames} --height {height} "
             f"--width {width}`"
         )
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1
+    return frames_to_video(frames)[None]
 
 
 def motion_noise(

@@ -82,7 +82,8 @@ class Video:
 
 def new_video(video: Tensor, fps: float, facts: Mapping[str, Any], **extra: Any) -> Video:
     """A decoded video (3, F, H, W) in [-1, 1] as a `Video`; versions are added to its facts."""
-    frames = ((video.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+    from toolkit.models.pixels import video_to_frames
+
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "peft")}
     record = {"ai_generated": True, **facts, "versions": {"castmix": __version__, **versions}}
-    return Video(frames, fps, record, **extra)
+    return Video(video_to_frames(video), fps, record, **extra)

@@ -17,6 +17,7 @@ from toolkit.core.seeds import generator_for
 from toolkit.lora.special_tokens import Token, encode_with_tokens, substitute
 from toolkit.models.flow_matching import interpolate, sample_sigmas, sigma_quantiles, velocity_target
 from toolkit.models.interfaces import Denoiser, Encoders, ModelSpec
+from toolkit.models.pixels import from_bytes
 from toolkit.models.wan import clean_prompt
 from toolkit.training.cached_clips import Item, choose
 from toolkit.training.cutout import Cutout
@@ -165,7 +166,7 @@ class Learning:
 
     def _picture(self, cutout: Cutout) -> tuple[Tensor, Tensor]:
         """Latents (C, f, h, w) of the picture, and the weight of each of their sites, (h, w), of mean 1."""
-        frame = torch.from_numpy(cutout.picture).permute(2, 0, 1).float() / 127.5 - 1
+        frame = from_bytes(torch.from_numpy(cutout.picture).permute(2, 0, 1))
         video = frame[None, :, None].expand(-1, -1, self.textual.frames, -1, -1)
         latents = self.encoders.encode_video(video)[0].cpu()
         mask = torch.from_numpy(cutout.mask)[None, None]

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from toolkit.models.pixels import from_bytes
+
 SPATIAL, TEMPORAL = 8, 4
 
 
@@ -23,7 +25,7 @@ def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
 
     Values are in -1..1.
     """
-    video = frames.float() / 127.5 - 1
+    video = from_bytes(frames)
     n, f, h, w, _ = video.shape
     split = video.reshape(n, f, h // SPATIAL, SPATIAL, w // SPATIAL, SPATIAL, 3)
     first = split[:, :1].permute(0, 1, 2, 4, 3, 5, 6).flatten(4)

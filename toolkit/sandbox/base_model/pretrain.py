@@ -90,12 +90,13 @@ def sample(
 def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
     import torch
 
+    from toolkit.models.pixels import frames_to_video
     from toolkit.sandbox.base_model.architecture import new_vae, vae_decode, vae_encode
     from toolkit.sandbox.base_model.clips import load_codec
-    from toolkit.sandbox.base_model.train_vae import psnr, to_video, train_vae
+    from toolkit.sandbox.base_model.train_vae import psnr, train_vae
 
     frames = np.concatenate([np.load(p) for p in sorted(folder.glob("pixels-*.npy"))])
-    test = to_video(frames[-HELD_BACK:])
+    test = frames_to_video(frames[-HELD_BACK:])
     training = train_vae(
         frames[:-HELD_BACK], load_codec(folder), folder / "vae.state", steps=steps, seed=seed, device=device
     )

@@ -19,7 +19,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_atomic
 from toolkit.core.progress import say, track
 from toolkit.models.registry import find_model, latent_shape, load_denoiser, load_encoders
-from toolkit.sandbox.base_model.vae_roundtrip import psnr, redraw, to_frames
+from toolkit.sandbox.base_model.vae_roundtrip import psnr, redraw
 from toolkit.sandbox.world import population, scenery, world
 from toolkit.sandbox.world.actions import BASE_ACTIONS
 from toolkit.sandbox.world.shows import named_looks, plan_shot
@@ -62,6 +62,7 @@ def generate(
 ) -> tuple[list[NDArray[np.uint8]], float]:
     """Clips (F, H, W, 3) of prompts, and the seconds that one took, decoding included."""
     from toolkit.models.flow_matching import sigma_schedule
+    from toolkit.models.pixels import video_to_frames
     from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 
     spec = find_model(model)
@@ -72,7 +73,7 @@ def generate(
         velocity = guided_velocity(denoiser, encoders.encode_text(some), empty, spec.guidance_scale)
         noise = initial_noise([seed * 1_000_003 + first + i for i in range(len(some))], shape)
         latents = denoise(velocity, noise, sigma_schedule(STEPS, spec.shift))
-        clips += to_frames(encoders.decode_video(latents))
+        clips += list(video_to_frames(encoders.decode_video(latents)))
     return clips, (time.monotonic() - start) / len(texts)
 
 

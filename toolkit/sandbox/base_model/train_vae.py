@@ -17,13 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from toolkit.models.pixels import frames_to_video
 from toolkit.sandbox.base_model.architecture import new_vae, vae_decode, vae_encode
 from toolkit.sandbox.base_model.linear_codec import LinearCodec
-
-
-def to_video(frames: NDArray[np.uint8]) -> Tensor:
-    """(N, F, H, W, 3) uint8 -> (N, 3, F, H, W) in -1..1."""
-    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -120,7 +116,7 @@ def train_vae(
     for step in range(start, steps):
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
-        video = to_video(pick).to(device).contiguous(memory_format=torch.channels_last_3d)
+        video = frames_to_video(pick).to(device).contiguous(memory_format=torch.channels_last_3d)
         target = codec.encode(torch.from_numpy(pick)).to(device)
         noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
         with torch.autocast(device, torch.bfloat16):

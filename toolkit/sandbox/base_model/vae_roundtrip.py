@@ -8,23 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from toolkit.models.interfaces import Encoders
-
-
-def to_frames(videos: Tensor) -> list[NDArray[np.uint8]]:
-    """Videos (B, 3, F, H, W) in -1..1 as uint8 clips (F, H, W, 3)."""
-    return list(((videos.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy())
 
 
 def redraw(encoders: Encoders, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A clip (F, H, W, 3) after encoding and decoding."""
     import torch
 
-    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    from toolkit.models.pixels import frames_to_video, video_to_frames
+
     with torch.no_grad():
-        return to_frames(encoders.decode_video(encoders.encode_video(video)))[0]
+        latents = encoders.encode_video(frames_to_video(clip)[None])
+        return video_to_frames(encoders.decode_video(latents)[0])
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

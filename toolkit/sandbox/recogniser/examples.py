@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from toolkit.models.pixels import to_bytes
 from toolkit.sandbox.recogniser import truth as data
 from toolkit.sandbox.recogniser.networks import ATTRIBUTES, LOOK, Recognisers, Vocabulary
 from toolkit.sandbox.recogniser.recognise import classifier_inputs
@@ -70,16 +71,6 @@ class Examples:
     answers: Tensor  # (T, len(ATTRIBUTES) + 1) labels as indices of values, the action last
     empty: Tensor  # (K, 3, 4, H, W) uint8, frames with the creatures masked out
     places: Tensor  # (K, 2) labels of scene and scene style
-
-
-def to_bytes(values: Tensor) -> Tensor:
-    """Convert values in [-1, 1] to uint8."""
-    return ((values.clamp(-1, 1) + 1) * 127.5).round().byte()
-
-
-def from_bytes(values: Tensor) -> Tensor:
-    """Convert uint8 to values in [-1, 1]; the inverse of `to_bytes`."""
-    return values.float() / 127.5 - 1
 
 
 def match_tracks(tracks: Sequence[Track], masks: Tensor) -> tuple[list[int], list[Track]]:

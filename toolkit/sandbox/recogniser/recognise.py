@@ -35,6 +35,7 @@ from toolkit.sandbox.recogniser.tracking import (
     mask_boxes,
     track_creatures,
 )
+from toolkit.sandbox.recogniser.truth import to_tensor
 from toolkit.sandbox.recogniser.verdict import Creature, Verdict
 from toolkit.sandbox.world.world import HEIGHT, WIDTH
 
@@ -141,8 +142,7 @@ def recognise_many(model: Recognisers, clips: Sequence[NDArray[np.uint8]]) -> li
     verdicts = []
     for start in range(0, len(clips), BATCH):
         with torch.inference_mode():
-            batch = torch.from_numpy(np.stack(clips[start : start + BATCH]))
-            pixels = batch.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+            pixels = to_tensor(np.stack(clips[start : start + BATCH]))
             seen = classifier_inputs(pixels, track_creatures(model.finder, pixels))
             creatures = _classify_creatures(model, seen)
             empty = torch.stack([s.empty for s in seen])

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.core.files import safetensors_bytes, write_atomic
+from toolkit.models.pixels import from_bytes
 from toolkit.sandbox.recogniser import truth as data
 from toolkit.sandbox.recogniser.examples import (
     SHARD,
     ClipDataset,
     Examples,
     clip_labels,
-    from_bytes,
     make_examples,
 )
 from toolkit.sandbox.recogniser.networks import ATTRIBUTES, OFFSET_SCALE, Recognisers

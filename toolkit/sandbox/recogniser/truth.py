@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from toolkit.models.pixels import from_bytes
 from toolkit.sandbox.recogniser.networks import LOOK, Vocabulary
 from toolkit.sandbox.world import paint, scenery, world
 from toolkit.sandbox.world.actions import (
@@ -153,7 +154,7 @@ def _vary_placement(actors: Sequence[world.Actor], rng: np.random.Generator) -> 
 
 def to_tensor(frames: NDArray[np.uint8]) -> Tensor:
     """Convert frames (..., H, W, 3) uint8 to (..., 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
+    return from_bytes(torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3))
 
 
 def corrupt(clips: Tensor, masks: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
