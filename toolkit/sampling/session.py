@@ -59,6 +59,7 @@ class Studio:
         self.loras = LoraSet()
         self.words: tuple[str, ...] = ()
         self.sampler: Sampler = "euler"
+        self.motion_clip: Path | None = None
         self.collaboration, self.masked = Collaboration(), Masked()
 
     @property
@@ -79,6 +80,7 @@ class Studio:
         motion: LoraTexts | None = None,
         words: Sequence[str] = (),
         sampler: Sampler = "euler",
+        motion_clip: Path | None = None,
         collaboration: Collaboration = Collaboration(),
         masked: Masked = Masked(),
     ) -> Self:
@@ -90,6 +92,7 @@ class Studio:
             motion: LoRAs of a motion.
             words: What the motion branch calls a subject: NAME=NOUN.
             sampler: euler sums all LoRAs; scs and scs-lite sample subjects and motion together.
+            motion_clip: The clip of the motion; its inverted noise is mixed into the initial noise.
             collaboration: Settings of scs and scs-lite.
             masked: Settings of a masked fusion.
 
@@ -97,13 +100,14 @@ class Studio:
             CastmixError: a LoRA that is missing, or does not fit the model. The present ones stay in use.
         """
         references = read_references(lora=lora, subject=subject, motion=motion)
-        return self.use_references(references, words, sampler, collaboration, masked)
+        return self.use_references(references, words, sampler, motion_clip, collaboration, masked)
 
     def use_references(
         self,
         references: Sequence[LoraReference],
         words: Sequence[str] = (),
         sampler: Sampler = "euler",
+        motion_clip: Path | None = None,
         collaboration: Collaboration = Collaboration(),
         masked: Masked = Masked(),
     ) -> Self:
@@ -118,6 +122,7 @@ class Studio:
             self.loras = before
             raise
         self.words, self.sampler = tuple(words), sampler
+        self.motion_clip = None if motion_clip is None else Path(motion_clip)
         self.collaboration, self.masked = collaboration, masked
         return self
 
@@ -166,6 +171,7 @@ class Studio:
             height=height,
             width=width,
             motion_prompt=() if motion_prompt is None else (motion_prompt,),
+            motion_clip=self.motion_clip,
         )
         job = self.encode([prompt], self.request(sampling))
         total, *_ = job.request.number
@@ -234,6 +240,7 @@ def load(
     motion: LoraTexts | None = None,
     words: Sequence[str] = (),
     sampler: Sampler = "euler",
+    motion_clip: Path | None = None,
     collaboration: Collaboration = Collaboration(),
     masked: Masked = Masked(),
 ) -> Studio:
@@ -249,6 +256,7 @@ def load(
         motion: LoRAs of a motion.
         words: What the motion branch calls a subject: NAME=NOUN.
         sampler: euler sums all LoRAs; scs and scs-lite sample subjects and motion together.
+        motion_clip: The clip of the motion; its inverted noise is mixed into the initial noise.
         collaboration: Settings of scs and scs-lite.
         masked: Settings of a masked fusion.
 
@@ -275,4 +283,4 @@ def load(
         loaded = wrap_pipeline(model, like)
         studio = Studio(loaded.spec, loaded.geometry, loaded.encoders, lambda: loaded.denoiser, "")
     references = read_references(lora=lora, subject=subject, motion=motion)
-    return studio.use_references(references, words, sampler, collaboration, masked)
+    return studio.use_references(references, words, sampler, motion_clip, collaboration, masked)
