@@ -12,7 +12,6 @@ FILE, FUNCTION, PARAMETERS = 300, 60, 12
 """Most lines of a file; most lines of a function, docstring included; most parameters of a function."""
 
 KNOWN = {
-    "attention.maps",
     "commands.fuse.fuse",
     "commands.learn_motion.learn_motion",
     "commands.train.train",
