@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import safetensors_bytes, write_atomic
+from toolkit.core.files import safetensors_bytes, write_atomic, write_jsonl
 from toolkit.core.progress import say, track
 from toolkit.footage.clips import Clip, read_clips
 from toolkit.models.interfaces import Encoders, ModelSpec
@@ -136,7 +135,7 @@ def _write_rejected(folder: Path, rejected: list[dict[str, Any]]) -> None:
     if not rejected:
         (folder / REJECTED).unlink(missing_ok=True)
         return
-    write_atomic(folder / REJECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected))
+    write_jsonl(folder / REJECTED, rejected)
     for row in rejected[:5]:
         say(f"set aside: {row['reason']}")
     if len(rejected) > 5:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from toolkit.captions.vlm import Chat, ServerError, connect_server, load_local_m
 from toolkit.captions.vlm_captioner import caption_clip
 from toolkit.core.choices import choose
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import write_atomic
+from toolkit.core.files import write_jsonl
 from toolkit.core.progress import say, track
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
@@ -172,8 +171,7 @@ def _caption_each(describe: Describe, job: Job, folder: Path) -> tuple[list[Clip
                 done.append(dataclasses.replace(clip, text=text, extra=extra))
                 write_clip(folder, done[-1])
     finally:  # also when a person interrupts
-        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected)
-        write_atomic(folder / REJECTED, rows)
+        write_jsonl(folder / REJECTED, rejected)
         write_index(folder)
     return done, rejected
 

@@ -25,7 +25,6 @@ from toolkit.compositing.output_folder import (
     claim,
     read_rows,
     strike_out,
-    write_rows,
 )
 from toolkit.compositing.pairing import Kind, PairingSampler, Styles
 from toolkit.compositing.placement import Place
@@ -33,6 +32,7 @@ from toolkit.compositing.plan import plan_rows
 from toolkit.compositing.review_page import write_page
 from toolkit.compositing.write_composites import write_composites
 from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_jsonl
 from toolkit.core.progress import say, track
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import read_clips, write_index
@@ -136,10 +136,10 @@ def _add_rows(
     new, nowhere = plan_rows(todo, sampler, three=choice.three, place=place, edge=edge, seed=seed)
     rows, reasons = sorted(rows + new, key=lambda row: row["index"]), reasons + nowhere
     if not rows:
-        write_rows(out / REJECTED, reasons)
+        write_jsonl(out / REJECTED, reasons)
         why = nowhere[0]["reason"]
         raise CastmixError(f"none of {len(todo)} composites could be planned: {why} (all: {out / REJECTED})")
-    write_rows(out / PLAN, rows)
+    write_jsonl(out / PLAN, rows)
     say(f"composites: {len(new)} planned in {perf_counter() - began:.1f} s")
     return rows, reasons
 
@@ -153,7 +153,7 @@ def _write(rows: Sequence[Row], reasons: Sequence[Row], kind: Kind, out: Path) -
         write_composites(kept, out, made, failed)
     finally:  # also after Ctrl-C
         reasons = [*(row for row in reasons if row["as"] != "making"), *failed]
-        write_rows(out / REJECTED, reasons)
+        write_jsonl(out / REJECTED, reasons)
         if kind != "references":
             write_index(out)
         ids = {row["id"] for row in kept}
@@ -251,7 +251,7 @@ def _refuse_nothing(
     if fronts and backs:
         return
     use = "background" if fronts else "foreground"
-    write_rows(out / REJECTED, reasons)
+    write_jsonl(out / REJECTED, reasons)
     first = next((row["reason"] for row in reasons if row["as"] == use), "no clip at all")
     hint = ""
     if fronts and kind != "mix":

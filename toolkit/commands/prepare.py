@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import fingerprint_file, write_atomic
+from toolkit.core.files import fingerprint_file, write_jsonl
 from toolkit.core.progress import say, track
 from toolkit.footage.clip_plan import ClipSettings, plan_clips, rejected_row
 from toolkit.footage.clips import Clip, adopt_edits, read_clips, write_clip, write_index
@@ -241,4 +241,4 @@ def _write_rejected(out: Path, sources: set[str], rows: list[dict[str, Any]]) ->
     path = out / REJECTED
     earlier = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
     kept = [row for row in earlier if row["source"] not in sources]
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept + rows))
+    write_jsonl(path, kept + rows)

@@ -8,7 +8,6 @@ end of the file.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from toolkit.captions.cast import Cast, Character, read_cast
 from toolkit.captions.grammar import TAG
 from toolkit.core.choices import choose
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import write_atomic
+from toolkit.core.files import write_jsonl
 from toolkit.core.progress import say, track
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
@@ -139,7 +138,7 @@ def _segment_each(
             done.append(clip)
             rows += rejected
     finally:  # also when a person interrupts
-        write_atomic(folder / REJECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_jsonl(folder / REJECTED, rows)
         write_index(folder)
     return done, rows
 

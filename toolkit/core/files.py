@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import CastmixError
 
@@ -25,6 +26,32 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     partial.write_bytes(data.encode() if isinstance(data, str) else data)
+    partial.replace(path)
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`. It is renamed to `path` at the end, or deleted on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a .jsonl file atomically, one JSON object per line."""
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def save_torch(value: Any, path: Path) -> None:
+    """`torch.save` under a temporary name, then renamed."""
+    import torch
+
+    partial = path.with_suffix(".tmp")
+    torch.save(value, partial)
     partial.replace(path)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit.core.files import fingerprint_text, write_atomic
+from toolkit.core.files import fingerprint_text, write_jsonl
 from toolkit.evaluation.videos import Measure, Measurement, ReadFrames, Video
 
 CACHE_FILE = "measured.jsonl"
@@ -30,8 +30,7 @@ class ResultsCache:
                 row = json.loads(line)
                 self._rows[row["key"]] = row
             except (ValueError, LookupError, TypeError):
-                kept = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows.values())
-                write_atomic(self.path, kept)
+                write_jsonl(self.path, self._rows.values())
                 break
 
     def get(self, key: str) -> dict[str, Any] | None:

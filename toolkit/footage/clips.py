@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import CastmixError
-from toolkit.core.files import write_atomic
+from toolkit.core.files import write_atomic, write_jsonl
 
 INDEX = "metadata.jsonl"
 
@@ -116,7 +116,7 @@ def write_index(folder: Path) -> None:
         clip = _read_clip(path)
         row = {name: getattr(clip, name) for name in _FIELDS} | clip.extra
         rows.append({"file_name": f"clips/{clip.path.name}", **row})
-    write_atomic(Path(folder) / INDEX, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_jsonl(Path(folder) / INDEX, rows)
 
 
 def _json_path(folder: Path, clip_id: str) -> Path:

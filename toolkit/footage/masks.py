@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.core.errors import CastmixError
+from toolkit.core.files import partial_file
 from toolkit.footage.clips import Clip
 from toolkit.footage.decoding import VideoReader
 
@@ -50,33 +51,30 @@ def write_mask(path: Path, masks: Iterable[NDArray[np.uint8]], fps: float) -> No
     import av
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
     rate = Fraction(fps).limit_denominator(1001)
     # This coder gives the smallest files on masks. One thread and no file id: equal masks give equal bytes.
     encoder = {"level": "3", "coder": "range_tab", "slices": "4", "threads": "1"}
-    try:
-        with av.open(f"file:{partial}", "w", format="matroska", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("ffv1", rate=rate, options=encoder)
-            stream.pix_fmt = "gray"
-            number = -1
-            for number, mask in enumerate(masks):
-                if number == 0 and mask.ndim == 2:
-                    stream.height, stream.width = mask.shape
-                if mask.shape != (stream.height, stream.width) or mask.dtype != np.uint8:
-                    raise CastmixError(
-                        f"{path}: mask {number} is {mask.dtype} {mask.shape}, "
-                        f"expected uint8 ({stream.height}, {stream.width})"
-                    )
-                image = av.VideoFrame.from_ndarray(np.ascontiguousarray(mask), "gray")
-                image.pts, image.time_base = number, 1 / rate
-                container.mux(stream.encode(image))
-            if number < 0:
-                raise CastmixError(f"{path}: there are no masks to write, expected at least one frame")
-            container.mux(stream.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        partial_file(path) as partial,
+        av.open(f"file:{partial}", "w", format="matroska", options={"fflags": "+bitexact"}) as container,
+    ):
+        stream = container.add_stream("ffv1", rate=rate, options=encoder)
+        stream.pix_fmt = "gray"
+        number = -1
+        for number, mask in enumerate(masks):
+            if number == 0 and mask.ndim == 2:
+                stream.height, stream.width = mask.shape
+            if mask.shape != (stream.height, stream.width) or mask.dtype != np.uint8:
+                raise CastmixError(
+                    f"{path}: mask {number} is {mask.dtype} {mask.shape}, "
+                    f"expected uint8 ({stream.height}, {stream.width})"
+                )
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(mask), "gray")
+            image.pts, image.time_base = number, 1 / rate
+            container.mux(stream.encode(image))
+        if number < 0:
+            raise CastmixError(f"{path}: there are no masks to write, expected at least one frame")
+        container.mux(stream.encode())
 
 
 def iter_mask(path: Path) -> Iterator[NDArray[np.uint8]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.core.errors import CastmixError
+from toolkit.core.files import partial_file
 from toolkit.footage.decoding import Frames, VideoReader, resize_and_crop_image
 
 if TYPE_CHECKING:
@@ -103,32 +104,29 @@ def write_video(
     from av.video.reformatter import VideoReformatter
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
     reformatter = VideoReformatter()
     rate = Fraction(fps).limit_denominator(1001)
-    try:
-        with av.open(f"file:{partial}", "w", format="mp4", options=MUXER_OPTIONS) as container:
-            container.metadata.update(metadata or {})
-            stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), **X264_OPTIONS})
-            number = -1
-            for number, frame in enumerate(frames):
-                if number == 0:
-                    _set_size(path, stream, frame)
-                if frame.shape != (stream.height, stream.width, 3) or frame.dtype != np.uint8:
-                    raise CastmixError(
-                        f"{path}: frame {number} is {frame.dtype} {frame.shape}, "
-                        f"expected uint8 ({stream.height}, {stream.width}, 3)"
-                    )
-                image = _to_yuv420p(frame, reformatter)
-                image.pts, image.time_base = number, 1 / rate
-                container.mux(stream.encode(image))
-            if number < 0:
-                raise CastmixError(f"{path}: there are no frames to write, expected at least one")
-            container.mux(stream.encode())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        partial_file(path) as partial,
+        av.open(f"file:{partial}", "w", format="mp4", options=MUXER_OPTIONS) as container,
+    ):
+        container.metadata.update(metadata or {})
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), **X264_OPTIONS})
+        number = -1
+        for number, frame in enumerate(frames):
+            if number == 0:
+                _set_size(path, stream, frame)
+            if frame.shape != (stream.height, stream.width, 3) or frame.dtype != np.uint8:
+                raise CastmixError(
+                    f"{path}: frame {number} is {frame.dtype} {frame.shape}, "
+                    f"expected uint8 ({stream.height}, {stream.width}, 3)"
+                )
+            image = _to_yuv420p(frame, reformatter)
+            image.pts, image.time_base = number, 1 / rate
+            container.mux(stream.encode(image))
+        if number < 0:
+            raise CastmixError(f"{path}: there are no frames to write, expected at least one")
+        container.mux(stream.encode())
 
 
 def resize_and_crop(frames: Frames, height: int, width: int) -> Frames:

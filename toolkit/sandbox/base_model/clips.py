@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from toolkit.core.files import save_torch
 from toolkit.core.progress import track
 from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear
 from toolkit.sandbox.world import paint, population
@@ -83,8 +84,7 @@ def draw_shard(index: int, folder: Path) -> None:
         "attributes": torch.from_numpy(np.stack([attribute_labels(s) for s in scenarios])),
     }
     path = folder / f"latents-{index:03d}.pt"
-    torch.save(shard, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    save_torch(shard, path)
 
 
 def load_codec(folder: Path) -> LinearCodec:

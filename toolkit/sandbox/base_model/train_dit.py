@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.core.errors import CastmixError
+from toolkit.core.files import save_torch
 from toolkit.models.wan import attend_plainly
 from toolkit.sandbox.base_model.architecture import DIM, SHIFT, new_text_encoder, new_transformer
 from toolkit.sandbox.base_model.clips import KINDS, MOST, Latents
@@ -181,8 +182,7 @@ def _save(
 ) -> None:
     state = {"model": model.state_dict(), "average": average.state_dict(), "step": step}
     state["optims"] = [o.state_dict() for o in optims]
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    save_torch(state, path)
 
 
 def _restore(

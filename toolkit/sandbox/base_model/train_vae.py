@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from toolkit.core.files import save_torch
 from toolkit.models.pixels import frames_to_video
 from toolkit.sandbox.base_model.architecture import new_vae, vae_decode, vae_encode
 from toolkit.sandbox.base_model.linear_codec import LinearCodec
@@ -134,6 +135,5 @@ def train_vae(
         optim.step(learning_rate(step, steps, lr))
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
-            torch.save(state, state_file.with_suffix(".tmp"))
-            state_file.with_suffix(".tmp").replace(state_file)
+            save_torch(state, state_file)
         yield step + 1, error.square().mean().item(), vae

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.core.files import safetensors_bytes, write_atomic
+from toolkit.core.files import safetensors_bytes, save_torch, write_atomic
 from toolkit.models.pixels import from_bytes
 from toolkit.sandbox.recogniser import truth as data
 from toolkit.sandbox.recogniser.examples import (
@@ -41,11 +40,6 @@ CHUNK = 16  # clips per file of examples
 SAVE_EVERY = 100  # steps
 Redraw = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """Function that redraws a clip (F, H, W, 3), e.g. by encoding and decoding it with the base model's VAE."""
-
-
-def _save(value: Any, path: Path) -> None:
-    torch.save(value, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
 
 
 def draw_shard(folder: Path, index: int, named: Mapping[str, world.Look]) -> None:
@@ -106,7 +100,7 @@ def fit(
         average.update_parameters(net)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             parts = {"net": net.state_dict(), "average": average.state_dict(), "optim": optim.state_dict()}
-            _save(parts | {"step": step + 1}, state_file)
+            save_torch(parts | {"step": step + 1}, state_file)
         yield step + 1, loss.item()
     net.load_state_dict(average.module.state_dict())
     net.eval()
@@ -224,7 +218,7 @@ def train_recognisers(
     files = [folder / f"examples-{i:04d}.pt" for i in range(len(chunks))]
     for index, (chunk, file) in enumerate(zip(chunks, files, strict=True)):
         if not file.exists():
-            _save(vars(make_examples(model, dataset, chunk, torch.Generator().manual_seed(index))), file)
+            save_torch(vars(make_examples(model, dataset, chunk, torch.Generator().manual_seed(index))), file)
         yield "following", index + 1, len(chunks), 0.0
     these = _load_examples(files)
     parts = (("reader", reader_loss, 3e-3), ("mover", mover_loss, 3e-3), ("place", place_loss, 3e-3))

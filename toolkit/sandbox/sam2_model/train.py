@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from toolkit.core.files import save_torch
 from toolkit.sandbox.sam2_model.batches import Cases, Wrong, batch, scout_error, wrong
 from toolkit.sandbox.sam2_model.network import new_sam2
 from toolkit.sandbox.sam2_model.rollout import Scout, encode, follow, settle
@@ -146,7 +147,7 @@ def fit(
             average.update_parameters(learner)
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == phase.steps:
                 parts = {"learner": learner.state_dict(), "average": average.state_dict()}
-                _save(parts | {"optim": optim.state_dict(), "step": step + 1}, path)
+                save_torch(parts | {"optim": optim.state_dict(), "step": step + 1}, path)
             yield step + 1, found
         learner.load_state_dict(average.module.state_dict())
         learner.eval()
@@ -169,9 +170,3 @@ def learning_rate(step: int, steps: int) -> float:
 
 def _seed(seed: int, name: str, step: int) -> int:
     return int(np.random.default_rng([seed, *name.encode(), step]).integers(2**62))
-
-
-def _save(value: Any, path: Path) -> None:
-    partial = path.with_suffix(".tmp")
-    torch.save(value, partial)
-    partial.replace(path)
