@@ -48,6 +48,7 @@ def test_dash_and_underscore_are_equal() -> None:
         ("name", "stands for several settings, write one of objective.name, optim.name, textual.name"),
         ("sigma", "is a group of settings: objective.sigma.shift, objective.sigma.mean"),
         ("stps", "no such setting, did you mean steps?"),
+        ("zzzz", "no such setting; there are "),
         ("shfit", "no such setting, did you mean objective.sigma.shift?"),
         ("igma.shift", "no such setting, did you mean objective.sigma.shift?"),  # only whole words count
     ],
