@@ -22,7 +22,7 @@ from toolkit.fusion import distillation as gradient
 from toolkit.fusion.job import Job
 from toolkit.fusion.regression import solve
 from toolkit.fusion.settings import Distil, Examples, FusedFile, Sparse, Squares
-from toolkit.fusion.training_clips import load_pairs, worded
+from toolkit.fusion.training_clips import embed_captions_with_tokens, load_pairs
 from toolkit.lora.file import Lora, load_lora, save_lora
 from toolkit.lora.parts import Part
 from toolkit.lora.special_tokens import Token, encode_prompts, tokens_metadata
@@ -109,7 +109,7 @@ def test_the_solution_is_that_of_stacked_equations() -> None:
     generator = torch.Generator().manual_seed(4)
     inputs = [torch.randn(n, 32, generator=generator).double() for n in (40, 25, 30)]
     grams = [x.mT @ x / len(x) for x in inputs]
-    (a, b), left = solve(parts, layer, grams, ridge)
+    (a, b), residuals = solve(parts, layer, grams, ridge)
     mu = ridge * float(sum(gram.diagonal().mean() for gram in grams))
     rows, targets = [], []
     for part, x in zip(parts, inputs, strict=True):
@@ -120,18 +120,18 @@ def test_the_solution_is_that_of_stacked_equations() -> None:
     wanted = torch.linalg.lstsq(torch.cat(rows), torch.cat(targets)).solution.mT
     torch.testing.assert_close(b @ a, wanted.float(), rtol=1e-4, atol=1e-5)
     assert a.shape[0] == 5  # the sum of the ranks, exactly
-    assert 0 < left.solution < left.average < left.whole
+    assert 0 < residuals.solution < residuals.average < residuals.total
 
 
 def test_where_inputs_do_not_meet_each_lora_stays_whole() -> None:
     layer = "blocks.0.attn1.to_q"
     parts = [Part("a", some_lora(1, 3), 1.0), Part("b", some_lora(2, 2), 1.0)]
     halves = torch.eye(32).split(16)
-    (a, b), left = solve(parts, layer, [half.mT @ half for half in halves], 1e-9)
+    (a, b), residuals = solve(parts, layer, [half.mT @ half for half in halves], 1e-9)
     for part, half in zip(parts, halves, strict=True):
         torch.testing.assert_close(b @ a @ half.mT, change(part.lora, layer) @ half.mT, rtol=1e-4, atol=1e-5)
-    assert left.share(left.solution) < 1e-6
-    assert left.share(left.average) > 0.5
+    assert residuals.relative(residuals.solution) < 1e-6
+    assert residuals.relative(residuals.average) > 0.5
 
 
 @pytest.mark.parametrize("method", ["least-squares", "gradient"])
@@ -325,12 +325,12 @@ def test_captions_with_special_tokens_are_those_that_the_lora_was_trained_with(
     parts = [Part("a", lora, 1.0, ("<mimi>",)), Part("b", Lora({}), 1.0, ("Bruk",))]
     plain_item = load_items(alone[0], spec)[0]
     item = replace(plain_item, text="<mimi> jumps")
-    found = worded([plain_item, item], parts, spec)
+    found = embed_captions_with_tokens([plain_item, item], parts, spec)
     assert list(found) == ["<mimi> jumps"]
     torch.testing.assert_close(found[item.text], encode_prompts(encoders, [item.text], [lora])[0])
     assert not torch.allclose(found[item.text], encoders.encode_text([item.text])[0], atol=0.1)
     assert torch.equal(load(item, found)[1], found[item.text])
-    assert worded([plain_item], parts, spec) == {}
+    assert embed_captions_with_tokens([plain_item], parts, spec) == {}
 
 
 def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:
@@ -343,7 +343,7 @@ def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:
     targets = found[0].targets((2, 2, 3))
     assert targets.shape == (2, 2, 2, 3)
     torch.testing.assert_close(targets.sum(0)[0], torch.tensor([[0.5] * 3, [1.0] * 3]))
-    with pytest.raises(CastmixError, match="has masks of two of Pixo and names them"):
+    with pytest.raises(CastmixError, match=r"has masks of two subjects .*subjects: Pixo"):
         load_pairs(pairs, spec, parts[:1], encoders)
 
 
@@ -351,8 +351,8 @@ def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:
     ("settings", "message"),
     [
         ({"method": "least-squares", "examples": Examples()}, "give their folders with --clips"),
-        ({"method": "least-squares", "subjects": ["Pixo", "Zed"]}, "is of b alone, which knows Zed"),
-        ({"method": "least-squares", "subjects": []}, r"knows nobody \(give --subjects"),
+        ({"method": "least-squares", "subjects": ["Pixo", "Zed"]}, "belongs to b alone; its subjects: Zed"),
+        ({"method": "least-squares", "subjects": []}, r"its subjects: none \(give --subjects"),
         ({"method": "least-squares", "squares": Squares(ridge=0)}, "squares.ridge and .* got 0, 4 and 4"),
         ({"method": "gradient"}, "give --pairs"),
         ({"method": "gradient", "distil": Distil(steps=0)}, "distil.steps must be 1 or more, got 0"),

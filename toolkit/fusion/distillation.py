@@ -24,7 +24,7 @@ from toolkit.core.progress import say, track
 from toolkit.core.seeds import generator_for
 from toolkit.core.signals import stop_signals
 from toolkit.fusion.job import Facts, Job
-from toolkit.fusion.training_clips import Pair, load_pairs, own_items, worded
+from toolkit.fusion.training_clips import Pair, clips_by_part, embed_captions_with_tokens, load_pairs
 from toolkit.fusion.weight_merging import concatenate, truncate
 from toolkit.lora.file import Lora
 from toolkit.lora.layers import activate, attach, extract, trainable
@@ -71,7 +71,7 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
     are drawn evenly from `distil.map_sigma`. The same command goes on where it stopped.
     """
     settings, distil = _checked(parts, job), job.distil
-    items = own_items(parts, job)
+    items = clips_by_part(parts, job)
     pairs = []
     if distil.attention and job.examples.pairs is not None:
         pairs = load_pairs(Path(job.examples.pairs), job.spec, parts, load_encoders(job.spec))
@@ -86,7 +86,8 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
                 "or --restart to begin afresh"
             )
     empty = load_empty_prompt(Path(job.examples.clips[0]), job.spec)
-    spoken = worded([*itertools.chain(*items), *(pair.item for pair in pairs)], parts, job.spec)
+    mentioned = [*itertools.chain(*items), *(pair.item for pair in pairs)]
+    with_tokens = embed_captions_with_tokens(mentioned, parts, job.spec)
     mixes = [
         new_mix(
             own,
@@ -96,7 +97,7 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
             preserve_share=0.0,
             caption_dropout=DROPOUT,
             seed=job.seed,
-            worded=spoken,
+            worded=with_tokens,
         )
         for own in items
     ]

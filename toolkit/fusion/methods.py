@@ -1,4 +1,7 @@
-"""All ways to fuse. To add one: a function like `weighted`, its line here, and its name in `MethodName`."""
+"""All fusion methods by name.
+
+To add one, write a function like `weighted`, add its line here and its name to `MethodName`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from toolkit.fusion.weight_merging import dare, masked, svd, ties, weighted
 from toolkit.lora.parts import Part, Tensors
 
 Method = Callable[[Sequence[Part], Job], tuple[Tensors, Facts]]
+"""Takes the LoRAs and the settings; returns A and B by layer, and facts for the fused file's metadata."""
 
 METHODS: dict[MethodName, Method] = {
     "weighted": weighted,

@@ -1,4 +1,4 @@
-"""The clips that fusion looks at: of each LoRA alone, and of several subjects with their masks."""
+"""Finds the cached clips for fusion: clips of each LoRA's own subjects, and clips of several subjects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ from toolkit.training.cached_clips import Item, load_items
 
 @dataclass(frozen=True)
 class Pair:
-    """A cached clip of several subjects: where its caption names them, and where their masks lie."""
+    """A cached clip with two or more subjects (a clip of --pairs).
+
+    Attributes:
+        item: The cached clip.
+        subjects: The subjects as its caption names them.
+        spans: Token positions of each subject in the caption.
+        real: Number of prompt tokens before the padding.
+        masks: Mask file of each subject.
+    """
 
     item: Item
     subjects: tuple[str, ...]
@@ -33,34 +41,34 @@ class Pair:
     masks: tuple[Path, ...]
 
     def targets(self, grid: Grid) -> Tensor:
-        """What the subjects' token maps should be, (subjects, f, h, w), in [0, 1]."""
+        """Targets of the subjects' token maps: their masks on the token grid, (subjects, f, h, w), 0 to 1."""
         return torch.stack([mask_target(torch.from_numpy(read_mask(path)), grid) for path in self.masks])
 
 
-def own_items(parts: Sequence[Part], job: Job) -> list[list[Item]]:
-    """For each part, the cached clips whose captions name its subjects and those of no other part.
+def clips_by_part(parts: Sequence[Part], job: Job) -> list[list[Item]]:
+    """For each part, the cached clips whose captions name its subjects and no subject of another part.
 
     Raises:
-        CastmixError: no folders, a part without subjects or without a clip, or a stale cache.
+        CastmixError: No folders are given, a part has no subjects or no clip, or a cache is stale.
     """
     if not job.examples.clips:
         raise CastmixError(
-            "this method looks at what each LoRA does on clips of its own: give their folders with --clips"
+            "this method runs each LoRA on clips of its own subjects: give their folders with --clips"
         )
     found: list[list[Item]] = [[] for _ in parts]
-    everybody = [subject for part in parts for subject in part.subjects]
+    all_subjects = [subject for part in parts for subject in part.subjects]
     for folder in job.examples.clips:
         for item in load_items(Path(folder), job.spec):
-            there = phrases_in(item.text, everybody)
-            owners = [i for i, part in enumerate(parts) if there & {*part.subjects}]
+            named = phrases_in(item.text, all_subjects)
+            owners = [i for i, part in enumerate(parts) if named & {*part.subjects}]
             if len(owners) == 1:
                 found[owners[0]].append(item)
     for part, items in zip(parts, found, strict=True):
         if not items:
-            who = ", ".join(part.subjects) or "nobody (give --subjects once for each LoRA, in order)"
+            subjects = ", ".join(part.subjects) or "none (give --subjects once per LoRA, in order)"
             raise CastmixError(
-                f"no clip in {', '.join(map(str, job.examples.clips))} is of {part.name} alone, which knows "
-                f"{who}: a caption must name one of its subjects and none of another LoRA's"
+                f"no clip in {', '.join(map(str, job.examples.clips))} belongs to {part.name} alone; its "
+                f"subjects: {subjects}. A caption must name one of them and no subject of another LoRA"
             )
     return found
 
@@ -69,7 +77,7 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
     """Cached clips in which two or more subjects of the parts have accepted masks and are named.
 
     Raises:
-        CastmixError: there is none, or the cache is stale.
+        CastmixError: There is no such clip, or the cache is stale.
     """
     known = [subject for part in parts for subject in part.subjects]
     nouns = token_nouns([part.lora for part in parts])
@@ -77,10 +85,10 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
     pairs: list[Pair] = []
     for item in load_items(folder, spec):
         clip = clips[item.path.stem]
-        there = phrases_in(item.text, known)
-        # a mask is of a name, which the caption says or stands in for with its special token
+        named = phrases_in(item.text, known)
+        # masks are filed by name; the caption has the name or its special token
         called = {
-            name: one for name in accepted_mask_names(clip) for one in (name, token_of(name)) if one in there
+            name: one for name in accepted_mask_names(clip) for one in (name, token_of(name)) if one in named
         }
         if len(called) > 1:
             found, real = spans(encoders, item.text, [*called.values()], nouns)
@@ -88,23 +96,26 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
             pairs.append(Pair(item, (*called.values(),), (*found,), real, masks))
     if not pairs:
         raise CastmixError(
-            f"no clip in {folder} has masks of two of {', '.join(sorted({*known})) or 'nobody'} and names "
-            "them: make some with `castmix composite --kind pairs`, then `castmix cache`"
+            f"no clip in {folder} has masks of two subjects that its caption names (subjects: "
+            f"{', '.join(sorted({*known})) or 'none'}): make such clips with "
+            "`castmix composite --kind pairs`, then run `castmix cache`"
         )
     return pairs
 
 
-def worded(items: Iterable[Item], parts: Sequence[Part], spec: ModelSpec) -> dict[str, Tensor]:
-    """Embeddings (L, D) of those captions that have special tokens of the parts in them, by caption.
+def embed_captions_with_tokens(
+    items: Iterable[Item], parts: Sequence[Part], spec: ModelSpec
+) -> dict[str, Tensor]:
+    """Embed the captions that contain special tokens of the parts: embeddings (L, D) by caption.
 
-    The cache has them as they are spelt; each LoRA was trained with its tokens' vectors.
+    Cached embeddings do not have the learned vectors of these tokens, but the LoRAs were trained with them.
     """
     loras = [part.lora for part in parts]
     known = read_tokens(loras)
-    said = sorted({item.text for item in items if any(one in known for one in TOKEN.findall(item.text))})
-    if not said:
+    texts = sorted({item.text for item in items if any(one in known for one in TOKEN.findall(item.text))})
+    if not texts:
         return {}
     encoders = load_encoders(spec)
-    embeds = encode_prompts(encoders, said, loras).cpu()
+    embeds = encode_prompts(encoders, texts, loras).cpu()
     encoders.release_text()
-    return dict(zip(said, embeds, strict=True))
+    return dict(zip(texts, embeds, strict=True))
