@@ -48,7 +48,6 @@ def test_dash_and_underscore_are_equal() -> None:
         ("name", "stands for several settings, write one of objective.name, optim.name, textual.name"),
         ("sigma", "is a group of settings: objective.sigma.shift, objective.sigma.mean"),
         ("stps", "no such setting, did you mean steps?"),
-        ("zzzz", "no such setting; there are "),
         ("shfit", "no such setting, did you mean objective.sigma.shift?"),
         ("igma.shift", "no such setting, did you mean objective.sigma.shift?"),  # only whole words count
     ],
@@ -57,6 +56,11 @@ def test_a_name_that_finds_none_or_several(given: str, message: str) -> None:
     with pytest.raises(SettingNameError) as caught:
         resolve(given, KNOWN)
     assert str(caught.value) == message
+
+
+def test_a_name_that_resembles_none_lists_all() -> None:
+    with pytest.raises(SettingNameError, match=f"no such setting; there are {', '.join(KNOWN)}"):
+        resolve("zzzz", KNOWN)
 
 
 def test_an_error_writes_names_as_asked() -> None:
