@@ -14,7 +14,7 @@ from benchmarks.motion_clips import TRAITS, Performance, film, perform, question
 from benchmarks.store import Store, clocked, seconds
 from benchmarks.study import Outcome, Scores
 from toolkit.captions.prompt_files import Prompt
-from toolkit.lora.special_tokens import token_of
+from toolkit.lora.special_tokens import token_from_name
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def run(settings: Imitation, seed: int, out: Path, store: Store) -> Outcome:
     for number, motion in enumerate(settings.motions):
         shown = perform(motion)
         loras: list[str] = []
-        spoken = {motion: token_of(motion)} if isinstance(settings, Spoken) else {}
+        spoken = {motion: token_from_name(motion)} if isinstance(settings, Spoken) else {}
         if isinstance(settings, Spoken):
             told = motion_verb(settings, motion, seed, store)
             loras = [str(told / "verb.safetensors")]
@@ -161,7 +161,7 @@ def _name(plain: Path, settings: Spoken, motion: str, seed: int, path: Path) -> 
 
     copy_clips(read_clips(plain), plain, path)
     for clip in read_clips(path):
-        write_clip(path, replace(clip, text=spoken_as(clip.text, token_of(motion), motion)))
+        write_clip(path, replace(clip, text=spoken_as(clip.text, token_from_name(motion), motion)))
     write_index(path)
     cache(path)
     (path / "tokens.safetensors").write_bytes((plain / "tokens.safetensors").read_bytes())

@@ -17,7 +17,7 @@ from benchmarks.study import Outcome, Scores
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import Caption, Clause, format, parse
 from toolkit.captions.prompt_files import Prompt
-from toolkit.lora.special_tokens import token_of
+from toolkit.lora.special_tokens import token_from_name
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _generate(
     texts = [noun(parse(prompt.prompt, read_cast()), cast) for prompt in prompts]
     if isinstance(settings.imitation, Spoken):
         for motion in settings.imitation.motions:
-            texts = [text.replace(motion, token_of(motion)) for text in texts]
+            texts = [text.replace(motion, token_from_name(motion)) for text in texts]
     generate(
         texts,
         folder,

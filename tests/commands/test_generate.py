@@ -14,7 +14,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.footage.video import probe, read_video
 from toolkit.lora import layers as adapters
 from toolkit.lora.file import Lora, load_lora, save_lora
-from toolkit.lora.loading import parse_lora
+from toolkit.lora.loading import LoraReference, parse_lora
 from toolkit.lora.settings import Adapter
 from toolkit.models import registry as models
 
@@ -168,11 +168,12 @@ def test_how_a_lora_is_written(tmp_path: Path) -> None:
     (run / "lora.safetensors").touch()
     (tmp_path / "a:0.5").touch()
     expected = run / "lora.safetensors"
-    assert parse_lora(str(run)) == (expected, 1.0)
-    assert parse_lora(f"{run}:0.8") == (expected, 0.8)
-    assert parse_lora(f"{expected}:-1e-1") == (expected, -0.1)
-    assert parse_lora(str(tmp_path / "a:0.5")) == (tmp_path / "a:0.5", 1.0)  # a file's own colon
-    assert parse_lora(str(tmp_path / "a:0.5:2")) == (tmp_path / "a:0.5", 2.0)
+    assert parse_lora(str(run)) == LoraReference("lora", expected, 1.0)
+    assert parse_lora(f"{run}:0.8") == LoraReference("lora", expected, 0.8)
+    assert parse_lora(f"{expected}:-1e-1") == LoraReference("lora", expected, -0.1)
+    colon = tmp_path / "a:0.5"  # the file's own
+    assert parse_lora(str(colon)) == LoraReference("lora", colon, 1.0)
+    assert parse_lora(f"{colon}:2") == LoraReference("lora", colon, 2.0)
     with pytest.raises(CastmixError, match=r"no file .*C:\\x.safetensors; expected PATH or PATH:WEIGHT"):
         parse_lora(r"C:\x.safetensors")
     with pytest.raises(CastmixError, match="finite"):

@@ -17,7 +17,8 @@ from toolkit.commands.learn_tokens import learn_tokens, parse_subjects, parse_ve
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips
 from toolkit.lora.file import Lora, load_lora, save_lora
-from toolkit.lora.special_tokens import class_nouns, encode_prompts, read_tokens
+from toolkit.lora.plain_words import class_nouns
+from toolkit.lora.special_tokens import encode_prompts, read_tokens
 from toolkit.models.registry import find_model, load_denoiser, load_encoders
 from toolkit.training.cutout import FILL, cut_out
 from toolkit.training.settings import Sigma, Textual, Verb

@@ -165,7 +165,7 @@ def test_what_does_not_fit_names_both_bases(
         adapters.activate(denoiser.module, {"y": 1}),
     ):
         pass
-    with pytest.raises(CastmixError, match="no to_q; choose among attn1, attn2, ffn"):
+    with pytest.raises(CastmixError, match="unknown to_q; choose among attn1, attn2, ffn"):
         adapters.add(denoiser.module, "z", Adapter(targets=("to_q",)), seed=0)
 
 
@@ -185,7 +185,7 @@ def test_chosen_heads_alone_are_changed(denoiser: models.Denoiser) -> None:
     """Also after steps of an optimiser that decays weights: what the file holds is M B A and B A M."""
     adapters.add(denoiser.module, "a", Adapter(rank=2), seed=0)
     parameters = adapters.trainable(denoiser.module, "a")
-    adapters.restrict(parameters, {0: (1,)}, 16)  # two heads of 16; none in block 1
+    adapters.restrict_to_heads(parameters, {0: (1,)}, 16)  # two heads of 16; none in block 1
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.1, weight_decay=0.1)
     for _ in range(2):
         velocity = denoiser(torch.randn(1, 16, 2, 4, 4), torch.tensor(0.5), torch.randn(1, 8, 24))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from toolkit.captions.cast import read_cast
 from toolkit.core.errors import CastmixError
 from toolkit.lora import special_tokens as tokens
 from toolkit.lora.file import Lora, load_lora, save_lora
@@ -119,30 +117,9 @@ def test_they_travel_in_the_lora_file(tmp_path: Path) -> None:
     assert load_lora(path).rank == 0
 
 
-def test_c_tilde_is_the_prompt_in_plain_words() -> None:
-    words = {"<sub1>": "star", "Pixo": "a teal star", "Rufus": "a dog"}
-    assert (
-        tokens.in_plain_words("a <sub1> meets a <sub2>, x style", words) == "a star meets a <sub2>, x style"
-    )
-    rufus = "[Character: Rufus], waves at [Character: Pixo]. [scene-style:cartoon]"
-    both = f"[Character: Pixo], hops in the room. {rufus}"
-    assert tokens.in_plain_words(both, words) == (
-        "a teal star hops in the room and a dog waves at a teal star, cartoon style"
-    )
-    assert tokens.in_plain_words(both, {"Pixo": "a teal star"}) == both  # half prose would be neither
-    assert tokens.in_plain_words("[Character: <sub1>], sits.", words) == "[Character: star], sits."
-
-
-def test_words_come_from_tokens_and_from_the_cast() -> None:
-    lora = lora_of(a="output")
-    known = Lora({}, {"castmix.cast": json.dumps(["Pixo", "Nobody"])})
-    found = tokens.class_nouns([lora, known], read_cast())
-    assert found == {"<a>": "dog", "Pixo": "a plain teal star with a hat"}
-
-
 def test_what_cannot_be(encoders: Encoders, tmp_path: Path) -> None:
     other = lora_of(b="output", a="output")
-    with pytest.raises(CastmixError, match="two LoRAs bring a token <"):
+    with pytest.raises(CastmixError, match="two LoRAs have different tokens <"):
         tokens.read_tokens([lora_of(a="output"), other])
     assert set(tokens.read_tokens([other, other])) == {"<a>", "<b>"}
     wide = {"<x>": Token("cat", "output", torch.zeros(7))}
@@ -157,18 +134,5 @@ def test_what_cannot_be(encoders: Encoders, tmp_path: Path) -> None:
     nameless = Lora({}, {}, {"<x>": torch.zeros(3)})
     with pytest.raises(CastmixError, match="expected a noun"):
         tokens.read_tokens([nameless])
-    with pytest.raises(CastmixError, match=r"tokens \['<x>'\], but castmix.tokens tells of \[\]"):
+    with pytest.raises(CastmixError, match=r"tokens \['<x>'\], but castmix.tokens describes \[\]"):
         save_lora(nameless, tmp_path / "a.safetensors")
-
-
-def test_names_in_prose_become_nouns_too() -> None:
-    words = {"Mimi": "bear", "Otto": "a ball", "Ann": "an owl"}
-    assert (
-        tokens.in_plain_words("a Mimi bear hops and an Otto ball rolls", words)
-        == "a bear hops and a ball rolls"
-    )
-    assert tokens.in_plain_words("the Otto ball and a Ann owl", words) == "the ball and an owl"
-    assert tokens.in_plain_words("Otto chases Anna", words) == "a ball chases Anna"
-    half = "[Character: Mimi], hops on [Character: Bruno]."  # one of them has no noun: tags stay as they are
-    assert tokens.in_plain_words(half, words) == half
-    assert tokens.in_plain_words("a bear hops", {"bear": "bear"}) == "a bear hops"

@@ -23,7 +23,7 @@ from toolkit.lora.file import Lora, save_lora
 from toolkit.lora.loading import LoraSet
 from toolkit.lora.parts import Part
 from toolkit.lora.settings import Adapter
-from toolkit.lora.special_tokens import spans
+from toolkit.lora.special_tokens import subject_spans
 from toolkit.models import registry as models
 from toolkit.models.flow_matching import sigma_schedule
 from toolkit.sampling.collaborative_branches import (
@@ -356,10 +356,10 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
     one, other = motion_branch_prompt(encoders, "a cat jumps over a big cat", embeds, subjects, near).spans
     assert not {*one} & {*other}
     token = {"<r>": "big cat"}
-    (one, other), _ = spans(encoders, "<r> jumps over a cat", ["<r>", "cat"], token)
+    (one, other), _ = subject_spans(encoders, "<r> jumps over a cat", ["<r>", "cat"], token)
     assert not {*one} & {*other}
     with pytest.raises(CastmixError, match="'cat' is not in the prompt"):
-        spans(encoders, "<r> jumps", ["<r>", "cat"], token)
+        subject_spans(encoders, "<r> jumps", ["<r>", "cat"], token)
     cats, prompt = {"Pixo": "cat", "Bruk": "cat"}, "a cat jumps over a cat"
     first, second = motion_branch_prompt(encoders, prompt, embeds, subjects, cats).spans
     assert sorted([*first, *second]) == list(encoders.spans(prompt, ["cat"])[0])

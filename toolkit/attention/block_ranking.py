@@ -21,7 +21,7 @@ from toolkit.footage.decoding import Frames
 from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.footage.video import read_video
 from toolkit.lora.file import Lora
-from toolkit.lora.special_tokens import encode_prompts, spans, token_nouns
+from toolkit.lora.special_tokens import encode_prompts, subject_spans, token_nouns
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser, Encoders, Geometry
 from toolkit.models.pixels import frames_to_video
@@ -93,7 +93,7 @@ class MaskedClipReader:
         except CastmixError as error:
             raise CastmixError(f"{clip.path}: {error}") from error
         latents = encode_frames(self.encoders, frames)
-        found, real = spans(self.encoders, clip.text, names, token_nouns(self.loras))
+        found, real = subject_spans(self.encoders, clip.text, names, token_nouns(self.loras))
         (embeds,) = encode_prompts(self.encoders, [clip.text], self.loras)
         grid = token_grid(self.denoiser, latents)
         masks = [read_mask(mask_path(clip, name))[: len(frames)] for name in names]

@@ -171,7 +171,7 @@ def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
 
 def _note_captions(data: Path, caption: str, names: Mapping[str, str]) -> None:
     """Decide what each clip is trained with, and make its text what `segment` reads names from."""
-    from toolkit.lora.special_tokens import in_plain_words
+    from toolkit.lora.plain_words import in_plain_words
 
     for clip in read_clips(data):
         text = caption or clip.extra.get(CAPTION) or in_plain_words(clip.text, names)

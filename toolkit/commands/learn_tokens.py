@@ -15,7 +15,7 @@ from toolkit.core.files import fingerprint_text, write_atomic
 from toolkit.core.progress import say
 from toolkit.core.run_record import write_run
 from toolkit.footage.clips import read_clips
-from toolkit.lora.special_tokens import token_of
+from toolkit.lora.special_tokens import token_from_name
 from toolkit.models.interfaces import ModelSpec
 from toolkit.models.registry import default_device, find_model, fingerprint, load_denoiser, load_encoders
 from toolkit.training.cached_clips import Item, load_items
@@ -176,7 +176,7 @@ def parse_subjects(subjects: Sequence[str]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for text in [subjects] if isinstance(subjects, str) else subjects:
         name, equals, noun = (part.strip() for part in text.partition("="))
-        token = token_of(name)
+        token = token_from_name(name)
         if not (equals and noun) or token == "<>":
             raise CastmixError(f"a subject is NAME=NOUN, such as Pixo=star; got {text!r}")
         if token in found:
@@ -197,7 +197,7 @@ def parse_verbs(verbs: Sequence[str]) -> dict[str, list[str]]:
     for text in [verbs] if isinstance(verbs, str) else verbs:
         phrase, equals, rest = (part.strip() for part in text.partition("="))
         words = [word.strip() for word in rest.split("|")] if equals else [phrase]
-        token = token_of(phrase)
+        token = token_from_name(phrase)
         if not (phrase and all(words)) or token == "<>":
             raise CastmixError(f"a verb is PHRASE=WORDS, such as 'leans back=sways|ducks'; got {text!r}")
         if token in found:

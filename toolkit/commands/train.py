@@ -255,7 +255,7 @@ def _adapt(
     seed: int,
 ) -> dict[str, torch.nn.Parameter]:
     """Give the frozen base a fresh adapter, of these heads only if there are any; the adapter's tensors."""
-    from toolkit.lora.layers import add, restrict, trainable
+    from toolkit.lora.layers import add, restrict_to_heads, trainable
     from toolkit.models.wan import attend_plainly
     from toolkit.training.loop import ADAPTER
 
@@ -269,5 +269,5 @@ def _adapt(
         module.compile_repeated_blocks()
     parameters = trainable(denoiser.module, ADAPTER)
     if heads is not None:
-        restrict(parameters, heads, int(module.config.attention_head_dim))
+        restrict_to_heads(parameters, heads, int(module.config.attention_head_dim))
     return parameters

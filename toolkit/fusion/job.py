@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
 from toolkit.fusion.settings import Distil, Examples, Sparse, Squares
-from toolkit.lora.file import Lora, load_lora
-from toolkit.lora.loading import LoraReference, parse_lora
+from toolkit.lora.file import Lora
+from toolkit.lora.loading import parse_lora
 from toolkit.lora.parts import FUSION, Part, Tensors
-from toolkit.lora.special_tokens import class_nouns, read_tokens, tokens_metadata
+from toolkit.lora.plain_words import class_nouns
+from toolkit.lora.special_tokens import read_tokens, tokens_metadata
 from toolkit.models.interfaces import ModelSpec
 
 Facts = dict[str, Any]
@@ -37,19 +38,18 @@ class Job:
 
 
 def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
-    """A part from ``path`` or ``path:weight``; a folder means the lora.safetensors in it.
+    """Read a part to fuse from ``path`` or ``path:weight``, with its subjects and fingerprint.
 
-    subjects: Phrases that name those whom it knows; left out, the cast and the tokens of the file.
+    subjects: Phrases that name its characters. Default: the file's cast and special tokens.
 
     Raises:
-        CastmixError: there is no such file, or it is no LoRA, or the weight is no finite number.
+        CastmixError: the file does not exist or is not a LoRA, or the weight is not finite.
     """
-    path, weight = parse_lora(text, "")
-    lora = load_lora(path)
-    known = json.loads(lora.metadata.get("castmix.cast", "[]"))
-    name = LoraReference("lora", path, weight).stem
-    own = tuple(subjects) or (*known, *class_nouns([lora]))
-    return Part(name or "lora", lora, weight, own, fingerprint_file(path))
+    reference = parse_lora(text)
+    part = reference.read()
+    cast = json.loads(part.lora.metadata.get("castmix.cast", "[]"))
+    phrases = tuple(subjects) or (*cast, *class_nouns([part.lora]))
+    return replace(part, subjects=phrases, fingerprint=fingerprint_file(reference.path))
 
 
 def check_fit(parts: Sequence[Part]) -> None:

@@ -15,7 +15,14 @@ from toolkit.footage.clips import read_clips
 from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.fusion.job import Job
 from toolkit.lora.parts import Part
-from toolkit.lora.special_tokens import TOKEN, encode_prompts, read_tokens, spans, token_nouns, token_of
+from toolkit.lora.special_tokens import (
+    TOKEN,
+    encode_prompts,
+    read_tokens,
+    subject_spans,
+    token_from_name,
+    token_nouns,
+)
 from toolkit.models.interfaces import Encoders, ModelSpec
 from toolkit.models.registry import load_encoders
 from toolkit.sampling.masked_loras import phrases_in
@@ -88,10 +95,13 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
         named = phrases_in(item.text, known)
         # masks are filed by name; the caption has the name or its special token
         called = {
-            name: one for name in accepted_mask_names(clip) for one in (name, token_of(name)) if one in named
+            name: one
+            for name in accepted_mask_names(clip)
+            for one in (name, token_from_name(name))
+            if one in named
         }
         if len(called) > 1:
-            found, real = spans(encoders, item.text, [*called.values()], nouns)
+            found, real = subject_spans(encoders, item.text, [*called.values()], nouns)
             masks = tuple(mask_path(clip, name) for name in called)
             pairs.append(Pair(item, (*called.values(),), (*found,), real, masks))
     if not pairs:

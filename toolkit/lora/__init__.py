@@ -1,1 +1,1 @@
-"""LoRA files, LoRA layers inside a network, special tokens."""
+"""LoRAs: files, layers inside a network, parts of a fusion, special tokens."""

@@ -1,8 +1,11 @@
-"""The one way from LoRA references, such as ``runs/mine:0.8``, to a network that has these LoRAs.
+"""The one LoRA loader: from texts such as ``runs/mine:0.8`` to LoRAs inside a network.
 
-`read_references` checks paths and weights (without torch), `load_loras` reads the files, and `LoraSet.attach`
-puts them into a network. A masked fusion is attached part by part. So `generate`, `attention-maps` and
-previews see the same weights.
+1. `read_references` checks paths and weights, without torch.
+2. `load_loras` reads the files (`file.load_lora` applies their alpha) and names an adapter for each. A masked
+   fusion becomes one adapter per part.
+3. `LoraSet.attach` puts the adapters into a network.
+
+`generate`, `attention-maps`, `fuse` and notebooks all read LoRAs here.
 """
 
 from __future__ import annotations
@@ -26,19 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoraReference:
-    """A LoRA file with its role and weight, as an option names it."""
+    """A LoRA file with its role and weight; the file has not been read."""
 
     role: Role
     path: Path
     weight: float
 
-    @property
-    def stem(self) -> str:
-        """A name for its adapter: of the run's folder, or of the file."""
-        return self.path.parent.name if self.path.name == LORA_FILE else self.path.stem
+    def read(self) -> Part:
+        """Read the file as one part, named after the folder of its run, or after the file.
+
+        Raises:
+            CastmixError: the file is not a LoRA.
+        """
+        from toolkit.lora.file import load_lora
+        from toolkit.lora.parts import Part
+
+        name = self.path.parent.name if self.path.name == LORA_FILE else self.path.stem
+        return Part(name or "lora", load_lora(self.path), self.weight, role=self.role)
 
     def facts(self) -> dict[str, Any]:
-        """What a video's JSON file says of it."""
+        """The LoRA's entry in a video's JSON file."""
         role = {} if self.role == "lora" else {"role": self.role}
         return {
             "path": self.path.as_posix(),
@@ -50,7 +60,13 @@ class LoraReference:
 
 @dataclass(frozen=True)
 class LoraSet:
-    """LoRAs that are used together: references, files as read, and the adapters that they become."""
+    """LoRAs that are used together.
+
+    Attributes:
+        references: Path, role and weight of each file.
+        files: The content of each file.
+        parts: One per adapter: a masked fusion has several, a file of special tokens alone has none.
+    """
 
     references: tuple[LoraReference, ...] = ()
     files: tuple[Lora, ...] = ()
@@ -58,20 +74,20 @@ class LoraSet:
 
     @property
     def confined(self) -> list[str]:
-        """Adapters that act only where their subjects are: the parts of masked fusions."""
+        """Names of the adapters that act only where their subjects are: the parts of masked fusions."""
         return [part.name for part in self.parts if part.subjects]
 
     def of_role(self, role: Role) -> list[Part]:
-        """The parts that a branch uses: those of its role, and those of role "lora"."""
+        """The parts that a branch of collaborative sampling uses: those of its role and of role "lora"."""
         return [part for part in self.parts if part.role in ("lora", role)]
 
     def attach(self, denoiser: Denoiser, base: str) -> None:
-        """Put all adapters into the network; none takes effect until it is activated.
+        """Put all adapters into the network. They take effect inside `lora.layers.activate` only.
 
         base: The network's fingerprint. A LoRA that was trained on another base gets a warning.
 
         Raises:
-            CastmixError: a LoRA does not fit. Then none of them is attached.
+            CastmixError: a LoRA does not fit the network. Then none is attached.
         """
         from toolkit.lora.layers import attach, detach
 
@@ -86,7 +102,7 @@ class LoraSet:
             raise
 
     def detach(self, denoiser: Denoiser) -> None:
-        """Take all adapters out again: the network's layers are those that it had before."""
+        """Take all adapters out of the network again."""
         from toolkit.lora.layers import detach
 
         for part in self.parts:
@@ -99,53 +115,55 @@ def read_references(**given: Sequence[str | Path] | str | Path | None) -> list[L
     Raises:
         CastmixError: there is no such file, or a weight is not finite.
     """
-    references = []
+    references: list[LoraReference] = []
     for role, texts in given.items():
         assert role in get_args(Role)
-        for text in [texts] if isinstance(texts, (str, Path)) else texts or []:
-            path, weight = parse_lora(text, role)
-            references.append(LoraReference(role, path, weight))  # type: ignore[arg-type]
+        several = [texts] if isinstance(texts, (str, Path)) else texts or []
+        references += [parse_lora(text, role, f"--{role} ") for text in several]  # type: ignore[arg-type]
     return references
 
 
-def parse_lora(text: str | Path, option: str = "lora") -> tuple[Path, float]:
-    """``PATH:WEIGHT`` or ``PATH`` to the file and its weight. Only a number after the last colon is a weight.
+def parse_lora(text: str | Path, role: Role = "lora", option: str = "") -> LoraReference:
+    """Parse ``PATH`` or ``PATH:WEIGHT``; the default weight is 1.
 
-    option: The option that it was given to, for messages; "" where there is none.
+    What follows the last colon is a weight only if it is a number.
+
+    Args:
+        text: A LoRA file or the folder of a run, with or without a weight.
+        role: Its role.
+        option: What error messages put before the text, such as "--lora ".
 
     Raises:
-        CastmixError: there is no such file, or the weight is not finite.
+        CastmixError: the file does not exist, or the weight is not finite.
     """
-    said = f"--{option} {text}" if option else str(text)
     head, colon, tail = str(text).rpartition(":")
     path, weight = Path(text), 1.0
     if colon and head and not path.exists():
-        with contextlib.suppress(ValueError):  # a colon of the path itself, as in C:\\runs\\a.safetensors
+        with contextlib.suppress(ValueError):  # the path itself has a colon, as in C:\\runs\\a.safetensors
             weight = float(tail)
             path = Path(head)
     if not math.isfinite(weight):
-        raise CastmixError(f"{said}: the weight must be a finite number, got {tail}")
+        raise CastmixError(f"{option}{text}: the weight must be a finite number, got {tail}")
     path = lora_file(path)
     if not path.is_file():
-        raise CastmixError(f"{said}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8")
-    return path, weight
+        raise CastmixError(f"{option}{text}: no file {path}; expected PATH or PATH:WEIGHT, such as run/a:0.8")
+    return LoraReference(role, path, weight)
 
 
 def load_loras(references: Sequence[LoraReference]) -> LoraSet:
-    """Read LoRA files and name their adapters.
+    """Read LoRA files and give each adapter a name of its own.
 
     Raises:
-        CastmixError: a file is no LoRA, or a masked fusion is not what its metadata describes.
+        CastmixError: a file is not a LoRA, or the tensors of a masked fusion contradict its metadata.
     """
-    from toolkit.lora.file import load_lora
     from toolkit.lora.parts import adapters_of
 
-    files = tuple(load_lora(one.path) for one in references)
-    parts: list[Part] = []
-    for reference, file in zip(references, files, strict=True):
-        for part in adapters_of(file, reference.stem):
-            name = part.name.replace(".", "_") or "lora"
-            while any(name == other.name for other in parts):
+    files = [reference.read() for reference in references]
+    adapters: list[Part] = []
+    for file in files:
+        for part in adapters_of(file):
+            name = part.name.replace(".", "_") or "lora"  # torch allows no dots in names of modules
+            while any(name == other.name for other in adapters):
                 name += "_"
-            parts.append(replace(part, name=name, weight=reference.weight, role=reference.role))
-    return LoraSet(tuple(references), files, tuple(parts))
+            adapters.append(replace(part, name=name))
+    return LoraSet(tuple(references), tuple(file.lora for file in files), tuple(adapters))

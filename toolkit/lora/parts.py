@@ -1,4 +1,4 @@
-"""The parts of LoRA files: what is attached to a network as one adapter, and what a fusion is made of."""
+"""Parts: LoRAs with a weight. A network has one adapter per part, and a fusion is made of parts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from toolkit.lora.file import Lora
 from toolkit.lora.settings import Role
 
 Tensors = dict[str, tuple[Tensor, Tensor]]
-"""The matrices (A, B) of each layer, by diffusers' layer name."""
+"""(A, B) by the layer's name in diffusers; A (r, in), B (out, r)."""
 
 FUSION = "castmix.fusion"
-"""Metadata key of a fused file: method, parts, weights."""
+"""Metadata key of a fused file: JSON with its method, its parts and their weights."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A LoRA as one adapter of the network.
+    """A LoRA with a weight.
 
     Attributes:
-        name: Of the adapter, from its file.
+        name: Of the adapter; from the file's name.
         lora: Its tensors and metadata.
         weight: Factor of its change.
-        subjects: Phrases by which prompts and captions name its characters: names and special tokens. A part
-            of a masked fusion acts only where they are.
-        fingerprint: Of the file that it came from.
+        subjects: Phrases by which prompts and captions name its characters: names and special tokens. For
+            sampling only the parts of a masked fusion have subjects; they act only where these are.
+        fingerprint: Of its file; empty where it is not needed.
         role: Which branch of collaborative sampling uses it.
     """
 
@@ -41,10 +41,12 @@ class Part:
 
 
 def masked_parts(lora: Lora) -> list[Part] | None:
-    """The LoRAs that a masked fusion was made of, each with weight 1; None if the file is no masked fusion.
+    """The parts of a masked fusion, each with weight 1; None if the file is not a masked fusion.
+
+    A masked fusion concatenates the ranks of its parts. Its metadata has each part's rank in each layer.
 
     Raises:
-        CastmixError: the tensors are not those that the metadata describes.
+        CastmixError: the tensors contradict the metadata.
     """
     record = json.loads(lora.metadata.get(FUSION, "{}"))
     if record.get("method") != "masked":
@@ -58,7 +60,7 @@ def masked_parts(lora: Lora) -> list[Part] | None:
             begin = offsets.get(layer, 0)
             if a is None or b is None or a.shape[0] < begin + rank:
                 raise CastmixError(
-                    f"this masked LoRA should have rank {begin + rank} or more in {layer}, it has "
+                    f"this masked fusion should have rank {begin + rank} or more in {layer}, it has "
                     f"{0 if a is None else a.shape[0]}: it was changed after `castmix fuse`; fuse it again"
                 )
             tensors[layer] = (a[begin : begin + rank], b[:, begin : begin + rank])
@@ -67,15 +69,22 @@ def masked_parts(lora: Lora) -> list[Part] | None:
     return parts
 
 
-def adapters_of(lora: Lora, name: str) -> list[Part]:
-    """The adapters that a file becomes: itself, or the parts of a masked fusion; none without tensors.
+def adapters_of(file: Part) -> list[Part]:
+    """The adapters for a file that was read as one part: the part itself, or the parts of a masked fusion.
 
-    Subjects are set for the parts of a masked fusion alone: any other LoRA acts everywhere.
+    A file of special tokens alone needs no adapter.
     """
-    if not lora.tensors:  # a file of special tokens alone
+    if not file.lora.tensors:
         return []
-    parts = masked_parts(lora)
+    parts = masked_parts(file.lora)
     if parts is None:
-        return [Part(name, lora, 1.0)]
-    # the file says what base it was trained on, its parts do not
-    return [replace(part, lora=replace(part.lora, metadata=lora.metadata)) for part in parts]
+        return [file]
+    return [
+        replace(
+            part,
+            lora=replace(part.lora, metadata=file.lora.metadata),  # it names the base that it was trained on
+            weight=file.weight,
+            role=file.role,
+        )
+        for part in parts
+    ]

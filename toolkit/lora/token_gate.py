@@ -1,4 +1,4 @@
-"""Adapters that act on some video tokens only."""
+"""Adapters that act on some video tokens only: y_p = W x_p + sum over adapters i of m_i(p) B_i A_i x_p."""
 
 from __future__ import annotations
 
@@ -10,64 +10,72 @@ from typing import Any
 import torch
 
 from toolkit.core.errors import CastmixError
-from toolkit.lora.layers import (
-    _lora_layers,
-)
+from toolkit.lora.layers import lora_layers
 
-_ON_VIDEO = re.compile(
+_VIDEO_LAYER = re.compile(
     r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|attn2\.(to_q|to_out\.0)|ffn\.(net\.0\.proj|net\.2))|proj_out"
 )
-
-
-_ON_PROMPT = re.compile(r"(blocks\.\d+\.attn2)\.(to_k|to_v)")
+_PROMPT_LAYER = re.compile(r"(blocks\.\d+\.attn2)\.(to_k|to_v)")
 
 
 @contextlib.contextmanager
 def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Inside, each adapter acts on a video token only by that token's share: 0 not at all, 1 as it is.
+    """Inside, each adapter's change of a video token is multiplied by the token's share for this adapter.
 
-    Its change of every layer that works on video tokens is multiplied by the share. Keys and values of the
-    prompt have no place in the picture; so a block's attention to the prompt is computed once with each
-    adapter's own, and every token takes its share of each. Activate the adapters too; one without shares
-    acts everywhere. Where one has all the shares, the network is exactly that of this adapter alone.
+    Keys and values of the prompt belong to no video token. So each block's attention to the prompt is
+    computed once per adapter, with that adapter's keys and values; every token takes its share of each
+    result. Where an adapter has share 1 and the others 0, the network is exactly that of this adapter alone.
 
-    shares: (B, N) by adapter, N tokens in the network's order (frame, row, column). A batch may be several
-        copies of these rows, one behind the other, as guidance runs it.
+    Use it inside `lora.layers.activate`. Active adapters without shares act everywhere.
+
+    Args:
+        module: The network.
+        shares: (B, N) in [0, 1] by adapter: 0 is no effect, 1 the full effect. The N tokens are in the
+            network's order (frame, row, column). The network may get several copies of the B rows, one after
+            the other, as in classifier-free guidance.
+
+    Raises:
+        CastmixError: the network gets another number of tokens or rows.
     """
-    whole = bool(shares) and bool((torch.stack(list(shares.values())).sum(0) == 1).all())
-    acting: list[str | None] = [None]  # whose keys and values of the prompt; None is everybody's
+    sum_to_one = bool(shares) and bool((torch.stack(list(shares.values())).sum(0) == 1).all())
+    # The one adapter whose keys and values of the prompt are computed; "" is none of them, None is all.
+    only: list[str | None] = [None]
 
-    def on_video(share: torch.Tensor) -> Any:
-        return lambda layer, inputs, output: output * _fitted(share, output)
+    def scale_by_share(share: torch.Tensor) -> Any:
+        return lambda layer, inputs, output: output * _share_of_rows(share, output)
 
-    def on_prompt(name: str) -> Any:
-        return lambda layer, inputs, output: output if acting[0] in (None, name) else 0 * output
+    def zero_unless_chosen(name: str) -> Any:
+        return lambda layer, inputs, output: output if only[0] in (None, name) else 0 * output
 
-    def apart(layer: Any, inputs: Any, named: Any, output: torch.Tensor) -> torch.Tensor:
-        def alone(name: str) -> torch.Tensor:
-            acting[0] = name
-            seen: torch.Tensor = layer.forward(*inputs, **named)
-            return seen
+    def attend_per_adapter(layer: Any, inputs: Any, named: Any, output: torch.Tensor) -> torch.Tensor:
+        def attention_with(name: str) -> torch.Tensor:
+            only[0] = name
+            result: torch.Tensor = layer.forward(*inputs, **named)
+            return result
 
         try:
-            base = torch.zeros_like(output) if whole else alone("")
-            changes = [_fitted(share, output) * (alone(name) - base) for name, share in shares.items()]
+            # Shares that sum to 1 cancel the base's attention, so it need not be computed.
+            base = torch.zeros_like(output) if sum_to_one else attention_with("")
+            changes = [
+                _share_of_rows(share, output) * (attention_with(name) - base)
+                for name, share in shares.items()
+            ]
             return base + torch.stack(changes).sum(0)
         finally:
-            acting[0] = None
+            only[0] = None
 
     handles = []
     blocks = set()
     for name, share in shares.items():
-        for key, layer in _lora_layers(module, name).items():
-            prompted = _ON_PROMPT.fullmatch(key)
-            if prompted:
-                blocks.add(prompted[1])
-            if prompted or _ON_VIDEO.fullmatch(key):
-                hook = on_prompt(name) if prompted else on_video(share)
+        for key, layer in lora_layers(module, name).items():
+            prompt_layer = _PROMPT_LAYER.fullmatch(key)
+            if prompt_layer:
+                blocks.add(prompt_layer[1])
+            if prompt_layer or _VIDEO_LAYER.fullmatch(key):
+                hook = zero_unless_chosen(name) if prompt_layer else scale_by_share(share)
                 handles.append(layer.lora_B[name].register_forward_hook(hook))
     attentions = [module.get_submodule(key) for key in sorted(blocks)]
-    handles += [layer.register_forward_hook(apart, with_kwargs=True) for layer in attentions]
+    handles += [layer.register_forward_hook(attend_per_adapter, with_kwargs=True) for layer in attentions]
     try:
         yield
     finally:
@@ -75,8 +83,8 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
             handle.remove()
 
 
-def _fitted(share: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Shares (B, N) for a batch of copies, (copies B, N, 1)."""
+def _share_of_rows(share: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Shares (B, N) repeated for a batch of copies: (copies * B, N, 1), in the type of the output."""
     copies = len(output) // len(share)
     if output.shape[:2] != (copies * len(share), share.shape[1]):
         raise CastmixError(

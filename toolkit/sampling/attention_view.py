@@ -20,7 +20,7 @@ from toolkit.attention.map_reading import MapLayers, map_layers, read_maps
 from toolkit.core.seeds import generator_for
 from toolkit.footage.decoding import Frames
 from toolkit.footage.video import read_video, resize_and_crop
-from toolkit.lora.special_tokens import spans, token_nouns
+from toolkit.lora.special_tokens import subject_spans, token_nouns
 from toolkit.models.flow_matching import Velocity, interpolate, sigma_schedule
 from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 from toolkit.sampling.output import new_video
@@ -107,7 +107,7 @@ class AttentionView:
         """Maps (subjects, f, h, w) by noise level, and the blocks that they are of."""
         studio = self.studio
         nouns = token_nouns(studio.loras.files)
-        found, real = spans(studio.encoders, self.prompt, self.subjects, nouns)
+        found, real = subject_spans(studio.encoders, self.prompt, self.subjects, nouns)
         chosen = MapLayers(self.layers, ()) if self.layers else map_layers(blocks(studio))
         maps: dict[float, Tensor] = {}
         with active(), torch.no_grad():

@@ -16,7 +16,7 @@ from toolkit.attention.maps import normalised
 from toolkit.captions.grammar import TAG
 from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
-from toolkit.lora.special_tokens import spans, substitute
+from toolkit.lora.special_tokens import subject_spans, substitute
 from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser, Encoders
 from toolkit.sampling.collaborative_guides import Branch, Kind, Maps, Read
@@ -119,7 +119,7 @@ def subject_branch_prompt(
 ) -> BranchPrompt:
     """The subject branch's prompt and its subjects. A special token is where its class noun was encoded:
     `tokens` are the nouns of the LoRA files, whatever the motion branch calls it."""
-    found, real = spans(encoders, prompt, subjects, tokens)
+    found, real = subject_spans(encoders, prompt, subjects, tokens)
     return BranchPrompt(embeds, tuple(found), real)
 
 

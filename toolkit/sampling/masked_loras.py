@@ -24,7 +24,7 @@ from toolkit.attention.map_reading import MapLayers, map_layers, read_maps, toke
 from toolkit.captions.whole_words import find_phrases
 from toolkit.core.errors import CastmixError
 from toolkit.lora.layers import activate
-from toolkit.lora.special_tokens import Token, spans
+from toolkit.lora.special_tokens import Token, subject_spans
 from toolkit.lora.token_gate import gate
 from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser, Encoders
@@ -66,7 +66,7 @@ def find_subjects(
     phrases = {adapter: list(dict.fromkeys(known)) for adapter, known in subjects.items()}
     there = phrases_in(clean, [phrase for known in phrases.values() for phrase in known])
     rows = [(adapter, one) for adapter, known in phrases.items() for one in known if one in there]
-    found, real = spans(encoders, clean, [one for _, one in rows], nouns)
+    found, real = subject_spans(encoders, clean, [one for _, one in rows], nouns)
     return PromptSubjects(tuple(found), tuple(adapter for adapter, _ in rows), real)
 
 

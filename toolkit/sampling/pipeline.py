@@ -11,7 +11,8 @@ from torch import Tensor
 from toolkit.captions.cast import read_cast
 from toolkit.core.errors import CastmixError
 from toolkit.lora.loading import LoraSet
-from toolkit.lora.special_tokens import class_nouns, encode_prompts, in_plain_words
+from toolkit.lora.plain_words import class_nouns, in_plain_words
+from toolkit.lora.special_tokens import encode_prompts
 from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.interfaces import Denoiser, Encoders, Geometry, ModelSpec
 from toolkit.models.registry import shape_of

@@ -12,13 +12,8 @@ from toolkit.captions.grammar import TAG
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.lora.loading import LoraSet
-from toolkit.lora.special_tokens import (
-    class_nouns,
-    encode_prompts,
-    in_plain_words,
-    read_tokens,
-    token_nouns,
-)
+from toolkit.lora.plain_words import class_nouns, in_plain_words
+from toolkit.lora.special_tokens import encode_prompts, read_tokens, token_nouns
 from toolkit.models.interfaces import Encoders, ModelSpec
 from toolkit.sampling.collaborative_branches import (
     BranchPrompt,

@@ -31,7 +31,7 @@ def appearance_prompt(motion: Motion) -> tuple[str, list[Lora]]:
         CastmixError: it asks for subjects and there are no tokens, or it names none of them.
     """
     from toolkit.lora.file import load_lora
-    from toolkit.lora.special_tokens import class_nouns
+    from toolkit.lora.plain_words import class_nouns
 
     loras = [] if motion.tokens is None else [load_lora(motion.tokens)]
     tokens = sorted(class_nouns(loras))
