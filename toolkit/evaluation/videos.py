@@ -148,7 +148,7 @@ def find_references(folder: Path | None, cast: Cast) -> References:
     Raises:
         CastmixError: The folder does not exist, or no picture in it is named after a character.
     """
-    own = {who.name: who.references for show in cast.shows for who in show.characters if who.references}
+    own = {one.name: one.references for show in cast.shows for one in show.characters if one.references}
     if folder is None:
         return own
     if not Path(folder).is_dir():

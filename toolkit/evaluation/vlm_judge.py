@@ -42,11 +42,12 @@ MAX_SERVER_FAILURES = 5
 """After this many failures in a row the server is not asked any more."""
 LOWEST, HIGHEST = 1, 10
 
+_BY = "grade by a vision-language model:"
 COLUMNS = {
-    "identity_p": "grade by a vision-language model: are the requested characters present and recognisable",
-    "motion_p": "likewise: does each character perform the requested action plausibly, in its own manner",
-    "style_p": "likewise: does each character have the style of its own show",
-    "interaction_p": "likewise: do the characters interact plausibly (one alone: with its surroundings)",
+    "identity_p": f"{_BY} are the requested characters present and recognisable",
+    "motion_p": f"{_BY} does each character perform the requested action plausibly, in its own manner",
+    "style_p": f"{_BY} does each character have the style of its own show",
+    "interaction_p": f"{_BY} do the characters interact plausibly (one alone: with its surroundings)",
 }
 SPREAD = "_spread"
 SPREADS = {
@@ -222,11 +223,11 @@ def _describe(names: Sequence[str], cast: Cast) -> str:
     """Descriptions of the characters, one line each."""
     lines = []
     for name in names:
-        show, who = cast.find(name)
+        show, character = cast.find(name)
         facts = [
-            who.description,
-            who.signature and f"often {who.signature}",
-            who.gait and f"usually {who.gait}",
+            character.description,
+            character.signature and f"often {character.signature}",
+            character.gait and f"usually {character.gait}",
         ]
         kind = "cartoon" if show.style == "cartoon" else "live action or realistic"
         lines.append(f"- {name}, from {show.name} ({kind}): {'; '.join(fact for fact in facts if fact)}")

@@ -71,8 +71,8 @@ def best_prompts(
     best: dict[str, Prompt] = {}
     for number, detections in found:
         merged = merge_duplicates(detections)
-        for who, box in assign(merged.scores, min_score).items():
-            score, name = float(merged.scores[box, who]), names[who]
+        for column, box in assign(merged.scores, min_score).items():
+            score, name = float(merged.scores[box, column]), names[column]
             if name not in best or score > best[name].score:
                 left, top, right, bottom = (float(edge) for edge in merged.boxes[box])
                 best[name] = Prompt(number, (left, top, right, bottom), score=score)
