@@ -100,7 +100,7 @@ assert toolkit.train.__doc__ == train.__doc__
     python(code)
 
 
-def test_what_is_no_verb_is_the_object_itself() -> None:
+def test_names_that_are_no_verb_resolve_to_their_object() -> None:
     from toolkit.training.settings import Optim
 
     assert toolkit.Optim is Optim

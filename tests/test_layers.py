@@ -162,5 +162,5 @@ def test_a_planted_violation_is_found(module: str, source: str, message: str) ->
         ("cli.click_app", "from toolkit.cli.presets import read_preset"),
     ],
 )
-def test_what_is_allowed(module: str, source: str) -> None:
+def test_allowed_imports_are_accepted(module: str, source: str) -> None:
     assert violations({module: source}) == []

@@ -58,5 +58,5 @@ def test_files_functions_and_parameter_lists_are_short() -> None:
         ),
     ],
 )
-def test_what_is_too_long_is_found(source: str, found: list[tuple[str, str]]) -> None:
+def test_long_files_and_functions_are_found(source: str, found: list[tuple[str, str]]) -> None:
     assert list(too_long({"m": source})) == found

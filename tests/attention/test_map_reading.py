@@ -15,7 +15,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.models import registry as models
 
 
-def test_layers_of_a_network_lie_in_it() -> None:
+def test_map_layers_are_blocks_of_the_network() -> None:
     for blocks in (1, 2, 8, 30, 40):
         layers = map_layers(blocks)
         for kind in (layers.cross, layers.temporal):
@@ -26,7 +26,7 @@ def test_layers_of_a_network_lie_in_it() -> None:
     assert map_layers(30).cross == (6, 7, 9, 11, 13, 15)
 
 
-def test_maps_of_a_network(tiny_wan: Path) -> None:
+def test_read_maps_sees_the_attention_of_a_network(tiny_wan: Path) -> None:
     denoiser: Any = models.load_denoiser(str(tiny_wan))
     torch.manual_seed(0)
     latents, embeds, sigma = torch.randn(2, 16, 3, 4, 6), torch.randn(2, 8, 24), torch.tensor(0.6)
@@ -56,7 +56,7 @@ def test_maps_of_a_network(tiny_wan: Path) -> None:
         read_maps(denoiser, latents, sigma, embeds, layers=both, kind="token")
 
 
-def test_gradient_with_respect_to_the_latents_is_that_of_finite_differences(tiny_wan: Path) -> None:
+def test_gradients_with_respect_to_latents_equal_finite_differences(tiny_wan: Path) -> None:
     denoiser: Any = models.load_denoiser(str(tiny_wan), dtype=torch.float64)
     denoiser.module.enable_gradient_checkpointing()
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ def test_temporal_maps_are_the_full_attention_restricted_and_renormalised(window
     )
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
+def test_gradients_equal_finite_differences() -> None:
     q, k = (x[:1, :2, :8].clone().requires_grad_() for x in heads())
     grid = (2, 2, 2)
     sites = torch.tensor([3, 1])
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda q, k: temporal_maps(q, k, grid, sites=sites, window=1), (q, k))
 
 
-def test_nothing_is_kept_for_the_gradient_but_what_went_in() -> None:
+def test_only_inputs_are_saved_for_the_backward_pass() -> None:
     q, k = (x.requires_grad_() for x in heads())
     kept: list[tuple[int, ...]] = []
 
@@ -93,7 +93,7 @@ def test_nothing_is_kept_for_the_gradient_but_what_went_in() -> None:
     assert set(kept) == {(2, 24, 8), (2, 4, 8)}  # each head's queries and keys, no logits, no maps
 
 
-def test_normalised_has_a_top_of_one_that_is_a_constant() -> None:
+def test_normalised_maps_have_maximum_one_without_a_gradient() -> None:
     maps = torch.rand(2, 3, *GRID, dtype=torch.float64, requires_grad=True)
     top = normalised(maps).amax((-3, -2, -1))
     assert torch.allclose(top, torch.ones_like(top), atol=1e-4)
@@ -129,12 +129,12 @@ def test_mask_target_averages_what_a_token_covers() -> None:
         (([(0,)], 6, (3, 3, 3)), "got 24 tokens, expected 27 for the grid"),
     ],
 )
-def test_what_token_maps_cannot_read(arguments: Any, message: str) -> None:
+def test_token_maps_refuse_wrong_arguments(arguments: Any, message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         token_maps(*heads(columns=9), *arguments)
 
 
-def test_what_temporal_maps_cannot_read() -> None:
+def test_temporal_maps_refuse_wrong_arguments() -> None:
     q, k = heads()
     with pytest.raises(CastmixError, match="sites must be between 0 and 7"):
         temporal_maps(q, k, GRID, sites=torch.tensor([8]))

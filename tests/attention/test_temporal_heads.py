@@ -11,7 +11,7 @@ from toolkit.attention.temporal_heads import head_shares, temporal_heads
 from toolkit.models import registry as models
 
 
-def test_shares_are_those_of_the_attention_in_full(tiny_wan: Path) -> None:
+def test_temporal_shares_equal_those_of_full_attention(tiny_wan: Path) -> None:
     denoiser = models.load_denoiser(str(tiny_wan))
     generator = torch.Generator().manual_seed(0)
     latents, embeds = (
@@ -38,7 +38,7 @@ def test_shares_are_those_of_the_attention_in_full(tiny_wan: Path) -> None:
     assert not torch.equal(some, shares)
 
 
-def test_the_ratio_decides() -> None:
+def test_temporal_heads_exceed_the_ratio() -> None:
     shares = torch.tensor([[[0.1, 0.2], [0.3, 0.2]], [[0.24, 0.2], [0.26, 0.2]]])
     assert temporal_heads(shares) == {0: (0,), 1: (0,)}
     assert temporal_heads(shares, ratio=0.1) == {0: (), 1: ()}

@@ -30,7 +30,7 @@ def film(path: Path, looks: list[Look], motion: str, style: str, scene: str) -> 
 
 
 @pytest.mark.parametrize("motion", Imitation().motions)
-def test_motions_are_asked_of_others_elsewhere(motion: str) -> None:
+def test_motion_prompts_ask_other_characters_in_other_scenes(motion: str) -> None:
     assert motion in EXTRA_ACTIONS
     shown = perform(motion)
     assert shown == perform(motion)
@@ -47,7 +47,7 @@ def test_motions_are_asked_of_others_elsewhere(motion: str) -> None:
     assert "{" not in shown.caption + str(shown.appearance["look"])
 
 
-def test_a_motion_that_is_carried_and_one_that_brings_its_looks_along(tmp_path: Path) -> None:
+def test_a_transferred_motion_is_told_from_a_copied_appearance(tmp_path: Path) -> None:
     shown = perform("drops from above")
     (prompt,) = questions(shown, 1, 0)
     wanted = parse_prompt(prompt.prompt, CAST)
@@ -72,7 +72,7 @@ def test_a_motion_that_is_carried_and_one_that_brings_its_looks_along(tmp_path: 
         (("Mimi", "Bruno", "Otto"), "three"),
     ],
 )
-def test_a_team_is_asked_for_alone_and_together(team: tuple[str, ...], kind: str) -> None:
+def test_a_fusion_is_asked_for_each_character_and_for_groups(team: tuple[str, ...], kind: str) -> None:
     prompts = fusion_cell.questions(team, 4, 12)
     assert [prompt.kind for prompt in prompts].count("single") == 4 * len(team)
     assert {prompt.kind for prompt in prompts} == {"single", kind}
@@ -85,7 +85,7 @@ def test_a_team_is_asked_for_alone_and_together(team: tuple[str, ...], kind: str
     assert len({text.partition("]")[0] for text in both}) == len(team)  # each comes first
 
 
-def test_a_character_that_makes_the_motion_and_another_that_does_not(tmp_path: Path) -> None:
+def test_collaborative_sampling_is_scored_on_character_and_motion(tmp_path: Path) -> None:
     motion = "leans back"
     shown, looks = perform(motion), named_looks()
     prompts = scs_cell.questions(motion, ("Mimi",), shown.scene, 2)

@@ -19,14 +19,14 @@ from toolkit.sandbox.prompt_score import parse_prompt
         ([200, 200, 180, 80, 50, 50], 100 / 150),
     ],
 )
-def test_a_cut_is_one_and_a_soft_edge_less(across: list[int], hard: float) -> None:
+def test_hardness_is_one_for_a_step_and_lower_for_a_soft_edge(across: list[int], hard: float) -> None:
     picture = np.tile(np.array(across, float), (6, 1))
     assert hardness(picture) == pytest.approx(hard)
     assert hardness(picture.T) == pytest.approx(hard)
     assert len(hardness(picture / 8)) == 0  # steps too small for an outline
 
 
-def test_only_who_is_asked_for_and_seen_is_measured() -> None:
+def test_edges_are_measured_of_requested_and_recognised_characters() -> None:
     frames = np.full((17, 64, 96, 3), 50, np.uint8)
     frames[:, 12:28, 12:28] = 220  # inside the creatures' box
     frames[:, 40:60:2] = 220  # hard lines elsewhere

@@ -70,7 +70,7 @@ def count(place: Workplace, cell: Cell) -> int:
     return len(path.read_text().split()) if path.exists() else 0
 
 
-def test_the_contrast_has_all_seeds_and_the_rest_one() -> None:
+def test_arms_of_the_contrast_run_all_seeds_and_others_one() -> None:
     assert [cell.name for cell in TOSS.cells()] == [
         "bad-s0",
         "fair-s0",
@@ -116,14 +116,14 @@ def test_other_settings_and_another_base_are_other_cells(place: Workplace) -> No
     assert place.is_done(TOSS, cell)
 
 
-def test_what_fails_is_told_and_the_rest_goes_on(place: Workplace) -> None:
+def test_a_failed_cell_is_reported_and_the_others_run(place: Workplace) -> None:
     some = study(bad=2, best=20, good=7)
     failures = evidence.run_cells(some, some.cells()[:3], place, jobs=1)
     assert failures == ["best-s0: nobody is that good"]
     assert [cell.arm for cell in some.cells()[:3] if place.is_done(some, cell)] == ["bad", "good"]
 
 
-def test_the_store_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+def test_the_store_continues_an_interrupted_entry(tmp_path: Path) -> None:
     store, tries = Store(tmp_path, "base"), []
 
     def fill(path: Path) -> None:
@@ -146,7 +146,7 @@ def results(place: Workplace) -> dict[str, Any]:
     return evidence.collect(TOSS, place, "python benchmarks/evidence.py toss")
 
 
-def test_the_table(place: Workplace, tmp_path: Path) -> None:
+def test_a_study_is_written_read_and_shown_as_a_table(place: Workplace, tmp_path: Path) -> None:
     made = results(place)
     write_result(tmp_path / "toss.json", made)
     (again,) = read_results(tmp_path, [])
@@ -176,7 +176,7 @@ def test_repeats_and_seeds_of_a_prompt_are_one_sample() -> None:
     assert by_prompt(found) == [0.5, 0.2]
 
 
-def test_another_judge_judges_again(place: Workplace) -> None:
+def test_another_judge_makes_a_cell_run_again(place: Workplace) -> None:
     cell = TOSS.cells()[0]
     evidence.run_cell(TOSS, cell, place)
     other = replace(place, judge="beef")
@@ -188,7 +188,7 @@ def test_another_judge_judges_again(place: Workplace) -> None:
     assert evidence.collect(TOSS, other, "x")["judge"] == "beef"
 
 
-def test_an_unfinished_study_shows_what_there_is(place: Workplace) -> None:
+def test_an_unfinished_study_shows_its_finished_cells(place: Workplace) -> None:
     evidence.run_cells(TOSS, TOSS.cells()[:1], place, jobs=1)
     text = study_page(evidence.collect(TOSS, place, "x"), [], "")
     assert "1 of 7, of up to" in text

@@ -42,7 +42,7 @@ def test_the_studies_are_small_enough_and_share_their_loras() -> None:
     assert len(loras) <= cells - 6
 
 
-def test_but_changes_one_setting() -> None:
+def test_but_changes_the_named_settings_only() -> None:
     recipe = Recipe().but(rank=4, clips=16, prose=3)
     assert (recipe.training.rank, recipe.data.clips, recipe.sampling.prose) == (4, 16, 3)
     assert recipe.but(rank=32, clips=Data().clips, prose=0) == Recipe()
@@ -52,7 +52,7 @@ def test_but_changes_one_setting() -> None:
         Recipe().but(ranks=4)
 
 
-def test_forms_of_a_caption() -> None:
+def test_captions_are_written_in_four_forms() -> None:
     tagged = "[Character: Mimi], chases [Character: Otto] in the snow. [Character: Otto], runs away."
     caption = parse(f"{tagged} [scene-style:cartoon]", CAST)
     assert {form: write(caption) for form, write in FORMS.items()} == {
@@ -73,7 +73,7 @@ def test_forms_of_a_caption() -> None:
     )
 
 
-def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
+def test_prose_prompts_are_parsed_completely() -> None:
     prompts = prose_prompts(12)
     assert prompts == prose_prompts(24)[:12]
     for number, prompt in enumerate(prompts):
@@ -85,7 +85,7 @@ def test_prose_prompts_are_the_bases_own_and_can_be_judged() -> None:
         assert spoken(prompt, "none", CAST) == prompt.prompt
 
 
-def test_questions_repeat_under_names_of_their_own() -> None:
+def test_repeated_prompts_have_ids_of_their_own() -> None:
     recipe = Recipe().but(repeats=2, prose=4, kinds=("multi",))
     prompts = questions(recipe)
     assert len({prompt.id for prompt in prompts}) == len(prompts)
@@ -101,7 +101,7 @@ def clip(number: int, shot: int, *names: str) -> Clip:
     return Clip(path, f"{actions}[scene-style:cartoon]", "show.mp4", number, number + 1, 8, 17, 96, 64, shot)
 
 
-def test_clips_are_chosen_from_many_shots_and_of_nobody_else() -> None:
+def test_clips_are_chosen_from_many_shots_of_the_named_characters() -> None:
     data = Data(characters=("Mimi", "Bruno"), clips=3, pairs=1)
     clips = [clip(n, s, "Mimi") for s in (0, 1) for n in range(3)]
     clips += [clip(n, 2, "Bruno") for n in range(4)]
@@ -120,7 +120,7 @@ def test_clips_are_chosen_from_many_shots_and_of_nobody_else() -> None:
         choose(clips, replace(data, pairs=3), CAST)
 
 
-def test_a_lora_is_trained_once_and_asked_in_the_form_it_has_learnt(
+def test_a_lora_is_trained_once_and_prompted_in_its_captions_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[dict[str, Any]] = []
@@ -169,6 +169,6 @@ def test_a_lora_is_trained_once_and_asked_in_the_form_it_has_learnt(
     assert len(set(told[3]["lora"])) == 2
 
 
-def test_a_show_of_its_own_has_no_composites() -> None:
+def test_a_single_show_has_no_composites() -> None:
     apart = lora_cell.by_show(Data(characters=("Mimi", "Greta", "Bruno"), composites=24))
     assert [(one.characters, one.composites) for one in apart] == [(("Greta",), 0), (("Mimi", "Bruno"), 0)]

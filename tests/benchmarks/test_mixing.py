@@ -19,13 +19,13 @@ def told(*creatures: Creature, prompt: str = PROMPT) -> dict[str, float | None]:
     return confusions(verdict(*creatures), parse_prompt(prompt, CAST), LOOKS)
 
 
-def test_who_is_drawn_in_the_other_style_is_deluded() -> None:
+def test_a_character_in_the_other_style_counts_as_delusion() -> None:
     assert told(MIMI, OTTO) == {"delusion": 0.0, "blending": 0.0, "native": 1.0, "foreign": 1.0}
     assert told(MIMI, named("Otto", "walks", style="cartoon"))["delusion"] == 0.5
     assert told(named("Mimi", "jumps", style="realistic"))["delusion"] == 1.0
 
 
-def test_who_is_not_seen_has_no_style() -> None:
+def test_an_unseen_character_has_no_style_scores() -> None:
     assert told() == {"delusion": None, "blending": None, "native": 0.0, "foreign": 0.0}
     assert told(named("Bruno", "walks"))["delusion"] is None
 
@@ -39,17 +39,17 @@ def test_who_is_not_seen_has_no_style() -> None:
         (seen("star", "green", accessory="crown", pattern="spotted"), 0.0),
     ],
 )
-def test_something_of_both_is_a_blend(creature: Creature, blend: float) -> None:
+def test_mixed_attributes_of_two_characters_count_as_blending(creature: Creature, blend: float) -> None:
     assert told(creature)["blending"] == blend
     assert told(MIMI, creature)["blending"] == blend / 2
 
 
-def test_what_two_share_tells_nothing() -> None:
+def test_shared_attributes_do_not_count_as_blending() -> None:
     pair = "[Character: Mimi], jumps. [Character: Greta], walks. [scene-style:cartoon]"  # pink bears both
     assert told(seen("bear", "pink"), prompt=pair)["blending"] == 0.0
 
 
-def test_who_is_asked_for_and_seen_is_no_blend() -> None:
+def test_a_requested_character_is_not_a_blend() -> None:
     alone = "[Character: Mimi], jumps. [scene-style:cartoon]"
     assert told(MIMI, prompt=alone) == {
         "delusion": 0.0,
@@ -59,7 +59,7 @@ def test_who_is_asked_for_and_seen_is_no_blend() -> None:
     }
 
 
-def test_who_is_not_at_home_must_be_seen_in_its_own_style() -> None:
+def test_foreign_characters_keep_their_own_style() -> None:
     realistic = PROMPT.replace("cartoon", "realistic")
     both = (MIMI, named("Otto", "walks", style="cartoon"))
     assert (told(*both)["native"], told(*both)["foreign"]) == (1.0, 0.0)

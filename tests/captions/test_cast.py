@@ -57,7 +57,7 @@ def test_find_takes_names_and_aliases_in_any_case(name: str, canonical: str, sho
     assert (character.name, found.id) == (canonical, show)
 
 
-def test_unknown_names_and_shows_come_with_the_nearest() -> None:
+def test_an_unknown_name_or_show_suggests_the_nearest() -> None:
     cast = read_cast()
     with pytest.raises(CastmixError, match=r"'Jery'.*did you mean Jerry"):
         cast.find("Jery")
@@ -135,7 +135,7 @@ def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
         read_cast(tmp_path)
 
 
-def test_spellings_lead_to_canonical_names() -> None:
+def test_spellings_map_to_canonical_names() -> None:
     cast = read_cast()
     assert isinstance(cast, Cast)
     assert cast.spellings["Mary"] == "Mary Cooper"

@@ -120,7 +120,7 @@ def test_tag_gives_each_character_its_clause(names: list[str], join: str, style:
         (GOOD, GOOD),
     ],
 )
-def test_tag(plain: str, expected: str) -> None:
+def test_tag_writes_the_grammar(plain: str, expected: str) -> None:
     assert tag(plain, CAST) == expected
 
 

@@ -35,7 +35,7 @@ def test_the_files_that_ship_are_what_the_generator_writes(benchmark: str, tmp_p
 
 
 @both
-def test_every_prompt_is_valid_and_says_the_truth_of_itself(benchmark: str) -> None:
+def test_every_prompt_is_valid_and_its_metadata_is_right(benchmark: str) -> None:
     prompts = read_prompts(benchmark)
     assert len({prompt.id for prompt in prompts}) == len({prompt.prompt for prompt in prompts}) == 100
     for prompt in prompts:
@@ -56,7 +56,7 @@ def test_every_prompt_is_valid_and_says_the_truth_of_itself(benchmark: str) -> N
 
 
 @both
-def test_balance(benchmark: str) -> None:
+def test_prompts_are_balanced_over_characters(benchmark: str) -> None:
     prompts = read_prompts(benchmark)
     single, multi = ([p for p in prompts if p.kind == kind] for kind in ("single", "multi"))
     assert len(single) == len(multi) == 50
@@ -98,7 +98,7 @@ def test_the_sandbox_knows_every_action() -> None:
     assert min(Counter(multi).values()) >= 4
 
 
-def test_the_same_templates_about_others() -> None:
+def test_prompts_are_made_for_other_characters() -> None:
     four = ("Mimi", "Bruno", "Greta", "Otto")
     prompts = make_prompts("sandbox", four)
     assert {name for prompt in prompts for name in prompt.characters} == set(four)
@@ -109,7 +109,7 @@ def test_the_same_templates_about_others() -> None:
     assert len(relations) == 2
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_users_prompt_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "a red ball jumps"}\n\n{"prompt": "b", "id": "x", "characters": ["Tom"]}\n')
     assert read_prompts(path) == [Prompt("1", "a red ball jumps"), Prompt("x", "b", characters=("Tom",))]
@@ -126,14 +126,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (json.dumps(["a"]), "line 1: expected a JSON object"),
     ],
 )
-def test_what_is_no_prompt_file(text: str, message: str, tmp_path: Path) -> None:
+def test_a_malformed_prompt_file_is_an_error(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "wrong.jsonl"
     path.write_text(text)
     with pytest.raises(CastmixError, match=message):
         read_prompts(path)
 
 
-def test_a_name_that_is_none() -> None:
+def test_an_unknown_prompt_file_name_lists_the_known_ones() -> None:
     with pytest.raises(
         CastmixError, match=r"no prompt file 'sandbx': give sandbox or paper, or the path of a .jsonl file"
     ):

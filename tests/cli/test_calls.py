@@ -67,12 +67,12 @@ def test_signature_and_docstring_stay() -> None:
 
 
 @pytest.mark.parametrize("data", ["data", Path("data"), ["data"], [Path("data")], ("data",), iter(["data"])])
-def test_a_single_path_is_a_list_of_one_and_text_is_a_path(data: Any) -> None:
+def test_a_single_path_becomes_a_list_and_text_a_path(data: Any) -> None:
     assert call(data, "out") == PLAIN
 
 
 @pytest.mark.parametrize("lora", ["runs/x:0.8", ["runs/x:0.8"], Path("runs/x:0.8"), [Path("runs/x:0.8")]])
-def test_a_single_text_is_a_list_of_one_and_a_path_is_text(lora: Any) -> None:
+def test_a_single_text_becomes_a_list_and_a_path_text(lora: Any) -> None:
     assert call("data", "out", lora=lora) == changed(lora=["runs/x:0.8"])
 
 
@@ -96,7 +96,7 @@ def test_a_single_text_is_a_list_of_one_and_a_path_is_text(lora: Any) -> None:
         ({"save_dtype": "bf16"}, {"adapter": Adapter(save_dtype="bfloat16")}),
     ],
 )
-def test_any_name_reaches_its_group(given: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_every_accepted_name_sets_its_group(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert call("data", "out", **given) == changed(**expected)
 
 
@@ -140,11 +140,11 @@ def test_missing_and_superfluous_arguments_are_type_errors() -> None:
         (3, Callable[[int], int]),
     ],
 )
-def test_what_fits_stays_as_it_is(value: Any, hint: Any) -> None:
+def test_a_value_of_the_right_type_is_unchanged(value: Any, hint: Any) -> None:
     assert accept(value, hint) is value
 
 
-def test_a_list_stays_a_list_and_a_tuple_a_tuple() -> None:
+def test_sequences_keep_their_type() -> None:
     assert accept(("a",), Sequence[str]) == ("a",)
     assert accept(["a"], Sequence[str]) == ["a"]
     assert accept(["a"], tuple[str, ...]) == ("a",)

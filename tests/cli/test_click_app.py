@@ -191,7 +191,7 @@ def test_an_optional_switch_is_on_off_or_not_given(word: str, on: bool | None) -
     assert given.params["collaboration__checkpointing"] is on
 
 
-def test_what_is_not_said_keeps_the_verbs_own_default(castmix_with: Callable[..., Result]) -> None:
+def test_omitted_options_keep_their_defaults(castmix_with: Callable[..., Result]) -> None:
     assert castmix_with("learn", "a", "--out", "o").exit_code == 0
     assert called[0]["optim"] == Optim()
     assert called[0]["prompts"] is None
@@ -251,7 +251,7 @@ def test_a_flag_wins_over_a_preset_that_spells_it_otherwise(
         ("--no-spatail", "--no-spatail: no such setting, did you mean --objective.sigma.spatial?"),
     ],
 )
-def test_a_name_that_finds_none_or_several(
+def test_unknown_and_ambiguous_names_are_errors(
     castmix_with: Callable[..., Result], words: str, message: str
 ) -> None:
     result = castmix_with("nest", "--out", "o", *words.split())

@@ -61,7 +61,7 @@ def test_every_option_has_help(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", VERBS)
-def test_no_two_settings_collide(words: str) -> None:
+def test_option_names_are_unique(words: str) -> None:
     assert collisions(words, find_verb(VERBS[words])) == []
 
 
@@ -120,7 +120,7 @@ def test_short_names_and_synonyms_of_real_commands(words: str, name: str, value:
         ("--data d", "--data: write DATA without it"),
     ],
 )
-def test_what_train_does_not_take_says_what_to_use(words: str, message: str) -> None:
+def test_unsupported_train_options_name_the_alternative(words: str, message: str) -> None:
     result = CliRunner().invoke(castmix(), ["train", "d", "--out", "o", *words.split()])
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

@@ -52,7 +52,7 @@ def test_dash_and_underscore_are_equal() -> None:
         ("igma.shift", "no such setting, did you mean objective.sigma.shift?"),  # only whole words count
     ],
 )
-def test_a_name_that_finds_none_or_several(given: str, message: str) -> None:
+def test_unknown_and_ambiguous_names_are_errors(given: str, message: str) -> None:
     with pytest.raises(SettingNameError) as caught:
         resolve(given, KNOWN)
     assert str(caught.value) == message
@@ -69,13 +69,13 @@ def test_an_error_writes_names_as_asked() -> None:
     assert caught.value.message(str.upper).endswith("one of OPTIM.LR, TEXTUAL.LR")
 
 
-def test_a_group_goes_by_its_name_field_only_if_that_opens_it() -> None:
+def test_a_group_name_stands_for_its_first_field_called_name() -> None:
     assert "group" in with_group_names(["group.name", "group.size"])
     assert "group" not in with_group_names(["group.size", "group.name"])
     assert "group" not in with_group_names(["group.inner.size", "group.name"])
 
 
-def test_spellings_are_what_resolves() -> None:
+def test_spellings_lists_every_name_that_resolves() -> None:
     found = spellings(KNOWN)
     assert {name: found[name] for name in KNOWN} == {name: name for name in KNOWN}
     assert found["sigma.shift"] == found["shift"] == "objective.sigma.shift"
@@ -167,7 +167,7 @@ def test_a_synonym_of_an_ambiguous_name_is_ambiguous() -> None:
         ),
     ],
 )
-def test_what_castmix_does_not_have(given: str, message: str) -> None:
+def test_settings_castmix_lacks_are_explained(given: str, message: str) -> None:
     with pytest.raises(SettingNameError) as caught:
         resolve(given, TRAIN)
     assert str(caught.value) == message

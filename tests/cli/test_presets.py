@@ -154,7 +154,7 @@ def test_a_run_of_an_older_version_is_read() -> None:
         ("verb: learn\narguments: 3", "must hold settings"),
     ],
 )
-def test_what_is_no_preset(tmp_path: Path, text: str, message: str) -> None:
+def test_a_malformed_preset_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         read_preset(written(tmp_path, text), "learn", learn)
 

@@ -59,7 +59,7 @@ def test_describe_keeps_prose_and_drops_other_sections() -> None:
     assert "asked for" not in entries["roof"]
 
 
-def test_bind_keeps_what_a_group_was_not_given() -> None:
+def test_bind_keeps_defaults_inside_a_group() -> None:
     arguments = bind(build, {"house": Path("a"), "floors": 2, "paint.colour": "blue"})
     assert build(**arguments) == (Path("a"), 2, Paint(layers=3, colour="blue"))
 
@@ -154,13 +154,13 @@ def test_convert(value: Any, hint: Any, expected: Any) -> None:
         ("", Path, "expected a path, got ''"),
     ],
 )
-def test_what_a_value_cannot_be(value: Any, hint: Any, message: str) -> None:
+def test_values_of_the_wrong_type_are_errors(value: Any, hint: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole message is compared below
         convert(value, hint)
     assert str(caught.value) == message
 
 
-def test_a_verb_cannot_take_what_nobody_can_write() -> None:
+def test_types_without_a_text_form_are_refused() -> None:
     with pytest.raises(TypeError, match="a verb cannot take"):
         convert("x", Callable[[int], int])
 

@@ -45,7 +45,7 @@ def small_wan(tiny_wan: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_heat_lies_where_and_when_the_map_says() -> None:
+def test_upsampled_heat_keeps_place_and_time() -> None:
     maps = torch.zeros(3, 2, 4)
     maps[0, 0, 0] = maps[2, 1, 3] = 1
     heat = upsampled(maps, 9, 32, 64)
@@ -57,7 +57,7 @@ def test_heat_lies_where_and_when_the_map_says() -> None:
     assert upsampled(maps[:1], 1, 32, 64).shape == (1, 32, 64)
 
 
-def test_an_overlay_is_bright_where_it_is_hot() -> None:
+def test_an_overlay_is_bright_where_attention_is_high() -> None:
     video = np.full((2, 32, 48, 3), 100, np.uint8)
     heat = np.zeros((2, 32, 48), np.float32)
     heat[:, :, 24:] = 1
@@ -70,7 +70,7 @@ def test_an_overlay_is_bright_where_it_is_hot() -> None:
     assert picture[:, :, 24 * times :].mean() > picture[:, :, : 24 * times].mean() + 80
 
 
-def test_agreement_needs_no_threshold() -> None:
+def test_map_iou_is_independent_of_scale() -> None:
     target = torch.zeros(1, 2, 3, 4)
     target[0, :, 0] = 1  # 8 of 24 places
     for own, expected in ((target, 1.0), (100 + target / 9, 1.0), (-target, 0.0)):
@@ -80,7 +80,7 @@ def test_agreement_needs_no_threshold() -> None:
     assert list(map_ious(target, torch.zeros(1, 2, 3, 4))) == []
 
 
-def test_telling_apart_is_relative_to_each_subjects_mean() -> None:
+def test_separation_is_relative_to_each_subjects_mean() -> None:
     targets = torch.zeros(2, 1, 2, 4)
     targets[0, :, :, :2] = targets[1, :, :, 2:] = 1
     assert separation(targets + 0.1, targets) == [1, 1]
@@ -89,7 +89,7 @@ def test_telling_apart_is_relative_to_each_subjects_mean() -> None:
     assert separation(targets[:1], targets[:1]) == []
 
 
-def test_the_block_that_sees_is_ranked_first() -> None:
+def test_the_block_with_the_best_maps_is_ranked_first() -> None:
     target = torch.zeros(1, 2, 3, 4)
     target[0, 1, :, 2:] = 1
     clip = MaskedClip("a", "a cat", torch.zeros(1), torch.zeros(1), 1, [(0,)], target)
@@ -104,13 +104,13 @@ def test_the_block_that_sees_is_ranked_first() -> None:
     assert combined.by_sigma == {0.5: 1, 0.9: 1}
 
 
-def test_bleeding_subjects_share_their_hottest_places() -> None:
+def test_overlap_counts_shared_maxima_of_two_subjects() -> None:
     one = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(0))
     assert shared(one, 3 * one + 1) == 1
     assert shared(one, -one) == 0
 
 
-def test_a_prompt_becomes_pictures(small_wan: str, tmp_path: Path) -> None:
+def test_a_prompt_becomes_heat_maps(small_wan: str, tmp_path: Path) -> None:
     words = ["attention-maps", "--prompt", PROMPT, "--subject", "Pixo", "--subject", "the moon"]
     words += ["--model", small_wan, "--sigma", "1", "--sigma", "0.5", "--layers", "1"]
     for out in ("a", "b"):
@@ -129,7 +129,9 @@ def test_a_prompt_becomes_pictures(small_wan: str, tmp_path: Path) -> None:
     assert all(torch.equal(maps[key], again[key]) for key in maps)
 
 
-def test_a_given_video_is_looked_at(small_wan: str, tmp_path: Path, make_clips: Callable[..., Path]) -> None:
+def test_a_given_video_is_used_for_the_maps(
+    small_wan: str, tmp_path: Path, make_clips: Callable[..., Path]
+) -> None:
     clip = make_clips(tmp_path / "data", 1) / "clips" / "clip-00.mp4"
     made = attention_maps(tmp_path / "out", prompt=PROMPT, video=clip, model=small_wan, sigma=[0.7])
     assert [path.name for path in made] == ["sheet.png", "0-pixo-sigma0.70.mp4"]
@@ -161,7 +163,7 @@ def test_a_probe_ranks_all_blocks(small_wan: str, tmp_path: Path, make_clips: Ca
     assert made[0].read_text().startswith("| block | IoU | told apart | IoU at 0.9 | IoU at 0.5 |\n")
 
 
-def test_probing_is_the_same_twice(small_wan: str) -> None:
+def test_block_ranking_is_deterministic(small_wan: str) -> None:
     denoiser = load_denoiser(small_wan)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(16, 3, 4, 6, generator=generator)
@@ -186,7 +188,7 @@ def test_probing_is_the_same_twice(small_wan: str) -> None:
         ({"prompt": PROMPT, "layers": [2]}, "no block 2: this model has blocks 0 to 1"),
     ],
 )
-def test_what_cannot_be_looked_at(
+def test_wrong_arguments_are_errors(
     small_wan: str, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CastmixError, match=message):

@@ -24,7 +24,7 @@ def clips(tmp_path: Path, make_clips: MakeClips) -> Path:
     return make_clips(tmp_path / "show", 3)
 
 
-def test_samples_are_what_the_encoders_say(clips: Path, tiny_wan: Path) -> None:
+def test_cached_samples_equal_the_encoders_output(clips: Path, tiny_wan: Path) -> None:
     folder = cache(clips, model=str(tiny_wan))
     spec = find_model(str(tiny_wan))
     assert folder == cache_folder(clips, spec) == clips / "cache" / "tiny-wan"
@@ -66,7 +66,7 @@ def test_only_what_changed_is_encoded_again(
     assert len(load_items(clips, find_model(str(tiny_wan)))) == 2
 
 
-def test_another_model_makes_it_stale(clips: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_another_model_makes_a_cache_stale(clips: Path, tiny_wan: Path, tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="3 not cached yet"):
         load_items(clips, find_model(str(tiny_wan)))
     model = tmp_path / "model"
@@ -77,7 +77,9 @@ def test_another_model_makes_it_stale(clips: Path, tiny_wan: Path, tmp_path: Pat
         load_items(clips, find_model(str(model)))
 
 
-def test_a_bad_clip_is_set_aside(clips: Path, tiny_wan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_clip_is_rejected_with_the_reason(
+    clips: Path, tiny_wan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = read_clips(clips)
     rows[0].path.write_bytes(b"no video at all")
     write_clip(clips, replace(rows[1], num_frames=5))
@@ -115,7 +117,7 @@ def test_clips_without_captions(clips: Path, tiny_wan: Path) -> None:
         cache(clips, model=str(tiny_wan))
 
 
-def test_a_long_caption_is_told(
+def test_a_caption_that_is_cut_off_is_reported(
     clips: Path, tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model"

@@ -140,7 +140,7 @@ def test_sidecar_takes_text_beside_the_clip_and_truth_beside_the_footage(
     assert "covers the clip, 10.00 to 14.94 s" in rejected(folder)[0]["reason"]
 
 
-def test_sidecar_sets_broken_captions_aside_with_reason_and_text(folder: Path) -> None:
+def test_sidecar_rejects_broken_captions_with_reason_and_text(folder: Path) -> None:
     (folder / "clips" / "e1_0000.txt").write_text("Tom runs")
     (folder / "clips" / "e1_0001.txt").write_text(TOM)
     caption(folder)
@@ -194,7 +194,7 @@ def test_no_caption_at_all_is_an_error_but_running_again_is_not(folder: Path, tm
         caption(folder, overwrite=True)
 
 
-def test_own_cast_and_show(folder: Path, tmp_path: Path) -> None:
+def test_a_users_cast_and_show_are_used(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cast").mkdir()
     (tmp_path / "cast" / "sailors.yaml").write_text(
         "{id: sailors, name: Sailors, style: cartoon, characters: [{name: Ahoy}]}"
@@ -391,7 +391,7 @@ def test_a_reply_that_breaks_the_grammar_goes_back_with_the_reason(folder: Path,
     assert "this show is cartoon: end with [scene-style:cartoon]" in third[5]["content"]
 
 
-def test_after_three_broken_replies_the_clip_is_set_aside(folder: Path, fake: Fake) -> None:
+def test_a_clip_is_rejected_after_three_broken_replies(folder: Path, fake: Fake) -> None:
     only(folder, 2)
     other = tag("Sheldon reads, cartoon", CAST)  # well-formed, but he is in another show
     fake.says("bad", "worse", other, TOM)
@@ -405,7 +405,7 @@ def test_after_three_broken_replies_the_clip_is_set_aside(folder: Path, fake: Fa
     assert not fake.script
 
 
-def test_a_clip_without_characters_is_set_aside_at_once(folder: Path, fake: Fake) -> None:
+def test_a_clip_without_characters_is_rejected_without_a_retry(folder: Path, fake: Fake) -> None:
     only(folder, 2)
     fake.says("Nobody.", TOM)
     ask(folder, fake)
@@ -446,7 +446,7 @@ def test_a_server_that_is_slow_once_is_asked_again(folder: Path, fake: Fake) -> 
         ((401, '{"error": {"message": "wrong key"}}', {}), "the server answered 401: .*wrong key"),
     ],
 )
-def test_unusable_answers_set_the_clip_aside(
+def test_unusable_answers_reject_the_clip(
     folder: Path, fake: Fake, answer: tuple[int, str, dict[str, str]], reason: str
 ) -> None:
     only(folder, 2)
@@ -457,7 +457,7 @@ def test_unusable_answers_set_the_clip_aside(
     assert re.search(reason, row["reason"])
 
 
-def test_when_500s_do_not_end_the_run_fails_with_the_reason(folder: Path, fake: Fake) -> None:
+def test_repeated_server_errors_end_the_run_with_the_reason(folder: Path, fake: Fake) -> None:
     only(folder, 1)
     fake.script = [(500, "boom", {})] * 3
     with pytest.raises(
@@ -481,7 +481,7 @@ def test_a_server_that_cannot_be_reached_is_given_up(
     assert "127.0.0.1" not in error
 
 
-def test_no_timeout_for_ever(fake: Fake) -> None:
+def test_a_server_without_an_answer_times_out(fake: Fake) -> None:
     release = threading.Event()
     fake.script = [lambda _: (release.wait(5), reply_of("late"))[1]]
     with pytest.raises(ServerError, match=r"gave no answer within 0.3 s, in 1 attempts"):
@@ -490,7 +490,7 @@ def test_no_timeout_for_ever(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
-def test_the_key_and_the_address_appear_nowhere(
+def test_api_key_and_address_are_never_written(
     folder: Path,
     fake: Fake,
     status: int,
@@ -540,7 +540,7 @@ def test_secrets_of_a_job_are_not_printed() -> None:
         ({"show": None}, "which show is it from"),
     ],
 )
-def test_wrong_arguments(folder: Path, settings: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_errors(folder: Path, settings: dict[str, Any], message: str) -> None:
     given = {"captioner": "openai", "server": "http://127.0.0.1:9", "model": "see", "show": "tom-and-jerry"}
     with pytest.raises(CastmixError, match=message) as caught:
         caption(folder, **(given | {"retries": 0} | settings))
@@ -609,7 +609,9 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_local_model_watches_too(folder: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_model_captions_clips(
+    folder: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from toolkit.captions import vlm
     from toolkit.captions import vlm_captioner as captioner
 
@@ -654,7 +656,7 @@ def test_a_local_model_sees_the_pictures(tiny_llava: Path, monkeypatch: pytest.M
     assert seen[0][0].max() < seen[0][1].min()
 
 
-def test_a_local_model_that_is_none(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_or_broken_local_model_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="no vision-language model given"):
         caption(folder, captioner="transformers")
     (tmp_path / "empty").mkdir()
@@ -667,7 +669,7 @@ def test_large_pictures_are_made_smaller() -> None:
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (768, 432)
 
 
-def test_every_captioner_gives_valid_captions_or_the_clip_is_set_aside(
+def test_every_captioner_gives_a_valid_caption_or_a_rejection(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replies = iter([TOM, "nonsense", TOM])

@@ -59,7 +59,7 @@ def rows_of(out: Path) -> list[dict]:
     return read_rows(out / "plan.jsonl")
 
 
-def test_composites_have_both_worlds_in_one_picture(mixed: Path, shows: list[Path]) -> None:
+def test_composites_mix_characters_of_both_styles(mixed: Path, shows: list[Path]) -> None:
     cast, clips = read_cast(), {clip.id: clip for folder in shows for clip in read_clips(folder)}
     made = read_clips(mixed)
     assert len(made) == 12
@@ -87,7 +87,7 @@ def test_composites_have_both_worlds_in_one_picture(mixed: Path, shows: list[Pat
     assert len((mixed / "metadata.jsonl").read_text().splitlines()) == 12
 
 
-def test_pixels_change_only_where_somebody_is_pasted(mixed: Path) -> None:
+def test_pixels_change_only_under_pasted_characters(mixed: Path) -> None:
     for row in rows_of(mixed)[:6]:
         back = read_video(Path(row["background"]["path"]))[0]
         front = read_video(Path(row["pasted"][0]["path"]))[0]
@@ -125,7 +125,7 @@ def test_a_row_makes_the_same_frames_again_and_a_seed_the_same_plan(
     ]
 
 
-def test_of_several_draws_the_one_that_costs_least_is_taken(
+def test_the_candidate_with_the_lowest_cost_is_chosen(
     shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_placement, tried = plan.find_placement, []
@@ -144,7 +144,7 @@ def test_of_several_draws_the_one_that_costs_least_is_taken(
     assert (there["scale"], there["dx"], there["dy"]) == (best.scale, best.dx, best.dy)
 
 
-def test_a_plan_is_gone_on_with_from_another_place(
+def test_a_plan_continues_from_another_working_folder(
     shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = shows[0].parent, tmp_path / "elsewhere"
@@ -161,7 +161,9 @@ def test_a_plan_is_gone_on_with_from_another_place(
     assert (out / "clips" / f"{first}.mp4").exists()
 
 
-def test_going_on_striking_out_and_adding(mixed: Path, shows: list[Path], tmp_path: Path) -> None:
+def test_composites_can_be_continued_struck_out_and_added(
+    mixed: Path, shows: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(mixed, out)
     ids = [row["id"] for row in rows_of(out)]
@@ -186,7 +188,7 @@ def test_going_on_striking_out_and_adding(mixed: Path, shows: list[Path], tmp_pa
         composite(shows, out, count=13)
 
 
-def test_a_parent_that_changed_is_set_aside(shows: list[Path], tmp_path: Path) -> None:
+def test_a_composite_of_a_changed_clip_is_rejected(shows: list[Path], tmp_path: Path) -> None:
     folders = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in shows]
     composite(folders, tmp_path / "out", count=6)
     rows = rows_of(tmp_path / "out")
@@ -206,7 +208,7 @@ def test_a_parent_that_changed_is_set_aside(shows: list[Path], tmp_path: Path) -
         check_parents(rows[0])
 
 
-def test_clips_that_cannot_be_used_say_why(shows: list[Path], tmp_path: Path) -> None:
+def test_unusable_clips_are_rejected_with_the_reason(shows: list[Path], tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     draw(bad, ["Luma"], name="unmasked", masks=False)
     draw(bad, ["Luma"], name="fast", pan=1.0)
@@ -263,7 +265,7 @@ def test_facts_are_measured_once_and_anew_when_a_mask_changes(shows: list[Path],
     assert [box[1] for box in after] == [box[1] + 2 for box in before]
 
 
-def test_cameras_are_undone_and_followed(tmp_path: Path) -> None:
+def test_camera_motion_is_removed_and_followed(tmp_path: Path) -> None:
     """In a picture that pans, who is pasted goes along; cut from one that pans, it goes its own way only."""
     for name in ("still", "pans"):
         pan = 0.2 * (name == "pans")
@@ -293,7 +295,7 @@ def test_cameras_are_undone_and_followed(tmp_path: Path) -> None:
     assert abs(still - (other["pasted"][0]["scale"] * sway - way)) < 2
 
 
-def test_other_rates_lengths_and_sizes(tmp_path: Path) -> None:
+def test_clips_of_other_rates_lengths_and_sizes_are_combined(tmp_path: Path) -> None:
     draw(tmp_path / "a", ["Pixo"], fps=8.0, count=17)
     draw(tmp_path / "b", ["Rufus"], fps=24.0, count=33, size=(80, 112))
     composite([tmp_path / "a", tmp_path / "b"], tmp_path / "out", count=6)
@@ -306,7 +308,7 @@ def test_other_rates_lengths_and_sizes(tmp_path: Path) -> None:
     assert shapes == {"pixo": (9, 8.0, 64), "rufus": (33, 24.0, 80)}  # 33/24 s: 11 frames at 8, so 9
 
 
-def test_same_style_of_another_show(shows: list[Path], tmp_path: Path) -> None:
+def test_same_style_composites_mix_two_shows(shows: list[Path], tmp_path: Path) -> None:
     draw(tmp_path / "moon", ["Luma"])
     composite([shows[0], tmp_path / "moon"], tmp_path / "out", count=6, styles="same")
     for clip in read_clips(tmp_path / "out"):
@@ -336,7 +338,7 @@ def test_pairs_have_masks_and_clean_backgrounds(shows: list[Path], tmp_path: Pat
         np.testing.assert_array_equal(frames[both], still[both])
 
 
-def test_videos_without_anybody_as_backgrounds(shows: list[Path], tmp_path: Path) -> None:
+def test_empty_videos_serve_as_backgrounds(shows: list[Path], tmp_path: Path) -> None:
     loop = draw(tmp_path, ["Rufus"], name="loop", masks=False, fps=24.0, count=40)
     draw(tmp_path, ["Rufus"], name="brief", masks=False, count=3)
     given = [loop.path, tmp_path / "clips" / "brief.mp4"]
@@ -353,7 +355,7 @@ def test_videos_without_anybody_as_backgrounds(shows: list[Path], tmp_path: Path
             np.testing.assert_array_equal(frame.picture[bare], frames[3 * number][bare])
 
 
-def test_plates_are_the_wall_behind(tmp_path: Path) -> None:
+def test_clean_plates_show_the_background_alone(tmp_path: Path) -> None:
     wall = np.repeat(np.linspace(40, 200, 96).astype(np.uint8)[None], 64, 0)
     wall = np.stack([wall, wall[:, ::-1], wall // 2], -1)
     frames, masks = np.repeat(wall[None], 17, 0), np.zeros((17, 64, 96), np.uint8)
@@ -370,7 +372,7 @@ def test_plates_are_the_wall_behind(tmp_path: Path) -> None:
     assert off[55:60, 40:50].mean() < 20
 
 
-def test_the_sandbox_tells_where_its_characters_stand(tmp_path: Path) -> None:
+def test_sandbox_truth_gives_the_ground_line(tmp_path: Path) -> None:
     clip = draw(tmp_path, ["Pixo"])
     actor = {"name": "Pixo", "ground": 0.9}
     shot = {
@@ -391,7 +393,7 @@ def test_the_sandbox_tells_where_its_characters_stand(tmp_path: Path) -> None:
     assert true_ground(told, "Pixo") > 0.9 * 64  # a second in, half way into the zoom
 
 
-def test_references_on_clean_plates(shows: list[Path], tmp_path: Path) -> None:
+def test_references_are_composited_on_clean_plates(shows: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["composite", *map(str, shows), "--out", str(out), "--kind", "references", "--count", "6"]
     # these characters sway too little to be seen around: their wall is never bare
@@ -424,19 +426,19 @@ def test_references_on_clean_plates(shows: list[Path], tmp_path: Path) -> None:
         ({"edge": blending.Edge(feather=-1)}, "edge.feather must be 0 to 40, got -1"),
     ],
 )
-def test_wrong_settings(shows: list[Path], tmp_path: Path, settings: dict, message: str) -> None:
+def test_wrong_settings_are_errors(shows: list[Path], tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         composite(shows, tmp_path / "out", **settings)
 
 
-def test_nobody_to_meet(shows: list[Path], tmp_path: Path) -> None:
+def test_composites_without_a_partner_are_an_error(shows: list[Path], tmp_path: Path) -> None:
     with pytest.raises(
         CastmixError, match="no background or partner of the same style and another show among 3"
     ):
         composite(shows[:1], tmp_path / "out", styles="same")
 
 
-def test_who_never_finds_room_is_named(shows: list[Path], tmp_path: Path) -> None:
+def test_a_character_that_never_fits_is_reported(shows: list[Path], tmp_path: Path) -> None:
     large = draw(tmp_path / "large", ["Luma"])
     mask = read_mask(mask_path(large, "Luma"))
     mask[4, 20:30, 1:95] = 255
@@ -448,7 +450,7 @@ def test_who_never_finds_room_is_named(shows: list[Path], tmp_path: Path) -> Non
     assert [row["id"] for row in rows if "did not fit in any of" in row["reason"]] == ["luma"]
 
 
-def test_nothing_to_cut_out(tmp_path: Path) -> None:
+def test_clips_without_masks_are_an_error(tmp_path: Path) -> None:
     draw(tmp_path / "a", ["Pixo"], masks=False)
     with pytest.raises(
         CastmixError, match=r"no clip can be a foreground: no accepted mask of Pixo.*castmix segment"
@@ -458,7 +460,7 @@ def test_nothing_to_cut_out(tmp_path: Path) -> None:
         composite([tmp_path / "a"], tmp_path / "a")
 
 
-def test_hard_edges(shows: list[Path], tmp_path: Path) -> None:
+def test_edges_without_feathering_are_hard(shows: list[Path], tmp_path: Path) -> None:
     composite(shows, tmp_path / "hard", count=3, edge=blending.Edge(erode=0, feather=0))
     for row in rows_of(tmp_path / "hard"):
         for frame in render(row, masks=True):

@@ -31,7 +31,7 @@ def test_prompts_are_valid_and_enough() -> None:
         assert {style for _, style in p.asked} == {"cartoon", "realistic"}
 
 
-def test_the_judge_counts_what_is_there(tmp_path: Path) -> None:
+def test_the_judge_scores_what_videos_show(tmp_path: Path) -> None:
     named = named_looks()
 
     def film(name: str, *actors: tuple[str, str]) -> Path:
@@ -61,7 +61,7 @@ def test_the_judge_counts_what_is_there(tmp_path: Path) -> None:
     assert (scores["identity"], scores["both_present"], scores["style_kept"]) == (0.5, 0.5, 0.25)
 
 
-def test_base_clips_are_drawn_once(tmp_path: Path) -> None:
+def test_base_clips_are_written_once(tmp_path: Path) -> None:
     base_clips(tmp_path, 3, seed=0)
     first = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "clips").glob("*.mp4")}
     base_clips(tmp_path, 4, seed=0)

@@ -107,7 +107,7 @@ def test_the_sandbox_metrics_of_a_folder(folder: Path, watched: list[int]) -> No
     assert "verb: evaluate" in (folder / RUN).read_text()
 
 
-def test_what_is_measured_is_not_measured_again(folder: Path, watched: list[int]) -> None:
+def test_measured_results_are_reused(folder: Path, watched: list[int]) -> None:
     evaluate(folder)
     first = told(folder)
     evaluate(folder)
@@ -145,7 +145,7 @@ def test_an_interrupted_run_goes_on(
     assert all(json.loads(line) for line in (folder / CACHE_FILE).read_text().splitlines())
 
 
-def test_results_may_go_elsewhere_and_one_video_may_come_alone(
+def test_one_video_can_be_evaluated_into_another_folder(
     folder: Path, tmp_path: Path, watched: list[int]
 ) -> None:
     before = sorted(folder.iterdir())
@@ -157,7 +157,7 @@ def test_results_may_go_elsewhere_and_one_video_may_come_alone(
     assert told(tmp_path / "out")["videos"][0]["scores"] == {"identity": 1.0}
 
 
-def test_prompts_that_the_sandbox_cannot_judge_are_set_aside(folder: Path, watched: list[int]) -> None:
+def test_prompts_that_the_sandbox_cannot_judge_are_skipped(folder: Path, watched: list[int]) -> None:
     clip(folder, "tom", TEXT.format("Tom", "city"))
     clip(folder, "big", TEXT.format("Pixo", "city"), height=128, width=192)
     evaluate(folder, metrics=["sandbox"])
@@ -169,7 +169,7 @@ def test_prompts_that_the_sandbox_cannot_judge_are_set_aside(folder: Path, watch
         evaluate(folder / "tom.mp4", metrics=["sandbox"])
 
 
-def test_other_videos_get_what_can_be_measured_here(
+def test_unavailable_metrics_are_skipped_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip(tmp_path, "a", "[Character: Tom], walks. [scene-style:cartoon]", height=48)
@@ -184,7 +184,7 @@ def test_other_videos_get_what_can_be_measured_here(
         evaluate(tmp_path, metrics=["clip-t"], features=Features(clip="nobody/clip"))
 
 
-def test_one_video_of_another_size_does_not_cost_the_others_their_scores(tmp_path: Path) -> None:
+def test_one_video_of_another_size_keeps_the_others_scores(tmp_path: Path) -> None:
     clip(tmp_path, "a", "[Character: Mimi], walks. [scene-style:cartoon]")
     clip(tmp_path, "b", "[Character: Mimi], walks. [scene-style:cartoon]", height=48)
     evaluate(tmp_path, features=Features(clip="nobody/clip", dino="nobody/dino"))
@@ -203,7 +203,9 @@ def test_one_video_of_another_size_does_not_cost_the_others_their_scores(tmp_pat
         (["dino", "dino_i"], {"dino": ("dino_i",)}),
     ],
 )
-def test_choosing_metrics(names: list[str], columns: dict[str, tuple[str, ...]], job: metrics.Job) -> None:
+def test_metrics_are_chosen_by_name_and_family(
+    names: list[str], columns: dict[str, tuple[str, ...]], job: metrics.Job
+) -> None:
     assert metrics.choose_metrics(names, job, FAMILIES) == columns
 
 
@@ -225,7 +227,7 @@ def test_no_two_families_have_a_column_or_a_name_in_common() -> None:
     assert all(one.columns[name].meaning for one in FAMILIES.values() for name in one.columns)
 
 
-def test_the_judge_is_asked_when_its_model_is_named(
+def test_the_judge_runs_when_its_model_is_given(
     folder: Path, watched: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
@@ -257,7 +259,7 @@ def test_the_judge_is_asked_when_its_model_is_named(
     assert "<b>so so" not in html
 
 
-def test_the_page_holds_everything_or_links_to_it(
+def test_the_report_embeds_its_videos_or_links_to_them(
     folder: Path, watched: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     html = evaluate(folder).read_text()
@@ -273,7 +275,7 @@ def test_the_page_holds_everything_or_links_to_it(
     assert "base64" not in html
 
 
-def test_clips_are_videos_too(make_clips: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_of_clips_can_be_evaluated(make_clips: Callable[..., Path], tmp_path: Path) -> None:
     made = make_clips(tmp_path / "data", 2)
     evaluate(made, metrics=["motion_smoothness"])
     assert [row["file"] for row in told(made)["videos"]] == ["clips/clip-00.mp4", "clips/clip-01.mp4"]
@@ -284,14 +286,14 @@ def test_clips_are_videos_too(make_clips: Callable[..., Path], tmp_path: Path) -
     ("sidecar", "reason"),
     [("{}", "a.json has no prompt"), ("[1]", "a.json has no prompt"), ("{", "a.json cannot be read")],
 )
-def test_sidecars_that_say_nothing(tmp_path: Path, sidecar: str, reason: str) -> None:
+def test_sidecars_without_a_prompt_are_an_error(tmp_path: Path, sidecar: str, reason: str) -> None:
     clip(tmp_path, "a", None)
     (tmp_path / "a.json").write_text(sidecar)
     with pytest.raises(CastmixError, match=f"none of 1 videos has a prompt; a.mp4: {reason}"):
         evaluate(tmp_path)
 
 
-def test_nothing_to_score(tmp_path: Path, folder: Path) -> None:
+def test_an_empty_folder_is_an_error(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CastmixError, match=r"no .mp4 file in it"):
         evaluate(tmp_path / "empty")
@@ -307,6 +309,6 @@ def test_a_damaged_video_does_not_end_the_run(folder: Path, watched: list[int]) 
     assert told(folder)["metrics"]["identity"]["n"] == 1
 
 
-def test_a_folder_that_is_not_there_is_called_that(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="no such file or folder"):
         evaluate(tmp_path / "nosuch")

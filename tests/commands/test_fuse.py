@@ -68,7 +68,7 @@ def test_every_method_has_its_name() -> None:
     assert set(METHODS) == set(get_args(MethodName))
 
 
-def test_loras_that_name_one_character_each_are_told(
+def test_loras_with_one_character_per_caption_are_reported(
     files: tuple[Path, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     several = tmp_path / "several.safetensors"
@@ -102,7 +102,7 @@ def test_weighted_is_the_exact_sum_whatever_the_ranks(files: tuple[Path, ...], t
     assert yaml.safe_load((tmp_path / "fused.run.yaml").read_text())["arguments"]["method"] == "weighted"
 
 
-def test_the_network_cannot_tell_the_file_from_its_parts(
+def test_a_fused_file_acts_like_its_parts_together(
     files: tuple[Path, ...], tmp_path: Path, tiny_wan: Path
 ) -> None:
     denoiser = models.load_denoiser(str(tiny_wan))
@@ -153,7 +153,7 @@ def test_svd_is_the_nearest_of_its_rank_and_says_what_it_lost(
     torch.testing.assert_close(load_lora(same).tensors, made.tensors)
 
 
-def test_ties_leaves_one_say_whole_and_averages_two_that_agree(tmp_path: Path) -> None:
+def test_ties_keeps_single_values_and_averages_agreeing_ones(tmp_path: Path) -> None:
     layer = "blocks.0.attn1.to_q"
     rows = [torch.tensor([4.0, -2.0, 0.0, 0.0]), torch.tensor([2.0, 1.0, 3.0, 0.0])]
     for name, row in zip("ab", rows, strict=True):
@@ -183,7 +183,7 @@ def test_dare_draws_from_the_seed_alone_and_keeps_the_expectation(
     assert (mean - own).norm() / own.norm() < 0.3  # 1 / sqrt(40), with room
 
 
-def test_a_masked_file_can_be_taken_apart_again(files: tuple[Path, ...], tmp_path: Path) -> None:
+def test_a_masked_file_can_be_split_into_its_parts(files: tuple[Path, ...], tmp_path: Path) -> None:
     words = [f"{files[0]}:0.5", str(files[1]), str(files[2])]
     out = fuse(words, tmp_path / "x.safetensors", method="masked", subjects=["Mimi", "Otto", "Pip,<pip>"])
     parts = masked_parts(load_lora(out))
@@ -212,7 +212,7 @@ def test_a_masked_file_can_be_taken_apart_again(files: tuple[Path, ...], tmp_pat
         ({"loras": ["a.safetensors:nan"]}, "must be a finite number, got nan"),
     ],
 )
-def test_errors(
+def test_wrong_arguments_are_errors(
     files: tuple[Path, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -225,14 +225,14 @@ def test_errors(
     assert not Path("x.safetensors").exists()
 
 
-def test_loras_of_different_models_are_told(files: tuple[Path, ...], tmp_path: Path) -> None:
+def test_loras_of_different_models_are_an_error(files: tuple[Path, ...], tmp_path: Path) -> None:
     odd = Lora({"blocks.0.attn1.to_q": (torch.ones(2, 16), torch.ones(32, 2))})
     save_lora(odd, tmp_path / "odd.safetensors")
     with pytest.raises(CastmixError, match=r"odd and a are of different models: layer .* 16→32 .* 32→32"):
         fuse([str(files[0]), str(tmp_path / "odd.safetensors")], tmp_path / "x.safetensors")
 
 
-def test_a_changed_masked_file_is_told(files: tuple[Path, ...], tmp_path: Path) -> None:
+def test_a_changed_masked_file_is_an_error(files: tuple[Path, ...], tmp_path: Path) -> None:
     lora = load_lora(fuse([str(files[0]), str(files[1])], tmp_path / "x.safetensors", method="masked"))
     with pytest.raises(CastmixError, match="fuse it again"):
         masked_parts(
@@ -240,12 +240,12 @@ def test_a_changed_masked_file_is_told(files: tuple[Path, ...], tmp_path: Path) 
         )
 
 
-def test_weights_are_read_as_generate_reads_them(files: tuple[Path, ...]) -> None:
+def test_lora_weights_are_parsed_like_those_of_generate(files: tuple[Path, ...]) -> None:
     assert read_part(f"{files[1].parent}:0.25").weight == 0.25
     assert read_part(files[1].parent).name == "b"
 
 
-def test_command_line(files: tuple[Path, ...], tmp_path: Path) -> None:
+def test_the_command_line_runs_the_method(files: tuple[Path, ...], tmp_path: Path) -> None:
     out = tmp_path / "fused.safetensors"
     words = ["fuse", f"{files[0]}:0.8", str(files[1]), "--out", str(out), "--method", "svd", "--rank", "2"]
     result = CliRunner().invoke(castmix(), words)
@@ -253,7 +253,7 @@ def test_command_line(files: tuple[Path, ...], tmp_path: Path) -> None:
     assert load_lora(out).rank == 2
 
 
-def test_special_tokens_travel_along(tmp_path: Path) -> None:
+def test_fusions_keep_special_tokens(tmp_path: Path) -> None:
     told = {"castmix.tokens": json.dumps({"<mimi>": {"noun": "cat", "kind": "output"}})}
     with_token = Lora({**some_lora(1, 2).tensors}, told, {"<mimi>": torch.arange(24.0)})
     for name, lora in {"a": with_token, "b": some_lora(2, 2, cast=["Otto"])}.items():

@@ -33,7 +33,9 @@ def lora(tiny_wan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_video_says_that_it_is_generated_and_how(tiny_wan: Path, lora: Path, tmp_path: Path) -> None:
+def test_videos_are_marked_as_generated_with_their_settings(
+    tiny_wan: Path, lora: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "x.mp4"
     made = generate("a red cat", out, model=str(tiny_wan), lora=[f"{lora}:0.5"], seed=7, shift=5, **SMALL)
     assert made == [out]
@@ -68,7 +70,7 @@ def test_the_same_seed_is_the_same_bytes(tiny_wan: Path, lora: Path, tmp_path: P
     assert np.abs(difference).max() <= 2
 
 
-def test_loras_and_their_weights_count(tiny_wan: Path, lora: Path, tmp_path: Path) -> None:
+def test_loras_and_their_weights_change_the_video(tiny_wan: Path, lora: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": str(tiny_wan), **SMALL}
 
     def video(name: str, *loras: str) -> bytes:
@@ -82,7 +84,7 @@ def test_loras_and_their_weights_count(tiny_wan: Path, lora: Path, tmp_path: Pat
     assert video("twice", f"{lora}:0.5", f"{lora}:-0.5") == base  # they cancel
 
 
-def test_a_prompt_that_names_nobody_the_lora_knows_is_told(
+def test_a_prompt_without_a_known_character_is_reported(
     tiny_wan: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = tmp_path / "known.safetensors"
@@ -115,7 +117,7 @@ def test_a_prompt_that_names_nobody_the_lora_knows_is_told(
         ({"guidance_scale": float("nan")}, "guidance_scale must be finite"),
     ],
 )
-def test_numbers_that_make_no_video(
+def test_impossible_numbers_are_errors(
     tiny_wan: Path, tmp_path: Path, wrong: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CastmixError, match=message):
@@ -123,7 +125,9 @@ def test_numbers_that_make_no_video(
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_it_is_what_the_pipeline_makes(tiny_wan: Path, tmp_path: Path, guidance: float) -> None:
+def test_videos_equal_those_of_the_diffusers_pipeline(
+    tiny_wan: Path, tmp_path: Path, guidance: float
+) -> None:
     """A folder with the Euler scheduler: the same pixels as diffusers for one seed."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
@@ -154,7 +158,9 @@ def test_it_is_what_the_pipeline_makes(tiny_wan: Path, tmp_path: Path, guidance:
     assert np.abs(difference).mean() < 0.05
 
 
-def test_a_long_prompt_is_told(tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_that_is_cut_off_is_reported(
+    tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "short"
     shutil.copytree(tiny_wan, folder)
     (folder / "castmix.json").write_text('{"text_length": 4}')
@@ -162,7 +168,7 @@ def test_a_long_prompt_is_told(tiny_wan: Path, tmp_path: Path, capsys: pytest.Ca
     assert "has 8 tokens, short takes 4: its end is cut off" in capsys.readouterr().err
 
 
-def test_how_a_lora_is_written(tmp_path: Path) -> None:
+def test_lora_paths_are_parsed_with_their_weight(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "lora.safetensors").touch()
@@ -182,7 +188,7 @@ def test_how_a_lora_is_written(tmp_path: Path) -> None:
         parse_lora(f"{run}:heavy")
 
 
-def test_what_cannot_be_generated(tiny_wan: Path, lora: Path, tmp_path: Path) -> None:
+def test_wrong_requests_are_errors(tiny_wan: Path, lora: Path, tmp_path: Path) -> None:
     model = str(tiny_wan)
     for message, given in {
         "num_frames must be 4k[+]1, got 10: use 9 or 13": {"num_frames": 10},
@@ -201,7 +207,7 @@ def test_what_cannot_be_generated(tiny_wan: Path, lora: Path, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_prompts_from_a_file(tiny_wan: Path, tmp_path: Path) -> None:
+def test_prompts_are_read_from_a_file(tiny_wan: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"prompt": "the moon"}\n{"prompt": "a red cat"}\n')
     made = generate(f"@{tmp_path / 'mine.jsonl'}", tmp_path / "out", model=str(tiny_wan), **SMALL)
     assert [json.loads(path.with_suffix(".json").read_text())["prompt"] for path in made] == [

@@ -46,7 +46,7 @@ def test_the_command_goes_from_a_clip_to_its_motion(
     assert "is finished (2 steps)" in again.stderr
 
 
-def test_without_subjects_looks_are_written_out(
+def test_a_motion_without_subjects_needs_an_appearance_prompt(
     make_clips: MakeClips, tiny_wan: Path, tmp_path: Path
 ) -> None:
     show = make_clips(tmp_path / "show", 1)
@@ -60,7 +60,7 @@ def test_without_subjects_looks_are_written_out(
         learn_motion(show, tmp_path / "c", model=str(tiny_wan), subject=["Pixo=cat"])
 
 
-def test_a_verb_is_learnt_first_and_spoken_in_prompts(
+def test_a_verb_is_learnt_first_and_used_in_prompts(
     make_clips: MakeClips, tiny_wan: Path, tmp_path: Path
 ) -> None:
     """Without a subject, no masks and no looks' tokens are needed; the same command goes on."""

@@ -73,7 +73,7 @@ def test_a_token_is_learnt_and_kept(
     assert path.read_bytes() == bytes_before
 
 
-def test_other_settings_learn_anew_and_a_lora_keeps_its_layers(
+def test_changed_settings_retrain_tokens_and_keep_the_layers(
     show: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
     layers = {"blocks.0.attn1.to_q": (torch.ones(1, 32), torch.ones(32, 1))}
@@ -87,7 +87,7 @@ def test_other_settings_learn_anew_and_a_lora_keeps_its_layers(
     assert read_tokens([load_lora(two)])["<pixo>"].noun == "dog"
 
 
-def test_what_cannot_be_learnt(show: Path, tmp_path: Path) -> None:
+def test_wrong_subjects_are_errors(show: Path, tmp_path: Path) -> None:
     assert parse_subjects(["Mr. Bean = a man", "sub1=dog"]) == {
         "<mr-bean>": ("Mr. Bean", "a man"),
         "<sub1>": ("sub1", "dog"),
@@ -149,7 +149,7 @@ def test_a_verb_is_learnt_and_kept(
     assert path.read_bytes() == bytes_before
 
 
-def test_verbs_that_cannot_be_learnt(make_clips: MakeClips, tiny_wan: Path, tmp_path: Path) -> None:
+def test_wrong_verbs_are_errors(make_clips: MakeClips, tiny_wan: Path, tmp_path: Path) -> None:
     assert parse_verbs(["leans back = sways | ducks", "hops"]) == {
         "<leans-back>": ["leans back", "sways", "ducks"],
         "<hops>": ["hops", "hops"],

@@ -36,7 +36,7 @@ def test_an_old_cache_is_up_to_date(old: Path, capsys: pytest.CaptureFixture[str
     assert "0 encoded, 3 unchanged" in capsys.readouterr().err
 
 
-def test_an_old_run_goes_on_to_the_same_lora(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_run_continues_to_the_same_lora(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings: dict[str, Any] = {
         "model": "model",
         "batches": Batches(2, holdout=1),

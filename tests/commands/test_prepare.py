@@ -128,7 +128,7 @@ def test_a_variable_rate_stays_in_time_wherever_the_file_starts(tmp_path: Path) 
         check_timing(clip, times, [number_of(frame) for frame in check_clip(clip)])
 
 
-def test_frames_before_an_edit_list_begins_are_not_shown(tmp_path: Path) -> None:
+def test_frames_before_the_edit_list_are_skipped(tmp_path: Path) -> None:
     source = film(tmp_path / "a.mp4", every(3, 24), encoder={"g": "100", "bf": "2"})
     data = bytearray(source.read_bytes())
     at = data.index(b"elst") + 4 + 4 + 4 + 4  # version, count, duration: then the time where the media begins
@@ -169,7 +169,7 @@ def test_captions_edited_in_the_index_survive_the_next_run(tmp_path: Path) -> No
     assert {clip.text for clip in clips if clip.id.startswith("a_")} == {"by hand"}
 
 
-def test_the_columns_that_others_read(tmp_path: Path) -> None:
+def test_metadata_has_the_columns_of_a_video_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my films"
     folder.mkdir()
     film(folder / "Épisode 1: été.mp4", every(1, 24))
@@ -237,7 +237,7 @@ def test_a_crop_removes_bands_before_resizing(tmp_path: Path) -> None:
         ({"crop": (1, 1)}, "crop must be four numbers"),
     ],
 )
-def test_settings_that_no_video_can_meet(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         prepare([tmp_path], tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
@@ -250,7 +250,7 @@ def test_a_path_that_does_not_exist_stops_before_any_work(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_unusable_files_are_listed_and_the_others_prepared(tmp_path: Path) -> None:
     folder = tmp_path / "footage"
     (folder / "nothing").mkdir(parents=True)
     (folder / "a_empty.mp4").touch()
@@ -279,7 +279,7 @@ def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(tmp_path: Path) -> N
     assert not found
 
 
-def test_if_nothing_comes_out_the_error_names_the_list(tmp_path: Path) -> None:
+def test_without_clips_the_error_names_rejected_jsonl(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", every(1, 24))
     with pytest.raises(CastmixError, match=r"no clip of 81 frames at 16 fps .5\.06 s.*rejected\.jsonl"):
         prepare([tmp_path / "a.mp4"], tmp_path / "out", **SMALL)
@@ -293,7 +293,7 @@ def test_if_nothing_comes_out_the_error_names_the_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_a_truncated_file_yields_its_good_part_and_says_so(tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_is_used_up_to_the_damage_and_reported(tmp_path: Path, name: str) -> None:
     muxer = {"movflags": "faststart"} if name.endswith("mp4") else {}
     source = film(tmp_path / name, every(8, 24), encoder={"g": "12"}, muxer=muxer)
     whole = prepare([source], tmp_path / "whole", **SHORT)
@@ -308,7 +308,7 @@ def test_a_truncated_file_yields_its_good_part_and_says_so(tmp_path: Path, name:
     assert row["value"] == pytest.approx(8 - row["start"], abs=0.1)
 
 
-def test_no_clip_goes_over_lost_packets(tmp_path: Path) -> None:
+def test_no_clip_spans_lost_packets(tmp_path: Path) -> None:
     source = film(tmp_path / "a.mkv", every(10, 24), encoder={"g": "24"})
     with av.open(str(source)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
@@ -331,7 +331,7 @@ def test_no_clip_goes_over_lost_packets(tmp_path: Path) -> None:
 # --- running it again
 
 
-def test_running_it_again_does_only_what_is_missing(tmp_path: Path) -> None:
+def test_running_again_prepares_only_missing_clips(tmp_path: Path) -> None:
     source = film(tmp_path / "a.mp4", every(4, 24), [48])
     out = tmp_path / "out"
     clips = prepare([source], out, **SHORT)
@@ -350,7 +350,7 @@ def test_running_it_again_does_only_what_is_missing(tmp_path: Path) -> None:
         assert (after[name][1] == before[name][1]) == (clip not in clips[1:3])
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = [film(tmp_path / f"{name}.mp4", every(3, 24), cuts) for name, cuts in (("a", []), ("b", [12]))]
     prepare(sources, tmp_path / "whole", **SHORT)
     out = tmp_path / "out"
@@ -379,7 +379,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_other_settings_need_another_folder(tmp_path: Path) -> None:
+def test_changed_settings_need_another_folder(tmp_path: Path) -> None:
     source = film(tmp_path / "a.mp4", every(2, 24))
     prepare([source], tmp_path / "out", **SHORT)
     before = files(tmp_path / "out")
@@ -388,7 +388,7 @@ def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == before
 
 
-def test_a_folder_of_composites_is_not_for_clips(tmp_path: Path) -> None:
+def test_a_folder_of_composites_is_refused(tmp_path: Path) -> None:
     source = film(tmp_path / "a.mp4", every(2, 24))
     out = tmp_path / "out"
     out.mkdir()
@@ -436,7 +436,7 @@ def test_pictures_of_a_folder_are_clips_of_one_frame(tmp_path: Path) -> None:
         assert abs(frames[0].mean((0, 1)) - (shade, shade // 2, 0)).max() < 6
 
 
-def test_the_same_file_named_twice_is_one_source_and_its_own_clips_are_none(tmp_path: Path) -> None:
+def test_a_file_given_twice_is_one_source_and_clips_are_skipped(tmp_path: Path) -> None:
     source = film(tmp_path / "a.mp4", every(1, 24))
     for _ in range(2):  # the second time, clips lie below the folder
         clips = prepare([tmp_path, source, tmp_path / "." / "a.mp4"], tmp_path / "out", **SHORT)
@@ -444,7 +444,7 @@ def test_the_same_file_named_twice_is_one_source_and_its_own_clips_are_none(tmp_
         assert rejected(tmp_path / "out") == []
 
 
-def test_a_file_that_was_moved_is_known_and_one_that_changed_is_done_again(tmp_path: Path) -> None:
+def test_a_moved_file_is_recognised_and_a_changed_one_prepared_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     source = film(tmp_path / "a.mp4", every(1, 24))
     prepare([source], out, **SHORT)
@@ -507,7 +507,7 @@ def upright(clip: Clip, stored: np.ndarray) -> np.ndarray:
     return resize_and_crop(stored[None], clip.height, clip.width)[0]
 
 
-def test_clips_of_real_footage_are_what_their_json_says(footage: Path, tmp_path: Path) -> None:
+def test_clips_of_real_footage_match_their_json(footage: Path, tmp_path: Path) -> None:
     clips = prepare([footage / name for name in FROM_FOOTAGE], tmp_path, **SMALL)
     assert len(clips) == 17
     check_footage(clips, json.loads((footage / "truth.json").read_text()))
@@ -553,5 +553,5 @@ def test_every_file_of_the_footage(footage: Path, tmp_path: Path) -> None:
     check_footage(clips, json.loads((footage / "truth.json").read_text()))
 
 
-def test_pictures_of_this_test_are_told_apart() -> None:
+def test_numbered_test_pictures_can_be_read_back() -> None:
     assert [number_of(picture(n)) for n in range(300)] == list(range(300))

@@ -110,7 +110,7 @@ def test_true_masks_are_written_judged_and_shown(folder: Path) -> None:
     assert '"masks"' in (folder / "metadata.jsonl").read_text("utf-8")
 
 
-def test_masks_that_are_there_need_no_model_and_are_judged_anew(
+def test_existing_masks_are_checked_again_without_a_model(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     segment(folder, backend="truth")
@@ -124,7 +124,7 @@ def test_masks_that_are_there_need_no_model_and_are_judged_anew(
     assert len(rejected(folder)) == 3
 
 
-def test_what_a_person_strikes_out_stays_out(folder: Path) -> None:
+def test_manually_rejected_masks_stay_rejected(folder: Path) -> None:
     cross = segment(folder, backend="truth")[0]
     masks = cross.extra["masks"]
     masks = {**masks, "Mimi": {**masks["Mimi"], "accepted": False}}
@@ -195,7 +195,7 @@ def test_masks_without_numbers_are_left_as_they_are(folder: Path) -> None:
     assert ["struck out by hand"] in [row["reasons"] for row in rejected(folder)]
 
 
-def test_who_is_not_there_is_reported_and_looked_for_again(folder: Path) -> None:
+def test_a_missing_character_is_reported_and_searched_again(folder: Path) -> None:
     cross, away = read_clips(folder)
     write_clip(folder, replace(cross, text=CROSS.replace("Mimi", "Bruno")))
     write_clip(folder, replace(away, source="no/such/episode.mp4"))
@@ -208,7 +208,7 @@ def test_who_is_not_there_is_reported_and_looked_for_again(folder: Path) -> None
     assert accepted_mask_names(segment(folder, backend="truth")[0]) == ["Pixo", "Mimi"]
 
 
-def test_clips_without_captions_want_names(folder: Path) -> None:
+def test_clips_without_captions_need_names(folder: Path) -> None:
     for clip in read_clips(folder):
         write_clip(folder, replace(clip, text=""))
     with pytest.raises(CastmixError, match="none of 2 clips got a mask; the first: it has no caption"):
@@ -218,7 +218,7 @@ def test_clips_without_captions_want_names(folder: Path) -> None:
     ]
 
 
-def test_given_boxes_carried_through_a_crossing(folder: Path) -> None:
+def test_given_boxes_are_tracked_through_a_crossing(folder: Path) -> None:
     """Pixo and Mimi look nothing alike: each keeps its own mask, with the other in front or behind."""
     cross = read_clips(folder)[0]
     lines = []
@@ -277,7 +277,7 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
         (range(18), (64, 96), "a mask of Pixo in frame 17; expected Pixo, Mimi in frames 0 to 16"),
     ],
 )
-def test_a_backend_that_gives_something_else_is_told(
+def test_masks_of_a_wrong_shape_are_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, frames: range, shape: tuple[int, int], problem: str
 ) -> None:
     def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
@@ -292,7 +292,7 @@ def test_a_backend_that_gives_something_else_is_told(
     assert not list((folder / "clips").glob("*.mask.mkv"))
 
 
-def test_wrong_names_and_sizes(folder: Path) -> None:
+def test_wrong_names_and_sizes_are_errors(folder: Path) -> None:
     with pytest.raises(CastmixError, match="no backend 'trut': choose truth"):
         segment(folder, backend="trut")
     with pytest.raises(CastmixError, match="no detector 'referense': choose reference"):
@@ -326,13 +326,13 @@ def test_wrong_names_and_sizes(folder: Path) -> None:
         ),
     ],
 )
-def test_prompts_that_cannot_be_understood(tmp_path: Path, row: str, problem: str) -> None:
+def test_malformed_prompts_are_errors(tmp_path: Path, row: str, problem: str) -> None:
     (tmp_path / "p.jsonl").write_text(row)
     with pytest.raises(CastmixError, match=problem):
         read_prompts(tmp_path / "p.jsonl", CAST)
 
 
-def test_prompts_say_what_they_mean(folder: Path) -> None:
+def test_prompts_are_read_from_their_rows(folder: Path) -> None:
     cross = read_clips(folder)[0]
     name, pixo = f"clips/{cross.path.name}", CAST.find("Pixo")[1]
     prompt = Prompt(3, (1.0, 2.0, 30.0, 40.0), ((5.0, 6.0, True), (50.0, 60.0, False)), 0.5)
@@ -355,7 +355,7 @@ def test_prompts_say_what_they_mean(folder: Path) -> None:
         found(rows[4])
 
 
-def test_look_alikes_that_swap_are_refused(walks: Path) -> None:
+def test_swapped_look_alikes_are_rejected(walks: Path) -> None:
     """What a tracker does wrong where two look alike: from the crossing on it follows the other one."""
     cross = read_clips(walks)[0]
     pixo, mimi = true_mask(cross, "Pixo"), true_mask(cross, "Mimi")
@@ -368,7 +368,7 @@ def test_look_alikes_that_swap_are_refused(walks: Path) -> None:
     )
 
 
-def test_disk_arrays_and_paint() -> None:
+def test_disk_arrays_return_what_was_stored() -> None:
     arrays = np.random.default_rng(0).integers(0, 256, (3, 5, 7)).astype(np.uint8)
     with DiskArrays() as stored:
         for number in (2, 0, 1):

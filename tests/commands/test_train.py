@@ -85,7 +85,7 @@ train([Path({str(show)!r})], Path({str(out)!r}), model={str(model)!r}, steps=8,
 """
 
 
-def test_the_loss_falls_and_everything_is_written(finished: Path, tiny_wan: Path) -> None:
+def test_the_loss_falls_and_all_files_are_written(finished: Path, tiny_wan: Path) -> None:
     rows = read_metrics(finished)
     losses = [row for row in rows if "loss" in row]
     assert [row["step"] for row in losses] == list(range(1, 9))
@@ -123,7 +123,7 @@ def test_the_same_run_gives_the_same_bytes(
     assert path.read_bytes() != other.read_bytes()
 
 
-def test_stopped_and_continued_gives_the_same_bytes(
+def test_a_stopped_run_continues_to_the_same_bytes(
     finished: Path,
     show: Path,
     world: Path,
@@ -187,7 +187,7 @@ def test_a_restart_that_cannot_begin_leaves_the_old_run(
     assert (old / "lora.safetensors").read_bytes() == (finished / "lora.safetensors").read_bytes()
 
 
-def test_killed_and_continued_gives_the_same_bytes(
+def test_a_killed_run_continues_to_the_same_bytes(
     finished: Path, show: Path, world: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
     """kill -9 of a real process somewhere in the middle, then the same again to the end."""
@@ -238,7 +238,7 @@ def test_the_lora_changes_the_model_as_trained(finished: Path, show: Path, tiny_
     assert float(loss) == pytest.approx(last, rel=1e-5)
 
 
-def test_checkpointing_and_fewer_targets(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_checkpointing_trains_the_same_lora(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": str(tiny_wan), "steps": 2, "batches": Batches(2)}
     small = Adapter(rank=2, targets=("attn2",), save_dtype="bfloat16")
     plain = train([show], tmp_path / "plain", adapter=small, **settings)
@@ -251,12 +251,12 @@ def test_checkpointing_and_fewer_targets(show: Path, tiny_wan: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_precisions(show: Path, tiny_wan: Path, tmp_path: Path, precision: Any) -> None:
+def test_both_precisions_train(show: Path, tiny_wan: Path, tmp_path: Path, precision: Any) -> None:
     path = train([show], tmp_path, model=str(tiny_wan), steps=2, memory=Memory(precision=precision))
     assert all(b.any() for _, b in load_lora(path).tensors.values())
 
 
-def test_samples_while_training(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_previews_are_sampled_while_training(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
     train(
         [show],
         tmp_path,
@@ -273,7 +273,7 @@ def test_samples_while_training(show: Path, tiny_wan: Path, tmp_path: Path) -> N
     assert len(set(videos)) > 2  # they change while it learns
 
 
-def test_a_loss_that_is_no_number_stops_it(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
     """The state of the last good step is still there, and still what it was."""
     settings: dict[str, Any] = {
         "model": str(tiny_wan),
@@ -295,7 +295,7 @@ def test_a_loss_that_is_no_number_stops_it(show: Path, tiny_wan: Path, tmp_path:
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
-def test_what_cannot_be_trained(show: Path, world: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_wrong_training_arguments_are_errors(show: Path, world: Path, tiny_wan: Path, tmp_path: Path) -> None:
     model = str(tiny_wan)
     with pytest.raises(CastmixError, match="preserve_share 1 leaves no room"):
         train([show], tmp_path, model=model, batches=Batches(preserve=world, preserve_share=1.0))
@@ -311,7 +311,7 @@ def test_what_cannot_be_trained(show: Path, world: Path, tiny_wan: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(
+def test_two_processes_train_the_same_lora_as_one(
     finished: Path, show: Path, world: Path, tiny_wan: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "two.py"
@@ -342,7 +342,7 @@ def test_learning_rates() -> None:
     assert trainer.learning_rate(Optim(lr=2.0, warmup=0), 0, 1) == 2.0
 
 
-def test_signals_are_handed_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with interrupt.stop_signals() as stop:
         assert not stop.is_set()
@@ -352,7 +352,7 @@ def test_signals_are_handed_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_tokens_of_captions_travel_with_the_lora(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_tokens_of_captions_are_saved_in_the_lora(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
     made = {"<pixo>": Token("cat", "output", torch.ones(24))}
     save_lora(
         Lora({}, tokens_metadata(made), {"<pixo>": torch.ones(24)}), file := tmp_path / "tokens.safetensors"
@@ -380,7 +380,7 @@ def motion(**settings: Any) -> Objective:
     return Objective("motion", motion=Motion(**settings))
 
 
-def test_a_motion_is_trained_and_goes_on(
+def test_a_motion_run_is_trained_and_continued(
     show: Path, world: Path, tiny_wan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {

@@ -104,13 +104,13 @@ def test_a_scaled_mask_keeps_its_middle_and_area(scale: float) -> None:
     np.testing.assert_allclose(middle, (32 * scale + 5, 32 * scale + 9), atol=0.05)
 
 
-def test_nothing_of_it_in_the_picture_is_none() -> None:
+def test_a_cut_out_outside_the_picture_is_none() -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     assert cut_out(picture, disc(20), np.array([[1.0, 0, 500], [0, 1, 0], [0, 0, 1]]), 64, 64) is None
     assert cut_out(picture, np.zeros((64, 64), np.uint8), STILL, 64, 64) is None
 
 
-def test_flicker_goes_and_movement_stays() -> None:
+def test_stabilising_removes_flicker_and_keeps_movement() -> None:
     flicker = [disc(20), disc(20), disc(20), disc(20), disc(20)]
     flicker[2] = flicker[2].copy()
     flicker[2][32, 51:54] = 255

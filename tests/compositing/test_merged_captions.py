@@ -62,7 +62,7 @@ from toolkit.compositing.merged_captions import merge_captions, names_in, withou
         ("claps and bows at the same time", "claps and bows at the same time"),
     ],
 )
-def test_places_stay_behind(action: str, rest: str) -> None:
+def test_captions_of_foregrounds_lose_their_place(action: str, rest: str) -> None:
     assert without_place(action) == rest
 
 
@@ -80,5 +80,5 @@ def test_clauses_from_left_to_right_in_the_style_of_the_scene() -> None:
     )
 
 
-def test_somebody_who_is_only_mentioned_counts() -> None:
+def test_mentioned_characters_count_as_present() -> None:
     assert names_in(Caption((Clause("Pixo", "looks at [Character: Mimi]"),), "cartoon")) == ["Pixo", "Mimi"]

@@ -36,7 +36,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_folder_of_somebodys_clips_is_refused_and_left_alone(shows: list[Path], tmp_path: Path) -> None:
+def test_a_folder_of_other_clips_is_refused_and_unchanged(shows: list[Path], tmp_path: Path) -> None:
     theirs = Path(shutil.copytree(shows[0], tmp_path / "theirs"))
     before = tree(theirs)
     with pytest.raises(
@@ -59,7 +59,7 @@ def test_a_folder_of_somebodys_clips_is_refused_and_left_alone(shows: list[Path]
         composite(shows, nothing, count=1)
 
 
-def test_composites_are_known_though_their_plan_is_gone(tmp_path: Path) -> None:
+def test_a_folder_of_composites_is_recognised_without_its_plan(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "mix-00000-abcdef.json").write_text('{"composite": {}}')
     (tmp_path / REJECTED).write_text('{"id": "a", "as": "making", "reason": "b"}\n')
@@ -68,7 +68,7 @@ def test_composites_are_known_though_their_plan_is_gone(tmp_path: Path) -> None:
     assert json.loads((tmp_path / SETTINGS).read_text()) == {"seed": 1}
 
 
-def test_other_folders_are_another_set_and_a_smaller_count_keeps_all(
+def test_changed_inputs_are_refused_and_a_smaller_count_keeps_all(
     shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -99,13 +99,13 @@ def test_other_folders_are_another_set_and_a_smaller_count_keeps_all(
         ({"style": "bogus", "backgrounds": [Path("x")]}, "style must be cartoon or realistic, got 'bogus'"),
     ],
 )
-def test_words_that_are_no_choice(shows: list[Path], tmp_path: Path, settings: dict, message: str) -> None:
+def test_unknown_choices_are_errors(shows: list[Path], tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         composite(shows, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
+def test_an_unreadable_picture_is_rejected(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (90, 120, 60)).save(tmp_path / "good.png")
     whole = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3)).astype(np.uint8)).save(whole)
@@ -120,7 +120,7 @@ def test_a_picture_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     assert all("cannot be read as" in row["reason"] or "no video stream" in row["reason"] for row in reasons)
 
 
-def test_several_levels_of_threads(
+def test_nested_thread_counts_are_accepted(
     shows: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1,2")

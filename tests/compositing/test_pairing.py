@@ -38,7 +38,7 @@ def drawn(made: PairingSampler, three: float = 0.5) -> set[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["mix", "pairs"])
-def test_the_same_style_on_nobody_is_of_different_shows(kind: Kind) -> None:
+def test_same_style_on_an_empty_background_mixes_two_shows(kind: Kind) -> None:
     made = drawn(sampler(kind, "same", [*CAST], "cartoon"))
     shows = {"Pixo": "inkwell_bay", "Mimi": "inkwell_bay", "Luma": "paper_moon"}
     for who in made:
@@ -55,13 +55,13 @@ def test_the_same_style_on_nobody_is_of_different_shows(kind: Kind) -> None:
         sampler(kind, "same", ["Pixo", "Mimi"], "cartoon")
 
 
-def test_the_same_style_beside_somebody_is_of_another_show_too() -> None:
+def test_same_style_beside_a_character_adds_another_show() -> None:
     made = sampler("mix", "same", ["Pixo", "Mimi", "Luma"], "cartoon", ["Pixo"])
     assert drawn(made, three=1) == {("Luma",)}  # Mimi is of Pixo's show
 
 
 @pytest.mark.parametrize("kind", ["mix", "pairs"])
-def test_opposite_styles_on_nobody_both_come(kind: Kind) -> None:
+def test_opposite_styles_on_an_empty_background_has_both(kind: Kind) -> None:
     made = drawn(sampler(kind, "opposite", [*CAST], "realistic"))
     assert {len(who) for who in made} == ({2, 3} if kind == "mix" else {2})
     for who in made:
@@ -72,7 +72,7 @@ def test_opposite_styles_on_nobody_both_come(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mix", "pairs"])
-def test_any_two_meet_those_of_one_show_too(kind: Kind) -> None:
+def test_any_style_allows_characters_of_one_show(kind: Kind) -> None:
     made = drawn(sampler(kind, "any", ["Pixo", "Mimi"], "cartoon"))
     assert made == {("Pixo", "Mimi"), ("Mimi", "Pixo")}
     beside = drawn(sampler("mix", "any", ["Pixo", "Mimi"], "cartoon", ["Pixo"]), three=0)
@@ -81,7 +81,7 @@ def test_any_two_meet_those_of_one_show_too(kind: Kind) -> None:
         sampler(kind, "any", ["Pixo"], "cartoon")
 
 
-def test_who_joins_a_picture_of_both_styles_is_of_any() -> None:
+def test_a_third_character_may_have_either_style() -> None:
     made = drawn(sampler("mix", "opposite", [*CAST], "realistic", ["Rufus"]))
     assert {who[0] for who in made} == {"Pixo", "Mimi", "Luma"}
     assert {("Pixo",), ("Pixo", "Mimi"), ("Pixo", "Luma"), ("Pixo", "Olga")} <= made

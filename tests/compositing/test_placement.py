@@ -49,7 +49,7 @@ def hidden(one: CharacterTrack, other: CharacterTrack) -> float:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_as_large_on_the_same_line_and_hardly_hidden(seed: int) -> None:
+def test_a_character_is_placed_at_the_same_size_and_ground_line(seed: int) -> None:
     there = somebody(60, 20, 84, 56, walks=6)
     stand = put(character(somebody(30, 10, 46, 40, walks=8)), [there], seed)
     assert stand is not None
@@ -64,7 +64,7 @@ def test_as_large_on_the_same_line_and_hardly_hidden(seed: int) -> None:
     assert boxes[:, 3].max() <= HEIGHT
 
 
-def test_who_hides_its_feet_still_tells_how_large() -> None:
+def test_size_is_taken_from_a_character_with_hidden_feet() -> None:
     there = somebody(60, 20, 84, 64, feet_visible=False)
     for seed in range(12):
         stand = put(character(somebody(30, 10, 46, 40)), [there], seed)
@@ -72,14 +72,14 @@ def test_who_hides_its_feet_still_tells_how_large() -> None:
         assert 0.7 < stand.track.size / there.size < 1.12
 
 
-def test_a_place_costs_what_is_hidden_and_what_was_resampled() -> None:
+def test_the_cost_adds_hidden_area_and_resampling() -> None:
     who, there = character(somebody(30, 20, 50, 56)), somebody(40, 20, 60, 56)
     close = put(who, [there], overlap=0.15)
     assert close is not None
     assert close.cost == pytest.approx(hidden(close.track, there) + abs(np.log(close.scale)), abs=0.03)
 
 
-def test_the_same_draw_gives_the_same_place_and_places_differ() -> None:
+def test_a_seed_repeats_its_placement_and_seeds_differ() -> None:
     there = [somebody(70, 20, 90, 56)]
     stands = [put(character(somebody(30, 10, 46, 40)), there, seed) for seed in range(20)]
     again = put(character(somebody(30, 10, 46, 40)), there, 3)
@@ -88,7 +88,7 @@ def test_the_same_draw_gives_the_same_place_and_places_differ() -> None:
     assert len({stand.dx for stand in stands if stand}) > 5
 
 
-def test_nobody_tells_so_the_settings_do() -> None:
+def test_settings_decide_the_size_on_an_empty_background() -> None:
     place = Place(height=(0.5, 0.6), foot=(0.8, 0.9))
     for seed in range(10):
         stand = put(character(somebody(30, 10, 46, 40)), [], seed, place)
@@ -97,13 +97,13 @@ def test_nobody_tells_so_the_settings_do() -> None:
         assert 0.78 <= stand.track.foot / HEIGHT <= 0.91
 
 
-def test_no_room_is_none() -> None:
+def test_without_room_there_is_no_placement() -> None:
     wide = somebody(2, 20, 94, 56)
     assert put(character(somebody(10, 10, 80, 50)), [wide]) is None
     assert put(character(somebody(10, 10, 80, 50)), [wide], place=Place(overlap=1.0)) is not None
 
 
-def test_who_is_cut_off_below_stays_at_the_border() -> None:
+def test_characters_cropped_below_stay_at_the_lower_border() -> None:
     stand = put(
         character(somebody(30, 30, 60, 64, feet_visible=False), cropped_bottom=True),
         [somebody(70, 20, 90, 50)],
@@ -112,7 +112,7 @@ def test_who_is_cut_off_below_stays_at_the_border() -> None:
     assert stand.scale * HEIGHT + stand.dy >= HEIGHT
 
 
-def test_who_is_cut_off_above_stays_at_the_border() -> None:
+def test_characters_cropped_above_stay_at_the_upper_border() -> None:
     there = somebody(60, 14, 84, 54)
     who = character(somebody(20, 0, 44, 50), cropped_top=True)
     stands = [put(who, [there], seed, Place(overlap=0.5)) for seed in range(20)]
@@ -121,7 +121,7 @@ def test_who_is_cut_off_above_stays_at_the_border() -> None:
         assert stand.dy <= 0  # where its own picture ends, the new one has ended
 
 
-def test_a_walker_may_leave_the_picture_a_little() -> None:
+def test_a_walker_may_leave_the_picture_by_the_allowed_share() -> None:
     walker, there = character(somebody(30, 10, 46, 40, walks=20)), somebody(45, 20, 65, 56)
     assert put(walker, [there], place=Place(overlap=0.02, outside=0)) is None
     stand = put(walker, [there], place=Place(overlap=0.02, outside=0.5))
@@ -132,7 +132,7 @@ def test_a_walker_may_leave_the_picture_a_little() -> None:
     assert put(character(somebody(30, 10, 46, 40)), [], place=Place(outside=0.5)).cost < 0.5  # type: ignore[union-attr]
 
 
-def test_an_overlap_that_is_asked_for() -> None:
+def test_a_requested_overlap_is_reached() -> None:
     there = somebody(40, 20, 60, 56)
     asked = [
         hidden(s.track, there)
@@ -142,7 +142,7 @@ def test_an_overlap_that_is_asked_for() -> None:
     assert np.mean(asked) > 0.07
 
 
-def test_mirrored_every_second_time() -> None:
+def test_about_half_of_the_characters_are_mirrored() -> None:
     who = character(somebody(10, 10, 20, 40))
     flips = [stand.flip for seed in range(40) if (stand := put(who, [], seed, Place(flip=True)))]
     assert 8 < sum(flips) < 32
@@ -150,7 +150,7 @@ def test_mirrored_every_second_time() -> None:
     np.testing.assert_allclose(body.boxes[:, [0, 2]], [[76, 86]] * COUNT)
 
 
-def test_a_camera_that_moves_shows_less_in_common() -> None:
+def test_placements_stay_visible_under_a_moving_camera() -> None:
     path = np.array([[1, 0, 0, 0], [1, 0, 10, 0], [1, 0, 20, 0], [1, 0, 30, 0], [1, 0, 40, 0.0]])
     views = visible_area(path, COUNT, HEIGHT, WIDTH)
     np.testing.assert_allclose(views[-1], [40, 0, 136, 64])

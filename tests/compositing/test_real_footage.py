@@ -75,7 +75,9 @@ def folders(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return made / "live", made / "drawn", made / "cast"
 
 
-def test_a_dancer_in_a_drawn_valley(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_real_dancer_is_composited_into_a_drawn_background(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     live, drawn, cast = folders
     choice = Choice(unmasked=True, three=0, fastest=1.0)
     composite([live, drawn], tmp_path / "out", count=2, cast=cast, choice=choice, place=Place(outside=0))

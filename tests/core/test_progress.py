@@ -42,7 +42,7 @@ def test_without_a_length_it_counts(clock: list[float], capsys: pytest.CaptureFi
     assert capsys.readouterr().err.splitlines()[0] == "reading: 1 done, 0:20 so far"
 
 
-def test_quick_or_empty_loops_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_or_empty_loops_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track([], "nothing")) == []
     assert list(track(range(0), "nothing", total=5, start=5)) == []
     assert list(track([1, 2], "little")) == [1, 2]

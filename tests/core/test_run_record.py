@@ -39,7 +39,7 @@ def test_a_run_is_a_preset_of_its_own_verb(tmp_path: Path) -> None:
     assert set(run["versions"]) >= {"python", "torch", "diffusers"}
 
 
-def test_secrets_stay_out(tmp_path: Path) -> None:
+def test_secrets_are_not_written(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     write_run(
         path, "learn", {"api_key": "sk-42", "server": "http://me:sk-42@host", "hf_token": "sk-42", "seed": 1}

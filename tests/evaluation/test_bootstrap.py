@@ -17,29 +17,29 @@ def test_the_interval_is_that_of_theory() -> None:
     assert found.n == 400
 
 
-def test_it_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_as_often_as_stated() -> None:
     rng = np.random.default_rng(2)
     found = [mean_interval((rng.random(60) < 0.7).astype(float).tolist()) for _ in range(100)]
     assert 88 <= sum(one.low <= 0.7 <= one.high for one in found) <= 100
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_the_interval_depends_on_the_seed_alone() -> None:
     values = np.random.default_rng(0).random(9).tolist()
     assert mean_interval(values, seed=4) == mean_interval(values, seed=4) != mean_interval(values, seed=5)
 
 
-def test_equal_values_leave_no_room() -> None:
+def test_equal_values_have_an_interval_of_width_zero() -> None:
     assert mean_interval([0.5]) == Interval(0.5, 0.5, 0.5, 1)
     assert mean_interval([1, 1, 1]) == Interval(1.0, 1.0, 1.0, 3)
 
 
-def test_long_samples_are_drawn_in_parts() -> None:
+def test_long_samples_are_resampled_in_parts() -> None:
     found = mean_interval(np.linspace(0, 1, 30_011).tolist())
     assert found.low < 0.5 < found.high
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(1 / 12 / 30_011), rel=0.1)
 
 
-def test_what_both_runs_share_cancels() -> None:
+def test_paired_intervals_cancel_common_variance() -> None:
     rng = np.random.default_rng(3)
     hardness = rng.normal(0, 1, 50)
     before = hardness.tolist()
@@ -52,7 +52,7 @@ def test_what_both_runs_share_cancels() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [float("nan")], [1.0, float("inf")]])
-def test_values_that_have_no_interval(values: list[float]) -> None:
+def test_no_values_or_nan_are_an_error(values: list[float]) -> None:
     with pytest.raises(CastmixError, match="at least one"):
         mean_interval(values)
 

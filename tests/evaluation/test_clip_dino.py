@@ -93,14 +93,14 @@ def test_dino_compares_with_the_references_of_the_cast(tiny: Features) -> None:
     assert measure(video("a red star jumps"), lambda: (noise(2), 8.0)).values == {"dino_i": None}
 
 
-def test_what_numbers_depend_on_is_known(tiny: Features) -> None:
+def test_scores_record_the_references_they_depend_on(tiny: Features) -> None:
     mimi = find_references(None, CAST)["Mimi"]
     one, other = (dino_metric({"Mimi": (path,)}, CAST, tiny).depends_on for path in mimi[:2])
     assert one != other
     assert one == dino_metric({"Mimi": mimi[:1]}, CAST, tiny).depends_on
 
 
-def test_nobody_at_the_sides_is_cut_off(tiny: Features) -> None:
+def test_wide_frames_are_compared_whole(tiny: Features) -> None:
     frames = np.full((1, 24, 72, 3), 128, np.uint8)
     beside = frames.copy()
     beside[:, :, :12] = (255, 0, 0)
@@ -112,7 +112,7 @@ def test_nobody_at_the_sides_is_cut_off(tiny: Features) -> None:
     assert scores[0] != scores[1]
 
 
-def test_weights_that_are_not_here(tiny: Features, tmp_path: Path) -> None:
+def test_missing_weights_name_the_download(tiny: Features, tmp_path: Path) -> None:
     absent = Features(clip="nobody/has-this-clip", dino=str(tmp_path))
     assert local_folder(absent.clip) is None
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_references_are_found_by_name(tmp_path: Path) -> None:
         find_references(tmp_path / "nowhere", CAST)
 
 
-def test_prompts_in_plain_words() -> None:
+def test_tags_are_removed_from_prompts_for_clip() -> None:
     assert plain_prompt(TEXT) == "Mimi chases Rufus. Rufus runs away. cartoon style"
     assert plain_prompt("a red star jumps") == "a red star jumps"
     assert characters_in(TEXT, CAST) == ["Mimi", "Rufus"]

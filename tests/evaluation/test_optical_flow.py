@@ -28,7 +28,7 @@ def test_a_still_video_is_smooth_and_not_dynamic() -> None:
     assert motion_scores(panning(0), FPS) == {"motion_smoothness": 1, "dynamic_degree": 0}
 
 
-def test_what_moves_steadily_is_smoother_than_what_jerks() -> None:
+def test_steady_motion_is_smoother_than_jerky_motion() -> None:
     steady = panning(3)
     jerks = steady[[0, 1, 4, 3, 2, 5, 6, 8, 7]]
     smooth, rough = motion_scores(steady, FPS), motion_scores(jerks, FPS)
@@ -44,14 +44,14 @@ def test_flicker_is_not_smooth() -> None:
 
 
 @pytest.mark.parametrize(("pixels", "moves"), [(1, 0.0), (3, 1.0)])
-def test_speed_counts_in_picture_heights_a_second(pixels: int, moves: float) -> None:
+def test_speed_is_in_picture_heights_per_second(pixels: int, moves: float) -> None:
     assert (pixels / HEIGHT * FPS > MOVING) is bool(moves)
     assert motion_scores(panning(pixels), FPS)["dynamic_degree"] == moves
     assert motion_scores(panning(pixels, count=4, scale=8), FPS)["dynamic_degree"] == moves  # downscaled
     assert motion_scores(panning(pixels), FPS * 4)["dynamic_degree"] == 1
 
 
-def test_a_small_thing_that_moves_is_enough() -> None:
+def test_a_small_moving_object_makes_a_video_dynamic() -> None:
     frames = np.repeat(texture()[None], 9, 0)
     ball = texture(20, 20, seed=1)
     for t, frame in enumerate(frames):
@@ -60,6 +60,6 @@ def test_a_small_thing_that_moves_is_enough() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 96, 3), (9, 8, 96, 3)])
-def test_too_little_to_see_motion_scores(shape: tuple[int, ...]) -> None:
+def test_too_few_frames_or_pixels_are_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(CastmixError, match="motion needs at least 3 frames with at least 16 pixels"):
         motion_scores(np.zeros(shape, np.uint8), FPS)

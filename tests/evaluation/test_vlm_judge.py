@@ -95,13 +95,15 @@ def test_answers_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
     ],
     ids=["model", "frames", "video", "prompt"],
 )
-def test_what_an_answer_depends_on(tmp_path: Path, change: Callable[[], tuple[Video, Judge]]) -> None:
+def test_changed_inputs_ask_the_judge_again(
+    tmp_path: Path, change: Callable[[], tuple[Video, Judge]]
+) -> None:
     judge(grades(7, 9, 8), tmp_path)(VIDEO, footage)
     video, settings = change()
     assert judge(grades(1, 1, 1), tmp_path, settings=settings)(video, footage).values["style_p"] == 1
 
 
-def test_what_is_no_grade_is_set_aside_and_asked_again(tmp_path: Path) -> None:
+def test_answers_without_a_grade_are_recorded_and_asked_again(tmp_path: Path) -> None:
     replies = ['{"score": 6, "reason": "a"}', "I cannot help with that.", '{"score": 8, "reason": "b"}']
     made = judge(lambda messages: replies.pop(0), tmp_path)(VIDEO, footage)
     assert made.values == {"style_p": 7, "style_p_spread": 2}
@@ -111,13 +113,13 @@ def test_what_is_no_grade_is_set_aside_and_asked_again(tmp_path: Path) -> None:
     assert again.problems == ()
 
 
-def test_a_model_that_only_refuses_gives_no_score(tmp_path: Path) -> None:
+def test_only_refusals_give_no_score(tmp_path: Path) -> None:
     made = judge(lambda messages: "no", tmp_path)(VIDEO, footage)
     assert made.values == {"style_p": None, "style_p_spread": None}
     assert len(made.problems) == 3
 
 
-def test_a_server_that_is_gone_is_not_asked_for_ever(tmp_path: Path) -> None:
+def test_an_unreachable_server_ends_the_judging(tmp_path: Path) -> None:
     asked = 0
 
     def gone(messages: list[Message]) -> str:
@@ -150,7 +152,7 @@ def test_one_failure_between_answers_is_forgiven(tmp_path: Path) -> None:
     assert all(len(made.problems) == 1 for made in found)
 
 
-def test_the_model_is_told_and_shown_what_it_needs(tmp_path: Path) -> None:
+def test_the_judge_gets_the_question_frames_and_references(tmp_path: Path) -> None:
     told: list[list[Message]] = []
 
     def see(messages: list[Message]) -> str:
@@ -172,7 +174,7 @@ def test_the_model_is_told_and_shown_what_it_needs(tmp_path: Path) -> None:
     assert not any("$" in text for text in [system["content"], *texts])
 
 
-def test_the_published_words_are_whole() -> None:
+def test_the_published_judge_prompts_are_complete() -> None:
     words = read_judge_prompts()
     assert words.questions.keys() == COLUMNS.keys()
     for text in words.questions.values():
@@ -193,7 +195,7 @@ def test_the_published_words_are_whole() -> None:
         'He is there {"score": 1}.\n</think>\n{"reason": "two lines of it", "score": 7}',
     ],
 )
-def test_grades_that_can_be_read(reply: str) -> None:
+def test_grades_are_read_from_answers(reply: str) -> None:
     assert read_grade(reply) == (7, "two lines of it")
 
 
@@ -215,12 +217,12 @@ def test_grades_that_can_be_read(reply: str) -> None:
         '[{"score": 7, "reason": "in a list"}]',
     ],
 )
-def test_grades_that_are_none(reply: str) -> None:
+def test_answers_without_a_grade_are_errors(reply: str) -> None:
     with pytest.raises(CastmixError, match="no grade in the answer"):
         read_grade(reply)
 
 
-def test_settings_of_the_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_judge_settings_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CASTMIX_VLM_MODEL", raising=False)
     with pytest.raises(CastmixError, match=r"judge.repeats must be 3 or more.*got repeats 2, frames 3"):
         judge(grades(), tmp_path, settings=Judge(model="see", frames=3, repeats=2))

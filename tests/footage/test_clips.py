@@ -80,7 +80,7 @@ def test_an_index_that_was_never_finished_takes_no_caption_away(tmp_path: Path) 
         (lambda folder: (folder / "metadata.jsonl").write_text("\n{'x'}\n"), "metadata.jsonl, line 2"),
     ],
 )
-def test_what_cannot_be_understood_is_named(tmp_path: Path, break_it: object, named: str) -> None:
+def test_malformed_clip_files_are_named(tmp_path: Path, break_it: object, named: str) -> None:
     make_clip(tmp_path, "a")
     break_it(tmp_path)  # type: ignore[operator]
     with pytest.raises(CastmixError, match=named):
@@ -102,7 +102,7 @@ def test_a_sample_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert (loaded.id, loaded.text, loaded.fingerprint) == ("a", "hé", fingerprint)
 
 
-def test_samples_that_are_none_are_named(tmp_path: Path) -> None:
+def test_malformed_samples_are_named(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="castmix cache"):
         load_samples(tmp_path)
     write_atomic(tmp_path / "a.safetensors", safetensors_bytes({"x": torch.zeros(1)}, {}))

@@ -33,7 +33,7 @@ def test_equal_masks_make_equal_small_files(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_size < 0.01 * 49 * 240 * 416
 
 
-def test_a_mask_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_mask_leaves_no_file(tmp_path: Path) -> None:
     good, bad = np.zeros((4, 6), np.uint8), np.zeros((4, 8), np.uint8)
     with pytest.raises(CastmixError, match=r"mask 1 is uint8 \(4, 8\), expected uint8 \(4, 6\)"):
         write_mask(tmp_path / "a", [good, bad], 8.0)
@@ -54,7 +54,7 @@ def test_missing_and_damaged_masks_say_what_to_do(tmp_path: Path) -> None:
         read_mask(path)
 
 
-def test_where_masks_lie_and_which_count() -> None:
+def test_mask_paths_and_accepted_names() -> None:
     assert mask_path(clip(), "Mr. Bean") == Path("d/clips/e1.x_s000.mr-bean.mask.mkv")
     assert mask_path(clip(), "Ёлка") == mask_path(clip(), "ёлка")
     assert accepted_mask_names(clip()) == []

@@ -61,7 +61,7 @@ def test_every_hard_cut_of_the_footage_is_found_at_its_frame(footage: Path, name
 
 
 @pytest.mark.slow
-def test_animation_on_threes_is_not_shredded(footage: Path) -> None:
+def test_held_animation_drawings_are_not_cuts(footage: Path) -> None:
     found = look(footage / "derived" / "popeye_T02_burned_subs.mp4")
     assert {0, 305, 770} < {shot.first for shot in found.shots}
     assert len(found.shots) < 20  # 29 if every held drawing is judged
@@ -85,7 +85,7 @@ def test_a_weak_cut_between_two_stills_is_found(tmp_path: Path) -> None:
     assert [shot.first for shot in found.shots] == [0, 20]
 
 
-def test_a_change_of_size_within_a_file_is_survived(tmp_path: Path) -> None:
+def test_a_change_of_size_within_a_file_is_accepted(tmp_path: Path) -> None:
     small = film(tmp_path / "a.ts", [n / 25 for n in range(30)])
     large = film(tmp_path / "b.ts", [2 + n / 25 for n in range(30)], size=(96, 128))
     joined = tmp_path / "c.ts"
@@ -95,7 +95,7 @@ def test_a_change_of_size_within_a_file_is_survived(tmp_path: Path) -> None:
     assert len(found.shots) >= 2  # time jumps
 
 
-def test_time_that_runs_back_or_stands_still_ends_a_shot() -> None:
+def test_a_shot_ends_where_timestamps_do_not_increase() -> None:
     times = np.array([0, 0.1, 0.2, 0.0, 0.1, 1.5, 1.6])
     shots = split_shots(times, np.full(7, 0.1), [4], [])
     assert [(shot.first, shot.stop) for shot in shots] == [(0, 3), (3, 4), (4, 5), (5, 7)]
@@ -119,7 +119,7 @@ steps = st.lists(st.floats(0.005, 0.3), min_size=1, max_size=150)
     k=st.integers(0, 8),
     data=st.data(),
 )
-def test_windows_show_at_every_moment_the_frame_that_the_source_shows(
+def test_windows_show_the_source_frame_of_every_moment(
     steps: list[float], begin: float, fps: float, k: int, data: st.DataObject
 ) -> None:
     num_frames = 4 * k + 1

@@ -98,7 +98,7 @@ def test_cover_at_its_own_size_is_the_identity() -> None:
     assert np.array_equal(resize_and_crop(smooth(), 48, 64), smooth())
 
 
-def test_the_planar_way_gives_the_levels_of_the_packed_one_and_a_converter_serves_any_frame() -> None:
+def test_planar_and_packed_conversion_give_the_same_levels() -> None:
     rng = np.random.default_rng(0)
     noise = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), np.uint8), "rgb24")
     exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -113,7 +113,7 @@ def test_the_planar_way_gives_the_levels_of_the_packed_one_and_a_converter_serve
             )
 
 
-def test_cover_averages_what_it_cannot_show() -> None:
+def test_cover_averages_when_shrinking() -> None:
     stripes = np.zeros((1, 64, 512, 3), np.uint8)
     stripes[:, :, ::2] = 255
     assert np.ptp(resize_and_crop(stripes, 16, 128)) < 8
@@ -158,9 +158,7 @@ def test_pixel_aspect_is_obeyed_upright_and_turned(tmp_path: Path) -> None:
         ("a.gif", "gif", "rgb8"),
     ],
 )
-def test_what_a_codec_stores_is_what_comes_out(
-    tmp_path: Path, name: str, codec: str, pixel_format: str
-) -> None:
+def test_every_codec_is_decoded(tmp_path: Path, name: str, codec: str, pixel_format: str) -> None:
     frames = list(smooth(4))
     # some containers and codecs know only whole frames
     path = write(
@@ -178,7 +176,7 @@ def test_what_a_codec_stores_is_what_comes_out(
     assert np.abs(back.astype(float) - np.stack(frames)).mean() < (20 if codec == "gif" else 5)
 
 
-def test_what_is_transparent_is_put_on_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     frame = np.zeros((16, 16, 4), np.uint8)
     frame[:8] = (255, 0, 0, 255)
     frame[8:, 8:] = (0, 0, 0, 128)
@@ -189,7 +187,7 @@ def test_what_is_transparent_is_put_on_white(tmp_path: Path) -> None:
     assert shown[12, 12].tolist() == [127, 127, 127]
 
 
-def test_the_colours_of_hd_video_are_not_taken_for_those_of_sd(tmp_path: Path) -> None:
+def test_hd_and_sd_colour_spaces_are_distinguished(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.height = stream.width = 32
@@ -226,7 +224,7 @@ def test_times_are_those_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["empty.mp4", "text.mp4", "text.txt", "sound.m4a", "missing.mp4", "folder"])
-def test_what_is_no_video_is_named(tmp_path: Path, name: str) -> None:
+def test_files_without_video_are_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.startswith("text"):
         path.write_text("not a film\n" * 99)
@@ -250,7 +248,7 @@ def test_a_playlist_fetches_nothing(tmp_path: Path) -> None:
         probe(playlist)
 
 
-def test_a_damaged_file_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", [n / 25 for n in range(50)], muxer={"movflags": "faststart"})
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])

@@ -99,7 +99,7 @@ def change(lora: Lora, layer: str) -> torch.Tensor:
     return b @ a
 
 
-def test_the_solution_is_that_of_stacked_equations() -> None:
+def test_the_solution_equals_that_of_the_stacked_equations() -> None:
     layer, ridge = "blocks.1.ffn.net.0.proj", 0.01
     parts = [
         Part("a", some_lora(1, 3), 0.7),
@@ -123,7 +123,7 @@ def test_the_solution_is_that_of_stacked_equations() -> None:
     assert 0 < residuals.solution < residuals.average < residuals.total
 
 
-def test_where_inputs_do_not_meet_each_lora_stays_whole() -> None:
+def test_each_lora_is_kept_on_disjoint_inputs() -> None:
     layer = "blocks.0.attn1.to_q"
     parts = [Part("a", some_lora(1, 3), 1.0), Part("b", some_lora(2, 2), 1.0)]
     halves = torch.eye(32).split(16)
@@ -167,7 +167,7 @@ def test_least_squares_keeps_more_of_both_than_the_average(
     assert load_lora(small).rank == 2
 
 
-def test_gradient_learns_from_each_in_turn_and_goes_on_where_it_stopped(
+def test_gradient_fusion_alternates_loras_and_resumes(
     alone: list[Path], pairs: Path, files: list[str], tmp_path: Path, tiny_wan: Path
 ) -> None:
     settings: dict[str, Any] = {"model": str(tiny_wan), "subjects": ["Pixo", "Bruk"]}
@@ -212,7 +212,7 @@ def lesson_of(alone: list[Path], pairs: Path, tiny_wan: Path, work: Path) -> gra
 
 
 @pytest.mark.parametrize("maps", [False, True])
-def test_losses_fall(alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path, maps: bool) -> None:
+def test_both_losses_fall(alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path, maps: bool) -> None:
     """On a batch of each LoRA and a mixed clip that stay the same; one LoRA may have to give way."""
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
     student = [one for name, one in lesson.denoiser.module.named_parameters() if ".fused." in name]
@@ -228,7 +228,7 @@ def test_losses_fall(alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: P
         assert rows[-1][2] < 0.7 * rows[0][2]
 
 
-def test_maps_that_became_worse_are_told(
+def test_worse_attention_maps_are_reported(
     alone: list[Path],
     pairs: Path,
     tmp_path: Path,
@@ -272,7 +272,7 @@ def test_only_the_student_gets_gradients(
     assert all(".fused." in name for name in with_gradient)
 
 
-def test_the_maps_gradient_is_that_of_finite_differences(
+def test_the_gradient_of_the_map_loss_equals_finite_differences(
     alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
 ) -> None:
     """In a random direction of all of the student's numbers, in float64, the maps' maxima held constant."""
@@ -314,7 +314,7 @@ def test_the_maps_gradient_is_that_of_finite_differences(
     assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-3)
 
 
-def test_captions_with_special_tokens_are_those_that_the_lora_was_trained_with(
+def test_captions_with_special_tokens_are_encoded_with_their_vectors(
     tiny_wan: Path, alone: list[Path]
 ) -> None:
     spec, encoders = models.find_model(str(tiny_wan)), models.load_encoders(str(tiny_wan))
@@ -333,7 +333,7 @@ def test_captions_with_special_tokens_are_those_that_the_lora_was_trained_with(
     assert embed_captions_with_tokens([plain_item], parts, spec) == {}
 
 
-def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:
+def test_pairs_are_clips_with_masks_of_two_subjects(pairs: Path, tiny_wan: Path) -> None:
     spec, encoders = models.find_model(str(tiny_wan)), models.load_encoders(str(tiny_wan))
     parts = [Part("a", Lora({}), 1.0, ("Pixo",)), Part("b", Lora({}), 1.0, ("Bruk", "Nobody"))]
     found = load_pairs(pairs, spec, parts, encoders)
@@ -360,7 +360,7 @@ def test_pairs_are_those_with_masks_of_two(pairs: Path, tiny_wan: Path) -> None:
         ({"method": "gradient", "distil": Distil(attention=-1)}, "must be 0 or more, got -1"),
     ],
 )
-def test_errors(
+def test_wrong_arguments_are_errors(
     alone: list[Path],
     files: list[str],
     tmp_path: Path,
@@ -374,7 +374,7 @@ def test_errors(
         fuse(files, tmp_path / "x.safetensors", **{**known, **settings})
 
 
-def test_command_line(
+def test_the_command_line_runs_the_method(
     alone: list[Path], pairs: Path, files: list[str], tmp_path: Path, tiny_wan: Path
 ) -> None:
     out = tmp_path / "fused.safetensors"
@@ -405,7 +405,7 @@ def test_each_turn_has_its_own_teacher_and_clips(
         assert seen[1:] == [{f"part{number}": weight}]
 
 
-def test_the_maps_weigh_as_much_as_they_are_told(
+def test_the_map_gradient_is_proportional_to_its_weight(
     alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
 ) -> None:
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
@@ -420,7 +420,9 @@ def test_the_maps_weigh_as_much_as_they_are_told(
     torch.testing.assert_close(found[1], 3 * found[0], rtol=1e-4, atol=1e-7)
 
 
-def test_it_begins_as_the_average(alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path) -> None:
+def test_the_fused_lora_starts_as_the_average(
+    alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
+) -> None:
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
     student = gradient.extract(lesson.denoiser.module, gradient.STUDENT)
     first, second = (part.lora for part in lesson.parts)
@@ -433,7 +435,7 @@ def test_it_begins_as_the_average(alone: list[Path], pairs: Path, tmp_path: Path
         torch.testing.assert_close(change(student, layer), torch.stack(parts).sum(0) / 2)
 
 
-def test_the_lessons_gradient_is_that_of_finite_differences(
+def test_the_gradient_of_the_fusion_loss_equals_finite_differences(
     alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
 ) -> None:
     """L_fusion in a random direction of all of the student's numbers, the network in float64."""

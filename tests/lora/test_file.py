@@ -40,7 +40,7 @@ def equal(one: Lora, other: Lora) -> bool:
 
 
 @pytest.mark.parametrize("format", ["comfyui", "diffusers"])
-def test_what_is_saved_is_loaded(lora: Lora, tmp_path: Path, format: str) -> None:
+def test_a_saved_lora_is_loaded_unchanged(lora: Lora, tmp_path: Path, format: str) -> None:
     save_lora(lora, tmp_path / "a.safetensors", format)
     again = load_lora(tmp_path / "a.safetensors")
     assert equal(lora, again)
@@ -48,7 +48,7 @@ def test_what_is_saved_is_loaded(lora: Lora, tmp_path: Path, format: str) -> Non
 
 
 @pytest.mark.parametrize("format", ["comfyui", "diffusers"])
-def test_diffusers_loads_it_to_the_same_output(
+def test_diffusers_loads_the_file_with_the_same_output(
     tiny_wan: Path, lora: Lora, tmp_path: Path, format: str
 ) -> None:
     from diffusers import WanPipeline
@@ -83,7 +83,7 @@ def test_comfyui_keys_and_deterministic_bytes(lora: Lora, tmp_path: Path) -> Non
     assert len(keys) == 2 * 2 * 10
 
 
-def test_kohya_with_alpha_is_the_same_change(lora: Lora, tmp_path: Path) -> None:
+def test_kohya_files_with_alpha_are_the_same_change(lora: Lora, tmp_path: Path) -> None:
     save_lora(lora, tmp_path / "comfy.safetensors")
     kohya = {}
     for key, tensor in load_file(tmp_path / "comfy.safetensors").items():
@@ -99,7 +99,7 @@ def test_kohya_with_alpha_is_the_same_change(lora: Lora, tmp_path: Path) -> None
         assert torch.allclose(up @ down, b @ a / 4, atol=1e-6)  # alpha 1 of rank 4
 
 
-def test_diffusers_own_header_scales_it(lora: Lora, tmp_path: Path) -> None:
+def test_the_alpha_in_a_diffusers_header_is_applied(lora: Lora, tmp_path: Path) -> None:
     state = {}
     for name, (a, b) in lora.tensors.items():
         state[f"transformer.{name}.lora_A.weight"], state[f"transformer.{name}.lora_B.weight"] = a, b
@@ -114,13 +114,13 @@ def test_diffusers_own_header_scales_it(lora: Lora, tmp_path: Path) -> None:
     assert torch.equal(again.tensors[name][1], lora.tensors[name][1] / 2)
 
 
-def test_bfloat16_is_half_the_file(lora: Lora, tmp_path: Path) -> None:
+def test_bfloat16_halves_the_file_size(lora: Lora, tmp_path: Path) -> None:
     save_lora(lora, tmp_path / "a.safetensors", dtype=torch.bfloat16)
     assert {tensor.dtype for tensor in load_file(tmp_path / "a.safetensors").values()} == {torch.bfloat16}
     assert load_lora(tmp_path / "a.safetensors").tensors["blocks.0.attn1.to_q"][0].dtype == torch.float32
 
 
-def test_what_is_no_wan_lora_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_wan_lora_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(CastmixError, match="does not exist"):
         load_lora(path)
@@ -138,7 +138,7 @@ def test_what_is_no_wan_lora_is_refused(tmp_path: Path) -> None:
         load_lora(path)
 
 
-def test_real_width(tmp_path: Path) -> None:
+def test_a_network_of_real_width_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     """The 1.3B's width with two of its thirty blocks: one training step, saved and loaded."""
     from diffusers import WanTransformer3DModel
 
@@ -172,7 +172,7 @@ def test_real_width(tmp_path: Path) -> None:
         assert torch.equal(denoiser(latents, sigma, embeds), after)
 
 
-def test_layers_of_the_14b() -> None:
+def test_the_14b_model_has_400_adapted_layers() -> None:
     """On the meta device: names and shapes of all 400 layers, without 57 GB."""
     from diffusers import WanTransformer3DModel
 

@@ -50,7 +50,7 @@ def state_of(module: torch.nn.Module) -> list[object]:
     ]
 
 
-def test_a_fresh_adapter_changes_nothing_and_draws_nothing(denoiser: models.Denoiser) -> None:
+def test_a_fresh_adapter_changes_neither_output_nor_random_state(denoiser: models.Denoiser) -> None:
     before, random = run(denoiser), torch.random.get_rng_state()
     adapters.add(denoiser.module, "a", Adapter(rank=4), seed=1)
     assert torch.equal(torch.random.get_rng_state(), random)
@@ -59,7 +59,7 @@ def test_a_fresh_adapter_changes_nothing_and_draws_nothing(denoiser: models.Deno
         assert torch.equal(run(denoiser), before)
 
 
-def test_the_seed_decides_the_adapter(denoiser: models.Denoiser, tiny_wan: Path) -> None:
+def test_the_seed_determines_the_adapter(denoiser: models.Denoiser, tiny_wan: Path) -> None:
     other = models.load_denoiser(str(tiny_wan))
     adapters.add(denoiser.module, "a", Adapter(rank=4), seed=1)
     adapters.add(other.module, "first", Adapter(rank=2), seed=7)
@@ -72,7 +72,7 @@ def test_the_seed_decides_the_adapter(denoiser: models.Denoiser, tiny_wan: Path)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_reach_the_adapter_and_nothing_else(denoiser: models.Denoiser, checkpointing: bool) -> None:
+def test_only_the_adapter_gets_gradients(denoiser: models.Denoiser, checkpointing: bool) -> None:
     if checkpointing:
         denoiser.module.enable_gradient_checkpointing()  # type: ignore[operator]
     adapters.add(denoiser.module, "other", Adapter(rank=2), seed=0)
@@ -87,7 +87,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(denoiser: models.Denoiser,
     assert all(parameter.grad.any() for name, parameter in parameters.items() if name.endswith("B"))  # type: ignore[union-attr]
 
 
-def test_several_at_once_are_the_sum_of_their_changes(denoiser: models.Denoiser) -> None:
+def test_several_adapters_add_their_changes(denoiser: models.Denoiser) -> None:
     one, two = some_lora(denoiser, 1), some_lora(denoiser, 2, rank=5)
     adapters.attach(denoiser.module, one, "one")
     adapters.attach(denoiser.module, two, "two")
@@ -103,7 +103,7 @@ def test_several_at_once_are_the_sum_of_their_changes(denoiser: models.Denoiser)
     assert not torch.allclose(run(denoiser), summed, atol=1e-2)
 
 
-def test_activate_puts_everything_back_even_after_an_error(denoiser: models.Denoiser) -> None:
+def test_activate_restores_the_network_even_after_an_error(denoiser: models.Denoiser) -> None:
     base = run(denoiser)
     adapters.attach(denoiser.module, some_lora(denoiser, 1), "one")
     assert torch.equal(run(denoiser), base)  # attached, not active
@@ -145,7 +145,7 @@ def test_alpha_is_folded_into_b(denoiser: models.Denoiser) -> None:
         assert torch.allclose(run(denoiser), out, atol=1e-6)
 
 
-def test_what_does_not_fit_names_both_bases(
+def test_a_lora_of_another_base_names_both_bases(
     denoiser: models.Denoiser, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora = some_lora(denoiser, 1)
@@ -169,7 +169,7 @@ def test_what_does_not_fit_names_both_bases(
         adapters.add(denoiser.module, "z", Adapter(targets=("to_q",)), seed=0)
 
 
-def test_presets_of_targets(denoiser: models.Denoiser) -> None:
+def test_target_presets_name_layers(denoiser: models.Denoiser) -> None:
     def layers(name: str, *targets: str) -> set[str]:
         adapters.add(denoiser.module, name, Adapter(rank=1, targets=targets), seed=0)
         found = adapters.extract(denoiser.module, name).tensors
@@ -181,7 +181,7 @@ def test_presets_of_targets(denoiser: models.Denoiser) -> None:
     assert layers("s", "subject") == {f"attn2.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")} | feed
 
 
-def test_chosen_heads_alone_are_changed(denoiser: models.Denoiser) -> None:
+def test_only_the_chosen_heads_are_changed(denoiser: models.Denoiser) -> None:
     """Also after steps of an optimiser that decays weights: what the file holds is M B A and B A M."""
     adapters.add(denoiser.module, "a", Adapter(rank=2), seed=0)
     parameters = adapters.trainable(denoiser.module, "a")

@@ -11,7 +11,7 @@ from toolkit.lora.file import Lora
 from toolkit.lora.plain_words import class_nouns, in_plain_words
 
 
-def test_c_tilde_is_the_prompt_in_plain_words() -> None:
+def test_tokens_are_replaced_by_plain_words() -> None:
     words = {"<sub1>": "star", "Pixo": "a teal star", "Rufus": "a dog"}
     assert in_plain_words("a <sub1> meets a <sub2>, x style", words) == "a star meets a <sub2>, x style"
     rufus = "[Character: Rufus], waves at [Character: Pixo]. [scene-style:cartoon]"

@@ -32,7 +32,7 @@ def lora_of(**kinds: Kind) -> Lora:
     return Lora({}, tokens.tokens_metadata(made), {token: one.vector for token, one in made.items()})
 
 
-def test_the_vector_is_added_where_the_token_stands_and_nowhere_else(encoders: Encoders) -> None:
+def test_the_vector_is_added_at_the_token_only(encoders: Encoders) -> None:
     lora = lora_of(a="output", b="output")
     noun = encoders.encode_text(["a dog jumps over the dog , dog"])
     (found,) = tokens.encode_prompts(encoders, ["a  <b> jumps over the dog , <a>"], [lora])
@@ -56,7 +56,7 @@ def test_a_noun_of_several_tokens_has_the_vector_at_each(encoders: Encoders) -> 
 
 
 @pytest.mark.parametrize("kind", ["output", "input"])
-def test_a_vector_of_zero_is_the_noun_and_no_token_is_encode_text(encoders: Encoders, kind: Kind) -> None:
+def test_a_zero_vector_equals_the_noun(encoders: Encoders, kind: Kind) -> None:
     zero = {"<x>": Token("cat", kind, torch.zeros(WIDTH))}
     assert torch.equal(
         tokens.encode_with_tokens(encoders, ["a <x> walks"], zero), encoders.encode_text(["a cat walks"])
@@ -71,7 +71,7 @@ def test_a_vector_of_zero_is_the_noun_and_no_token_is_encode_text(encoders: Enco
     )
 
 
-def test_an_input_row_is_what_a_new_row_of_the_table_would_be(encoders: Encoders) -> None:
+def test_an_input_vector_acts_like_a_new_embedding_row(encoders: Encoders) -> None:
     """Adding the difference of two words' rows to one of them is the other word, in every context."""
     prompt, other = "a cat jumps over the moon", "a dog jumps over the moon"
     table = encoders.text_encoder.get_input_embeddings()  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def test_an_input_row_is_what_a_new_row_of_the_table_would_be(encoders: Encoders
 
 
 @pytest.mark.parametrize("kind", ["output", "input"])
-def test_it_is_differentiable_in_the_vector(encoders: Encoders, kind: Kind) -> None:
+def test_gradients_reach_the_vector(encoders: Encoders, kind: Kind) -> None:
     vector = torch.randn(WIDTH, requires_grad=True)
     weights = torch.randn(1, 32, WIDTH)
 
@@ -100,7 +100,7 @@ def test_it_is_differentiable_in_the_vector(encoders: Encoders, kind: Kind) -> N
     assert float(gradient @ direction) == pytest.approx(float(slope), rel=2e-2, abs=1e-3)
 
 
-def test_they_travel_in_the_lora_file(tmp_path: Path) -> None:
+def test_tokens_are_saved_in_the_lora_file(tmp_path: Path) -> None:
     lora = lora_of(a="output", b="input")
     layers = {"blocks.0.attn1.to_q": (torch.randn(2, 8), torch.randn(8, 2))}
     path = tmp_path / "lora.safetensors"
@@ -117,7 +117,7 @@ def test_they_travel_in_the_lora_file(tmp_path: Path) -> None:
     assert load_lora(path).rank == 0
 
 
-def test_what_cannot_be(encoders: Encoders, tmp_path: Path) -> None:
+def test_wrong_arguments_are_errors(encoders: Encoders, tmp_path: Path) -> None:
     other = lora_of(b="output", a="output")
     with pytest.raises(CastmixError, match="two LoRAs have different tokens <"):
         tokens.read_tokens([lora_of(a="output"), other])

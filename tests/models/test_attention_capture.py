@@ -53,7 +53,9 @@ def seen_by_attention(denoiser: Any, monkeypatch: pytest.MonkeyPatch) -> list[tu
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_a_tap_sees_what_attention_works_with(denoiser: Any, monkeypatch: Any, lora: bool) -> None:
+def test_captured_queries_and_keys_are_those_of_attention(
+    denoiser: Any, monkeypatch: Any, lora: bool
+) -> None:
     with_lora(denoiser)
     with activate(denoiser.module, {"one": 1.0} if lora else {}), torch.no_grad():
         truth = seen_by_attention(denoiser, monkeypatch)
@@ -113,7 +115,7 @@ def test_gradients_are_the_same_under_checkpointing_and_after_the_tap(denoiser: 
         assert torch.allclose(other, plain, rtol=1e-5, atol=1e-9), (checkpointing, read, late)
 
 
-def test_a_compiled_network_shows_the_same(denoiser: Any) -> None:
+def test_a_compiled_network_gives_the_same_capture(denoiser: Any) -> None:
     with torch.no_grad():
         with denoiser.tap(cross=(1,), temporal=(0,)) as taps:
             plain = denoiser(*inputs())
@@ -149,7 +151,7 @@ def test_stopping_early_runs_no_more_blocks(denoiser: Any) -> None:
         hook.remove()
 
 
-def test_a_failed_forward_leaves_the_network_whole(denoiser: Any) -> None:
+def test_a_failed_forward_pass_restores_the_network(denoiser: Any) -> None:
     blocks = denoiser.module.blocks
 
     def bad(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
@@ -172,7 +174,7 @@ def test_a_failed_forward_leaves_the_network_whole(denoiser: Any) -> None:
         ({"stop_after": 7}, "no block 7"),
     ],
 )
-def test_impossible_taps_are_refused(denoiser: Any, arguments: dict[str, Any], message: str) -> None:
+def test_impossible_captures_are_refused(denoiser: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(CastmixError, match=message), denoiser.tap(**arguments):
         pass
 

@@ -43,7 +43,7 @@ def test_euler_is_exact_on_a_straight_path() -> None:
     assert seen == list(range(7))
 
 
-def test_guidance_of_one_is_the_condition_and_of_zero_the_absence() -> None:
+def test_guidance_one_is_conditional_and_zero_unconditional() -> None:
     cond, uncond = torch.randn(2, 3), torch.randn(2, 3)
     assert torch.allclose(flow.guided(cond, uncond, 1.0), cond, atol=1e-6)
     assert torch.equal(flow.guided(cond, uncond, 0.0), uncond)

@@ -29,7 +29,7 @@ def encoders(tiny_wan: Path) -> models.Encoders:
     return models.load_encoders(str(tiny_wan))
 
 
-def test_text_equals_the_pipelines(pipe: Any, encoders: models.Encoders) -> None:
+def test_prompt_embeddings_equal_the_pipelines(pipe: Any, encoders: models.Encoders) -> None:
     with torch.no_grad():  # attention kernels differ in the last bit with and without gradients
         theirs, _ = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False, max_sequence_length=512)
     ours = encoders.encode_text(PROMPTS)
@@ -40,7 +40,7 @@ def test_text_equals_the_pipelines(pipe: Any, encoders: models.Encoders) -> None
     assert tokens[1] == 1
 
 
-def test_text_is_the_same_after_its_encoder_was_freed(encoders: models.Encoders) -> None:
+def test_prompt_embeddings_are_the_same_after_freeing_the_encoder(encoders: models.Encoders) -> None:
     before = encoders.encode_text(PROMPTS[:1])
     encoders.release_text()
     assert torch.equal(encoders.encode_text(PROMPTS[:1]), before)
@@ -99,7 +99,7 @@ def test_a_local_folder_brings_its_own_settings(tiny_wan: Path, tmp_path: Path) 
         models.find_model(str(folder))
 
 
-def test_wrong_names_say_what_is_right(tmp_path: Path) -> None:
+def test_wrong_model_names_suggest_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match=r"Did you mean 'sandbox'"):
         models.find_model("sandbix")
     with pytest.raises(CastmixError, match=r"Did you mean 'wan2.1-t2v-14b'"):
@@ -116,7 +116,7 @@ def test_wrong_names_say_what_is_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b", "wan2.1-t2v-14b"])
-def test_a_missing_download_says_what_to_fetch(
+def test_missing_weights_name_the_download(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import huggingface_hub.constants as constants
@@ -131,7 +131,7 @@ def test_a_missing_download_says_what_to_fetch(
         assert part in str(error.value)
 
 
-def test_sizes_that_do_not_fit_name_those_that_do(tiny_wan: Path) -> None:
+def test_wrong_sizes_suggest_valid_ones(tiny_wan: Path) -> None:
     assert models.latent_shape(str(tiny_wan), 81, 480, 832) == (16, 21, 60, 104)
     for bad, message in {
         (80, 480, 832): "num_frames must be 4k[+]1, got 80: use 77 or 81",
@@ -143,7 +143,7 @@ def test_sizes_that_do_not_fit_name_those_that_do(tiny_wan: Path) -> None:
             models.latent_shape(str(tiny_wan), *bad)
 
 
-def test_fingerprints_follow_what_they_stand_for(tiny_wan: Path, tmp_path: Path) -> None:
+def test_fingerprints_change_with_their_files(tiny_wan: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_wan, tmp_path / "copy")
     copy = str(tmp_path / "copy")
     before = {part: models.fingerprint(copy, part) for part in ("transformer", "encoders")}
@@ -158,7 +158,7 @@ def test_fingerprints_follow_what_they_stand_for(tiny_wan: Path, tmp_path: Path)
     assert models.fingerprint(copy, "encoders") != before["encoders"]
 
 
-def test_plain_attention_of_one_model_is_not_another_models(tiny_wan: Path) -> None:
+def test_plain_attention_does_not_leak_to_another_model(tiny_wan: Path) -> None:
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
     from toolkit.models.wan import attend_plainly

@@ -106,7 +106,7 @@ SIGMA = torch.tensor(0.9, dtype=torch.float64)
 BOTH: list[Kind] = ["spatial", "temporal"]
 
 
-def test_pulls_are_the_gradients_by_finite_differences(toys: dict[Name, Toy]) -> None:
+def test_pulls_equal_gradients_by_finite_differences(toys: dict[Name, Toy]) -> None:
     """Of each loss in its own copy, the other branch's map held where it was: no gradient into it."""
     x = latents()
     found = attention_guide(branches(toys), x, SIGMA, BOTH)
@@ -135,7 +135,7 @@ def test_pulls_are_the_gradients_by_finite_differences(toys: dict[Name, Toy]) ->
         assert (gradient - wrong).norm() > 0.1 * wrong.norm()
 
 
-def test_the_lite_pull_is_the_gradient_with_velocities_held(toys: dict[Name, Toy]) -> None:
+def test_the_lite_pull_is_the_gradient_with_constant_velocities(toys: dict[Name, Toy]) -> None:
     x = latents()
     found = difference_guide(branches(toys), x, SIGMA, BOTH)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_the_lite_pull_is_the_gradient_with_velocities_held(toys: dict[Name, Toy
         difference_guide(branches(toys), x[:, :, :1], SIGMA, BOTH)
 
 
-def test_a_step_is_algorithm_1_written_out(toys: dict[Name, Toy]) -> None:
+def test_a_step_equals_algorithm_1(toys: dict[Name, Toy]) -> None:
     """Both copies move at once from the same x, and the step leaves from their mean."""
     x, following, alpha = latents(), torch.tensor(0.8, dtype=torch.float64), 0.4
     settings = Collaboration(beta_subject=(0.3, 0.3), beta_motion=(0.7, 0.7))
@@ -179,7 +179,7 @@ def test_a_step_is_algorithm_1_written_out(toys: dict[Name, Toy]) -> None:
     assert report.etas["subject"] == pytest.approx((alpha * size).tolist())
 
 
-def test_where_the_step_leaves_from_does_not_depend_on_what_is_predicted() -> None:
+def test_the_mean_copy_is_independent_of_the_prediction_type() -> None:
     """The rule of the mean copy is the same in velocities, noise and clean latents, to rounding."""
     x, sigma, following = latents(), 0.9, 0.8
     copies, velocities, beta = (
@@ -225,7 +225,7 @@ def test_a_zero_step_is_the_weighted_sum_of_two_velocities(toys: dict[Name, Toy]
     assert (moved - expected).norm() > 1e-3 * expected.norm()
 
 
-def test_one_branch_alone_is_that_branch(toys: dict[Name, Toy]) -> None:
+def test_a_share_of_one_equals_that_branch_alone(toys: dict[Name, Toy]) -> None:
     """At share 1 the other is not even asked for its velocity; a branch that agrees is not pulled."""
     x, sigmas = latents(), sigma_schedule(5, 3.0).double()
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_one_branch_alone_is_that_branch(toys: dict[Name, Toy]) -> None:
         torch.testing.assert_close(twice, alone)
 
 
-def test_what_is_read_and_when(toys: dict[Name, Toy]) -> None:
+def test_maps_are_read_in_three_passes(toys: dict[Name, Toy]) -> None:
     """Three short passes, gradients in two, and the constants before what is pulled towards them."""
     asked: list[tuple[str, str, bool]] = []
 
@@ -286,7 +286,7 @@ def test_losses_fall_under_small_steps(toys: dict[Name, Toy]) -> None:
         assert (alpha > 0).all()
 
 
-def test_a_normalised_step_knows_no_resolution() -> None:
+def test_a_normalised_step_is_independent_of_the_gradients_scale() -> None:
     """A gradient a thousand times smaller moves as far; a constant alpha a thousand times less."""
     x, gradient = latents(), latents(1)
     near, alpha, _ = pulled(x, gradient, 0.03)
@@ -303,7 +303,7 @@ def test_a_normalised_step_knows_no_resolution() -> None:
         pulled(x, gradient / 0, 0.03)
 
 
-def test_samples_of_a_batch_do_not_know_each_other(toys: dict[Name, Toy]) -> None:
+def test_samples_of_a_batch_are_independent(toys: dict[Name, Toy]) -> None:
     x, sigmas = latents(), sigma_schedule(5, 3.0).double()
     settings = Collaboration(eta=0.05, freeze=True)
     together = sample_together(branches(toys), x, sigmas, settings, attention_guide)
@@ -347,7 +347,7 @@ def test_a_frozen_step_keeps_the_first_alpha(toys: dict[Name, Toy]) -> None:
     assert {alpha for report in constant for alphas in report.alphas.values() for alpha in alphas} == {7.0}
 
 
-def test_a_step_without_a_slope_is_not_the_one_that_is_kept(toys: dict[Name, Toy]) -> None:
+def test_a_zero_gradient_does_not_set_the_kept_alpha(toys: dict[Name, Toy]) -> None:
     calls = itertools.count()
 
     def guide(both: Any, x: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Pulls:
@@ -367,7 +367,7 @@ def test_a_step_without_a_slope_is_not_the_one_that_is_kept(toys: dict[Name, Toy
     assert all(alphas == guided[1] for alphas in guided[2:])
 
 
-def test_shares_and_window() -> None:
+def test_shares_and_window_follow_sigma() -> None:
     settings = Collaboration(beta_subject=(1, 3), beta_motion=(3, 1))
     assert shares(settings, 1.0) == {"subject": 0.25, "motion": 0.75}
     assert shares(settings, 0.5) == {"subject": 0.5, "motion": 0.5}
@@ -393,13 +393,13 @@ def test_shares_and_window() -> None:
         ({"beta_motion": (-0.5, 1)}, "not be negative"),
     ],
 )
-def test_settings_that_make_no_sense(wrong: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_errors(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         check_collaboration(Collaboration(**wrong))
     check_collaboration(Collaboration())
 
 
-def test_branches_that_see_other_numbers_of_subjects(toys: dict[Name, Toy]) -> None:
+def test_branches_with_different_numbers_of_subjects_are_an_error(toys: dict[Name, Toy]) -> None:
     pair = branches(toys)
 
     def fewer(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:

@@ -26,7 +26,7 @@ def denoiser(tiny_wan: Path) -> models.Denoiser:
     return models.load_denoiser(str(tiny_wan))
 
 
-def test_samples_are_the_pipelines_for_the_same_seed(tiny_wan: Path, denoiser: models.Denoiser) -> None:
+def test_samples_equal_the_pipelines_for_the_same_seed(tiny_wan: Path, denoiser: models.Denoiser) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
     pipe: Any = WanPipeline.from_pretrained(tiny_wan, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
@@ -48,7 +48,7 @@ def test_samples_are_the_pipelines_for_the_same_seed(tiny_wan: Path, denoiser: m
     assert seen == [0, 1, 2]
 
 
-def test_a_batch_is_its_members(denoiser: models.Denoiser) -> None:
+def test_a_batch_equals_its_samples_alone(denoiser: models.Denoiser) -> None:
     prompts, negative = torch.randn(2, 8, 24), torch.randn(1, 8, 24)
     both = sample(denoiser, prompts, negative, [1, 2], 3.0)
     for i in range(2):
@@ -56,7 +56,7 @@ def test_a_batch_is_its_members(denoiser: models.Denoiser) -> None:
         assert torch.allclose(both[i], one[0], atol=1e-5)
 
 
-def test_no_guidance_needs_no_negative(denoiser: models.Denoiser) -> None:
+def test_guidance_one_needs_no_negative_prompt(denoiser: models.Denoiser) -> None:
     prompt = torch.randn(1, 8, 24)
     plain = sample(denoiser, prompt, torch.full((1, 8, 24), torch.nan), [1], 1)
     same = sample(denoiser, prompt, prompt, [1], 9)

@@ -85,7 +85,7 @@ def confined(denoiser: models.Denoiser, velocity: Velocity, shares: dict[str, Te
     return follow
 
 
-def test_shares_of_one_are_the_plain_sum_and_of_nought_the_base(denoiser: models.Denoiser) -> None:
+def test_shares_of_one_give_the_sum_and_of_zero_the_base(denoiser: models.Denoiser) -> None:
     velocity, sigma = velocity_of(denoiser, embeds()), torch.tensor(0.7)
     base = velocity(noise(), sigma)
     with adapters.activate(denoiser.module, {"a": 0.5, "b": 1}):
@@ -98,7 +98,7 @@ def test_shares_of_one_are_the_plain_sum_and_of_nought_the_base(denoiser: models
     assert not torch.equal(plain, base)
 
 
-def test_a_token_is_changed_by_its_share_and_no_other_is(denoiser: models.Denoiser) -> None:
+def test_a_token_is_changed_by_its_own_share_only(denoiser: models.Denoiser) -> None:
     """The last layer's change stays with its token: exact for every row of a guided batch."""
     share = torch.rand(2, *GRID, generator=torch.Generator().manual_seed(5)).round()
     sigma = torch.tensor(0.7)
@@ -112,7 +112,7 @@ def test_a_token_is_changed_by_its_share_and_no_other_is(denoiser: models.Denois
     assert 0 < share.mean() < 1
 
 
-def test_keys_and_values_of_the_prompt_act_by_the_tokens_shares(denoiser: models.Denoiser) -> None:
+def test_prompt_keys_and_values_act_by_the_tokens_shares(denoiser: models.Denoiser) -> None:
     """Exact where one has all: that adapter alone, in the prompt's layers, too."""
     velocity, sigma = velocity_of(denoiser, embeds()), torch.tensor(0.7)
     base, alone = velocity(noise(), sigma), {}
@@ -149,7 +149,7 @@ def test_maps_can_be_read_through_the_gate(denoiser: models.Denoiser) -> None:
     assert torch.equal(gated, plain)
 
 
-def test_shares_of_another_size_are_told(denoiser: models.Denoiser) -> None:
+def test_shares_of_a_wrong_size_are_an_error(denoiser: models.Denoiser) -> None:
     velocity = velocity_of(denoiser, embeds(3))
     with (
         adapters.activate(denoiser.module, {"a": 1}),
@@ -168,7 +168,7 @@ def blobs() -> Tensor:
     return maps
 
 
-def test_each_gets_its_own_tokens_in_every_frame() -> None:
+def test_each_lora_gets_its_subjects_tokens_in_every_frame() -> None:
     maps = blobs()
     found = shares(maps, ("a", "b"), ("a", "b", "absent"))
     for frame in (0, 1, 2):  # before they meet
@@ -182,7 +182,7 @@ def test_each_gets_its_own_tokens_in_every_frame() -> None:
     assert nobody["a"][0, 0, 6] == 0
 
 
-def test_neighbours_vote_a_stray_token_away() -> None:
+def test_voting_removes_a_stray_token() -> None:
     maps = blobs()
     maps[0, 2, 3, 8] = 0.02  # for one frame, inside the other
     assert shares(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"][2, 3, 8] == 1
@@ -199,7 +199,7 @@ def test_several_phrases_may_belong_to_one_lora() -> None:
     assert everywhere["b"].max() == 0
 
 
-def test_one_who_is_alone_is_the_plain_lora(denoiser: models.Denoiser) -> None:
+def test_a_single_named_lora_acts_everywhere(denoiser: models.Denoiser) -> None:
     velocity = velocity_of(denoiser, embeds())
     sigmas = sigma_schedule(4, 3.0)
     with adapters.activate(denoiser.module, {"a": 1}):
@@ -218,7 +218,7 @@ def test_one_who_is_alone_is_the_plain_lora(denoiser: models.Denoiser) -> None:
         torch.testing.assert_close(denoise(one, noise(), sigmas), alone)
 
 
-def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoiser) -> None:
+def test_masks_are_read_at_an_early_step_of_the_plain_sum(denoiser: models.Denoiser) -> None:
     velocity, sigmas = velocity_of(denoiser, embeds(2)), sigma_schedule(6, 3.0)
     named = [PromptSubjects(((0, 1), (3,)), ("a", "b"), 5), PromptSubjects(((2,), (4,)), ("b", "a"), 6)]
     settings = Masked(sigma=0.9, layers=(1,))
@@ -253,7 +253,7 @@ def test_masks_come_from_an_early_step_of_the_plain_sum(denoiser: models.Denoise
     assert 1 < step < 5
 
 
-def test_on_the_bases_layout_each_row_goes_its_own_way(denoiser: models.Denoiser) -> None:
+def test_the_base_layout_is_found_for_each_prompt(denoiser: models.Denoiser) -> None:
     weights, settings = {"a": 1.0, "b": 1.0}, Masked(layout="base", sigma=0.7)
     plain = PlainPrompts(
         embeds(2).flip(0), (PromptSubjects(((0, 1), (3,)), ("a", "b"), 5), PromptSubjects(((2,),), ("a",), 6))
@@ -280,7 +280,7 @@ def test_on_the_bases_layout_each_row_goes_its_own_way(denoiser: models.Denoiser
         assert torch.equal(velocity_of(denoiser, embeds(2))(noise(2), low), late)
 
 
-def test_a_prompt_names_by_words_and_by_tokens(tiny_wan: Path) -> None:
+def test_subjects_are_found_by_words_and_tokens(tiny_wan: Path) -> None:
     encoders = models.load_encoders(str(tiny_wan))
     tokens = {"<moon>": Token("the moon", "output", torch.zeros(24))}
     subjects = {"a": ["Pixo", "cat"], "b": ["Bruk"], "c": ["<moon>"]}
@@ -299,7 +299,7 @@ def test_a_prompt_names_by_words_and_by_tokens(tiny_wan: Path) -> None:
         (Masked(layers=(7,)), "no block 7"),
     ],
 )
-def test_errors(denoiser: models.Denoiser, settings: Masked, message: str) -> None:
+def test_wrong_arguments_are_errors(denoiser: models.Denoiser, settings: Masked, message: str) -> None:
     with pytest.raises(CastmixError, match=message):
         find_shares(
             denoiser,
@@ -313,7 +313,7 @@ def test_errors(denoiser: models.Denoiser, settings: Masked, message: str) -> No
         )
 
 
-def test_neighbours_in_time_vote_too() -> None:
+def test_voting_includes_neighbouring_frames() -> None:
     """In one frame somebody is missed altogether; in space alone there is nobody to ask."""
     maps = blobs()
     maps[0, 2] = 0
@@ -322,7 +322,7 @@ def test_neighbours_in_time_vote_too() -> None:
     assert shares(maps, ("a", "b"), ("a", "b"))["a"][2, 2:4, 3].min() == 1
 
 
-def test_a_masked_fusion_in_another_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_nested_masked_fusion_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     plain = Part("a", Lora({}), 1.0)
     nested = Part("both", Lora({}, {"castmix.fusion": '{"method": "masked"}'}), 1.0)
     note_nested([plain, plain])

@@ -41,7 +41,7 @@ def test_a_constant_flow_is_inverted_exactly() -> None:
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_the_way_back_is_the_way_up_again(shift: float) -> None:
+def test_denoising_inverted_noise_returns_the_data(shift: float) -> None:
     """More forwards a level, a closer return; and noise that is nearly of unit variance."""
     sigmas = sigma_schedule(50, shift).double()
     errors = []
@@ -53,7 +53,7 @@ def test_the_way_back_is_the_way_up_again(shift: float) -> None:
     assert 0.9 < float(noise.std()) < 1.15
 
 
-def test_velocity_is_never_asked_for_at_zero() -> None:
+def test_velocity_is_never_evaluated_at_sigma_zero() -> None:
     asked: list[float] = []
 
     def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def test_velocity_is_never_asked_for_at_zero() -> None:
     assert levels == [0, 1, 2, 3, 4]
 
 
-def test_standardised_per_channel_over_all_frames() -> None:
+def test_noise_is_standardised_per_channel_over_all_frames() -> None:
     noise = 3 + 2 * torch.randn(2, 4, 5, 6, 7, dtype=torch.float64)
     noise[:, :, 2] += 1  # a frame of its own
     same = standardised(noise)
@@ -87,7 +87,7 @@ def test_mixed_noise_keeps_its_variance() -> None:
     assert share.item() == pytest.approx(0.3**0.5, abs=0.02)
 
 
-def test_made_once_for_the_same_facts(tmp_path: Path) -> None:
+def test_inverted_noise_is_cached(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def make() -> Tensor:

@@ -100,7 +100,9 @@ def pair(denoiser: models.Denoiser, members: list[Part], settings: Collaboration
     return found
 
 
-def test_pulls_through_the_network(doubled: tuple[models.Denoiser, list[Part]]) -> None:
+def test_pulls_through_the_network_equal_finite_differences(
+    doubled: tuple[models.Denoiser, list[Part]],
+) -> None:
     """Against finite differences, with each branch's adapters; the same when blocks are computed twice."""
     denoiser, members = doubled
     generator = torch.Generator().manual_seed(1)
@@ -143,7 +145,7 @@ def test_pulls_through_the_network(doubled: tuple[models.Denoiser, list[Part]]) 
 
 
 @pytest.mark.parametrize("sampler", ["scs", "scs-lite"])
-def test_a_zero_step_is_two_adapters_velocities_summed(
+def test_a_zero_step_sums_the_velocities_of_two_adapters(
     doubled: tuple[models.Denoiser, list[Part]], sampler: str
 ) -> None:
     denoiser, members = doubled
@@ -183,7 +185,7 @@ def test_a_zero_step_is_two_adapters_velocities_summed(
         torch.testing.assert_close(ours, denoise(velocity, noise, sigmas))
 
 
-def test_generate_lets_them_collaborate(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> None:
+def test_generate_runs_collaborative_sampling(tiny_wan: Path, loras: dict[str, Path], tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     out = tmp_path / "scs.mp4"
@@ -241,7 +243,7 @@ def test_generate_lets_them_collaborate(tiny_wan: Path, loras: dict[str, Path], 
     assert len(set(pictures)) == 3
 
 
-def test_the_motion_clips_noise(tiny_wan: Path, tmp_path: Path) -> None:
+def test_inverted_noise_of_the_motion_clip_is_used(tiny_wan: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     frames = np.random.default_rng(0).integers(0, 255, (9, 32, 48, 3)).astype(np.uint8)
     write_video(clip, frames, 16)
@@ -337,7 +339,7 @@ def spans_and_length(encoders: models.Encoders, prompt: str, words: list[str]) -
     return tuple(encoders.spans(prompt, words)), encoders.prompt_length(prompt)
 
 
-def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
+def test_subjects_are_found_in_both_prompts(tiny_wan: Path) -> None:
     encoders = models.load_encoders(str(tiny_wan))
     words = parse_words(WORDS)
     subjects = subjects_of(PROMPT, words)
@@ -395,7 +397,7 @@ def test_subjects_in_both_prompts(tiny_wan: Path) -> None:
         ({"subject": ["nothing.safetensors"]}, "--subject nothing.safetensors: no file"),
     ],
 )
-def test_what_cannot_be(
+def test_wrong_arguments_are_errors(
     tiny_wan: Path, loras: dict[str, Path], tmp_path: Path, given: dict[str, Any], message: str
 ) -> None:
     if "subject" in given:
@@ -406,7 +408,7 @@ def test_what_cannot_be(
         generate(PROMPT, tmp_path / "x.mp4", **{"model": str(tiny_wan), **SMALL, **given})
 
 
-def test_with_a_window_every_second_place_looks_around(
+def test_a_window_samples_every_second_site(
     doubled: tuple[models.Denoiser, list[Part]],
 ) -> None:
     denoiser, members = doubled

@@ -169,7 +169,7 @@ def test_a_pipeline_in_memory_is_used_and_given_back(tiny_wan: Path, loras: dict
         assert (other.generate("a red cat", seed=1, **SIZE).frames == ours.frames).all()
 
 
-def test_what_load_refuses(tiny_wan: Path) -> None:
+def test_load_refuses_wrong_arguments(tiny_wan: Path) -> None:
     with pytest.raises(
         CastmixError, match="takes a model's name, a folder or a diffusers WanPipeline, got a"
     ):

@@ -19,14 +19,14 @@ NAMED = named_looks()
 STRANGERS = population.generic_looks(list(NAMED.values()))
 
 
-def test_the_base_is_small_and_of_the_fixed_shape() -> None:
+def test_the_base_is_small_and_has_the_fixed_geometry() -> None:
     assert sum(p.stat().st_size for p in BASE.rglob("*") if p.is_file()) <= 16_000_000
     spec = find_model("sandbox")
     assert (spec.num_frames, spec.height, spec.width, spec.fps) == (17, 64, 96, 8)
     assert spec.text_length == 64
 
 
-def test_diffusers_alone_loads_the_base_and_draws(tmp_path: Path) -> None:
+def test_diffusers_alone_loads_and_runs_the_base(tmp_path: Path) -> None:
     from diffusers import WanPipeline
 
     pipeline = WanPipeline.from_pretrained(BASE, dtype=torch.float32)
@@ -45,7 +45,7 @@ def test_diffusers_alone_loads_the_base_and_draws(tmp_path: Path) -> None:
     assert np.isfinite(video).all()
 
 
-def test_the_vae_keeps_what_is_seen() -> None:
+def test_the_vae_reconstructs_clips() -> None:
     cast = population.pretraining_cast(STRANGERS)
     clips = np.stack([population.sample_scenario(10**8 + i, STRANGERS, cast).draw()[0] for i in range(4)])
     encoders = load_encoders("sandbox")
@@ -55,7 +55,7 @@ def test_the_vae_keeps_what_is_seen() -> None:
     assert psnr(again, video) > 20
 
 
-def test_the_base_follows_the_asked_colour() -> None:
+def test_the_base_follows_the_prompts_colour() -> None:
     from toolkit.models.flow_matching import sigma_schedule
     from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 

@@ -55,7 +55,7 @@ def test_strong_latent_channels_carry_the_picture(frames: np.ndarray, codec: Lin
     assert abs(np.corrcoef(first, brightness)[0, 1]) > 0.9
 
 
-def test_two_chunks_of_the_vae_equal_its_own_way() -> None:
+def test_encoding_in_two_chunks_equals_the_vae() -> None:
     torch.manual_seed(0)
     vae = new_vae().eval()
     video = torch.rand(1, 3, 17, 32, 48) * 2 - 1
@@ -130,7 +130,9 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_dit_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec, tmp_path: Path) -> None:
+def test_stopped_dit_pretraining_continues_exactly(
+    frames: np.ndarray, codec: LinearCodec, tmp_path: Path
+) -> None:
     data = clips(codec.encode(torch.from_numpy(frames[:, :9, :32, :48])), 18)  # small is quick
     ids = torch.randint(3, 90, (CLIPS, TEXT_LENGTH))
 
@@ -144,7 +146,9 @@ def test_dit_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec,
     assert run("parts", 2) == []
 
 
-def test_vae_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec, tmp_path: Path) -> None:
+def test_stopped_vae_pretraining_continues_exactly(
+    frames: np.ndarray, codec: LinearCodec, tmp_path: Path
+) -> None:
     small = frames[:, :5, :32, :48]
 
     def run(name: str, stop: int) -> list[float]:
@@ -156,7 +160,7 @@ def test_vae_pretraining_goes_on_exactly(frames: np.ndarray, codec: LinearCodec,
     assert run("parts", 4) == []
 
 
-def test_muon_moves_the_convolutions_themselves() -> None:
+def test_muon_updates_convolutions_in_channels_last() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), torch.nn.Conv3d(4, 2, 1))
     channels_last(net)
@@ -168,7 +172,7 @@ def test_muon_moves_the_convolutions_themselves() -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
-def test_psnr_of_equal_halves_and_of_a_known_error() -> None:
+def test_psnr_of_a_known_error() -> None:
     video = frames_to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
     off = frames_to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
     assert psnr(video, off) == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)

@@ -38,7 +38,7 @@ MIMI, RUFUS = named("Mimi", "chases"), named("Rufus", "runs away")
 # What is asked
 
 
-def test_a_caption_asks_for_names_actions_and_the_scene() -> None:
+def test_captions_ask_for_names_actions_and_scene() -> None:
     assert parse_prompt(CHASE, CAST) == AskedContent(
         (
             AskedCreature("Mimi", {}, "chases", "cartoon"),
@@ -57,7 +57,7 @@ def test_words_that_the_world_does_not_know_are_not_asked() -> None:
     assert (found.scene, found.scene_style, found.interaction) == ("", "realistic", "")
 
 
-def test_who_is_only_mentioned_is_asked_for_too() -> None:
+def test_mentioned_characters_are_asked_for() -> None:
     found = parse_prompt(
         "[Character: Mimi], chases [Character: Otto] on the beach. [scene-style:cartoon]", CAST
     )
@@ -68,7 +68,7 @@ def test_who_is_only_mentioned_is_asked_for_too() -> None:
     assert found.scene == "beach"
 
 
-def test_prose_asks_for_what_it_says() -> None:
+def test_prose_is_parsed_into_requests() -> None:
     text = "a striped red star with a hat trembles and jumps and a ball ducks by the lamp, realistic style"
     look = {"body": "star", "colour": "red", "pattern": "striped", "accessory": "hat"}
     assert parse_prompt(f"{text}, panning", CAST) == AskedContent(
@@ -150,7 +150,7 @@ def test_a_video_that_shows_everything() -> None:
     assert scores == dict.fromkeys(COLUMNS, 1.0)
 
 
-def test_what_is_not_asked_is_none() -> None:
+def test_scores_not_asked_for_are_none() -> None:
     scores = judged("Otto walks", named("Otto", "walks"))
     assert scores == {
         "identity": 1.0,
@@ -163,7 +163,7 @@ def test_what_is_not_asked_is_none() -> None:
     }
 
 
-def test_nobody_is_there() -> None:
+def test_an_empty_scene_scores_zero() -> None:
     scores = judged(CHASE, scene="city")
     assert (scores["identity"], scores["motion"], scores["style"], scores["binding"]) == (0, 0, 0, 0)
     assert scores["prompt"] == pytest.approx(1 / 7)  # the scene's style is right
@@ -185,12 +185,12 @@ def test_style_delusion_is_seen_on_the_character() -> None:
     assert (scores["style"], scores["identity"], scores["prompt"]) == (0.5, 1, 1)
 
 
-def test_one_of_two() -> None:
+def test_one_of_two_characters_scores_half() -> None:
     scores = judged(CHASE, MIMI)
     assert (scores["identity"], scores["motion"], scores["style"], scores["binding"]) == (0.5, 0.5, 0.5, 0)
 
 
-def test_a_stranger_breaks_binding_only() -> None:
+def test_an_extra_creature_lowers_binding_only() -> None:
     scores = judged(CHASE, MIMI, seen(), RUFUS, interaction="chase")
     assert scores == dict.fromkeys(COLUMNS, 1.0) | {"binding": 0.0}
 
@@ -210,7 +210,7 @@ def test_swapped_attributes_are_not_bound() -> None:
     assert (scores["binding"], scores["identity"], scores["motion"]) == (0, 0, 0)
 
 
-def test_of_two_alike_each_plays_its_own_part() -> None:
+def test_similar_creatures_are_matched_to_their_parts() -> None:
     text = "a star jumps and a red star walks, cartoon style"
     scores = judged(text, seen(action="walks"), seen(action="jumps"))
     assert scores["motion"] == scores["binding"] == 1
@@ -232,7 +232,7 @@ def test_three_characters_with_two_chasers() -> None:
     assert scores["binding"] == 1
 
 
-def test_match_fills_as_many_parts_as_can_be() -> None:
+def test_matching_fills_as_many_parts_as_possible() -> None:
     rng = np.random.default_rng(0)
     parts = (
         AskedCreature(look={"body": "star"}),
@@ -253,7 +253,7 @@ def test_match_fills_as_many_parts_as_can_be() -> None:
 # How cached scores are recognised
 
 
-def test_the_judges_fingerprint_follows_weights_and_version(
+def test_the_judges_fingerprint_depends_on_weights_and_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "recogniser.safetensors"

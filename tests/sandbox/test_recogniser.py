@@ -88,13 +88,13 @@ def test_creatures_that_touch_are_told_apart_and_followed(roles: tuple[str, str]
         assert max(share) > 0.95
 
 
-def test_who_hides_and_comes_back_is_one_creature() -> None:
+def test_a_creature_that_disappears_and_returns_is_one_track() -> None:
     frames, masks = world.draw(actors(NAMED["Otto"], NAMED["Luma"]), "meadow", "cartoon")
     masks[1, 6:9] = False
     assert len(followed((frames, masks))) == 2
 
 
-def test_nothing_is_found_where_nothing_is(model: Recognisers) -> None:
+def test_an_empty_scene_has_no_creatures(model: Recognisers) -> None:
     verdict = recognise(model, world.draw((), "city", "realistic")[0])
     assert verdict.creatures == ()
     assert (verdict.scene, verdict.scene_style) == ("city", "realistic")
@@ -126,7 +126,7 @@ def test_the_camera_is_measured_on_the_background(move: world.Camera, scene: str
     assert closer == pytest.approx((move.zoom - 1) / 17 / (1 + (move.zoom - 1) / 2), abs=0.005)
 
 
-def test_geometry_has_its_size_and_forgets_the_camera() -> None:
+def test_geometry_is_independent_of_the_camera() -> None:
     frames, masks = world.draw(actors(NAMED["Pixo"], NAMED["Otto"], action="stands still"), "room", "cartoon")
     panned, moved = world.draw(
         actors(NAMED["Pixo"], NAMED["Otto"], action="stands still"),
@@ -154,23 +154,23 @@ def test_a_vocabulary_is_what_it_was_saved_as_and_knows_nobody_but_the_named() -
         assert known.who([getattr(other, key) for key in LOOK]) == ""
 
 
-def test_what_ships_is_small_and_knows_the_registry(model: Recognisers) -> None:
+def test_the_shipped_recogniser_is_small_and_knows_the_cast(model: Recognisers) -> None:
     assert WEIGHTS.stat().st_size <= 4_000_000
     assert model.vocabulary == data.vocabulary(NAMED)
 
 
-def test_what_ships_reads_truth_that_it_has_not_seen(model: Recognisers) -> None:
+def test_the_shipped_recogniser_reads_unseen_clips(model: Recognisers) -> None:
     right = accuracy(judge_clips(model, sample_test_clips(model, 32, seed=1)))
     assert min(right.values()) > 0.9, right
 
 
-def test_places_sizes_and_cameras_that_the_base_never_has_still_work(model: Recognisers) -> None:
+def test_the_recogniser_handles_places_sizes_and_cameras_outside_training(model: Recognisers) -> None:
     right = accuracy(judge_clips(model, sample_test_clips(model, 24, seed=2, varied=True)))
     assert np.mean(list(right.values())) > 0.9, right
 
 
 @pytest.mark.parametrize("key", ["colour", "accessory"])
-def test_two_characters_that_have_swapped_are_nobody(model: Recognisers, key: str) -> None:
+def test_characters_with_swapped_attributes_are_unknown(model: Recognisers, key: str) -> None:
     pair = [NAMED["Pixo"], NAMED["Rufus"]]
     swapped = data.swapped(pair, key)
     clips = [world.draw(actors(*looks), "room", "cartoon")[0] for looks in (pair, swapped)]
@@ -182,7 +182,7 @@ def test_two_characters_that_have_swapped_are_nobody(model: Recognisers, key: st
 
 @pytest.mark.parametrize("own", world.STYLES)
 @pytest.mark.parametrize("scene", world.STYLES)
-def test_a_creatures_style_is_its_own_whatever_the_scene(model: Recognisers, own: str, scene: str) -> None:
+def test_a_creatures_style_is_read_in_any_scene(model: Recognisers, own: str, scene: str) -> None:
     verdict = recognise(model, world.draw(actors(NAMED["Mimi"], style=own), "snow", scene)[0])
     assert [c.style for c in verdict.creatures] == [own]
     assert verdict.scene_style == scene
@@ -206,7 +206,9 @@ def test_roles_make_an_interaction(model: Recognisers) -> None:
     [("bump", (0.2, 1.15)), ("bump", (0.9, 0.3)), ("chase", (0.7, 0.25))],
     ids=["a bump that does not touch", "a bump away from who falls", "a chase in front of who runs"],
 )
-def test_roles_in_the_wrong_places_make_none(model: Recognisers, kind: str, xs: tuple[float, float]) -> None:
+def test_roles_in_wrong_places_are_no_interaction(
+    model: Recognisers, kind: str, xs: tuple[float, float]
+) -> None:
     roles = INTERACTIONS[kind]
     pair = [world.Actor(NAMED[n], r, "cartoon", 0.0) for n, r in zip(("Olga", "Rufus"), roles, strict=True)]
     placed = world.arrange(pair, np.random.default_rng(0))
@@ -225,7 +227,7 @@ def test_a_rider_is_above_its_carrier() -> None:
     assert not positions_fit("ride", np.full((17, 4), np.nan), carrier)
 
 
-def test_many_clips_at_once_are_judged_like_each_alone(model: Recognisers) -> None:
+def test_a_batch_of_clips_is_recognised_like_each_alone(model: Recognisers) -> None:
     clips = [t.draw()[0] for t in sample_test_clips(model, 3, seed=3)]
     for one, alone in zip(recognise_many(model, clips), [recognise(model, c) for c in clips], strict=True):
         assert one.scene == alone.scene
@@ -245,7 +247,7 @@ def test_missing_weights_say_how_to_make_them() -> None:
 # --- how they are trained, and the truth that they are held against
 
 
-def test_training_goes_on_where_it_stopped_and_ends_in_weights(
+def test_stopped_training_continues_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain_recogniser, "SHARD", 4)
@@ -270,14 +272,14 @@ def test_training_goes_on_where_it_stopped_and_ends_in_weights(
         assert torch.equal(again[key], value), key
 
 
-def test_a_seed_is_a_clip_and_swapping_twice_is_nothing() -> None:
+def test_a_seed_repeats_its_clip_and_swapping_twice_restores_it() -> None:
     assert data.sample_clip(data.TEST_SEEDS, NAMED) == data.sample_clip(data.TEST_SEEDS, NAMED)
     assert data.sample_clip(data.TEST_SEEDS, NAMED) != data.sample_clip(data.TEST_SEEDS + 1, NAMED)
     pair = [NAMED["Pixo"], NAMED["Otto"]]
     assert data.swapped(data.swapped(pair, "colour"), "colour") == pair
 
 
-def test_spoiling_keeps_shapes_masks_and_a_fifth_of_every_knob() -> None:
+def test_corruption_keeps_shapes_and_most_of_the_masks() -> None:
     frames, masks = world.draw(actors(NAMED["Pixo"]), "beach", "cartoon")
     clips = data.to_tensor(frames)[None].repeat(6, 1, 1, 1, 1)
     spoiled, moved = data.corrupt(

@@ -43,7 +43,7 @@ def test_prompts_ask_for_looks_that_pretraining_never_drew() -> None:
     assert report.prompts(5, 1, 3) != report.prompts(5, 1, 4)
 
 
-def test_an_attribute_is_right_when_it_was_asked_for() -> None:
+def test_an_attribute_is_right_if_it_was_requested() -> None:
     right = report.attributes([verdict(seen("ball", action="jumps"))], [ASKED])
     assert set(right.values()) == {1.0}
     wrong = verdict(seen("ball", "blue", action="ducks"), scene_style="realistic")
@@ -54,7 +54,7 @@ def test_an_attribute_is_right_when_it_was_asked_for() -> None:
     assert found["colour"] == found["action"] == 0.0
 
 
-def test_binding_wants_the_right_creatures_in_their_places_and_nobody_else() -> None:
+def test_binding_needs_exactly_the_requested_creatures() -> None:
     red, blue = seen("ball", action="jumps"), seen("box", "blue", accessory="hat", action="walks")
 
     def binding(*creatures: Creature) -> dict[str, bool]:
@@ -90,7 +90,7 @@ def test_too_few_samples_are_refused() -> None:
         report.measure(3)
 
 
-def test_a_verdict_is_told_as_a_prompt_is_written() -> None:
+def test_a_verdict_is_described_like_a_prompt() -> None:
     ball, box = seen("ball", action="jumps"), seen("box", "blue", accessory="hat", action="walks")
     told = report.tell(verdict(ball, box))
     assert told == "a red ball jumps and a blue box with a hat walks in the meadow, cartoon style"

@@ -96,7 +96,7 @@ def test_look_alikes_differ_in_one_trait_at_most_and_looks_are_never_the_named_o
         assert not looks & named
 
 
-def test_a_shard_holds_what_the_model_sees_and_what_it_should_say(cases: Cases) -> None:
+def test_a_shard_holds_frames_and_masks(cases: Cases) -> None:
     assert cases.frames.shape == (10, SHORT.frames, SIZE, SIZE, 3)
     assert cases.masks.shape == (10, MOST, SHORT.frames, FINE, FINE)
     assert cases.frames.std() > 20
@@ -120,7 +120,7 @@ def test_slow_cases_are_longer_and_mostly_crossings(tmp_path: Path, monkeypatch:
     assert these.rows.shape[1] == 8
 
 
-def test_a_batch_follows_its_creatures(cases: Cases) -> None:
+def test_a_batch_holds_frames_and_masks_of_each_creature(cases: Cases) -> None:
     for length in (1, 2, 6):
         these = batch(cases, 3, length, torch.Generator().manual_seed(length))
         assert these.pixels.shape == (3 * length, 3, SIZE, SIZE)
@@ -145,7 +145,7 @@ def test_a_batch_follows_its_creatures(cases: Cases) -> None:
     assert torch.equal(again.asked.points, these.asked.points)
 
 
-def test_prompts_lie_where_the_creature_is() -> None:
+def test_prompts_lie_on_the_creature() -> None:
     g = torch.Generator().manual_seed(0)
     masks = torch.zeros(40, FINE, FINE)
     masks[:, 10:30, 8:20] = 1
@@ -165,7 +165,7 @@ def test_prompts_lie_where_the_creature_is() -> None:
     assert not box.many
 
 
-def test_errors_are_none_for_the_truth_and_large_for_its_opposite() -> None:
+def test_mask_errors_are_zero_for_the_truth_and_large_for_its_inverse() -> None:
     truth = torch.zeros(1, 1, FINE, FINE)
     truth[..., 8:24, 8:24] = 1
     focal, dice, iou = mask_errors(torch.where(truth > 0, 30.0, -30.0), truth)
@@ -181,7 +181,7 @@ def test_errors_are_none_for_the_truth_and_large_for_its_opposite() -> None:
     assert mask_errors(torch.where(half > 0, 30.0, -30.0), truth)[2].item() == pytest.approx(0.5)
 
 
-def test_a_scout_is_right_who_knows_where_everybodys_middle_is() -> None:
+def test_the_scout_error_is_zero_for_true_centres() -> None:
     everybody = torch.zeros(1, 2, FINE, FINE)
     everybody[0, 0, 10:20, 4:12] = everybody[0, 1, 22:30, 20:36] = 1
     rows, columns = torch.meshgrid(torch.arange(FINE) + 0.5, torch.arange(FINE) + 0.5, indexing="ij")
@@ -194,7 +194,7 @@ def test_a_scout_is_right_who_knows_where_everybodys_middle_is() -> None:
     assert scout_error(said, everybody).item() == pytest.approx(0.3, abs=1e-3)
 
 
-def test_only_the_best_of_several_masks_learns_and_the_hidden_are_not_drawn(cases: Cases) -> None:
+def test_only_the_best_of_several_masks_gets_a_gradient(cases: Cases) -> None:
     these = batch(cases, 2, 1, torch.Generator().manual_seed(1))
     count = len(these.rows)
     logits = torch.randn(count, 3, FINE, FINE, requires_grad=True)
@@ -226,7 +226,7 @@ def test_gradients_reach_every_part_through_the_memory(cases: Cases) -> None:
     assert first.abs().sum() > 0
 
 
-def test_memory_begins_with_what_the_decoder_knows(cases: Cases) -> None:
+def test_settled_memory_features_resemble_image_features(cases: Cases) -> None:
     model = new_sam2().eval()
     these = batch(cases, 4, 1, torch.Generator().manual_seed(3)).held(2)
     with torch.no_grad():
@@ -250,7 +250,7 @@ def test_the_model_is_small_enough_to_ship() -> None:
     assert 2 * count < 8e6
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(cases: Cases, tmp_path: Path) -> None:
+def test_a_stopped_training_continues_to_the_same_weights(cases: Cases, tmp_path: Path) -> None:
     def weights(folder: Path, stops: list[int]) -> dict[str, torch.Tensor]:
         folder.mkdir()
         for stop in stops:
@@ -269,7 +269,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(cases: Cases, tmp_path: 
         assert torch.equal(value, parts[key]), key
 
 
-def test_the_encoder_is_left_alone_where_its_phase_says_so(cases: Cases, tmp_path: Path) -> None:
+def test_the_encoder_is_frozen_in_phases_without_its_learning_rate(cases: Cases, tmp_path: Path) -> None:
     encoder_learns = [False, True, False, True, False, True, True]
     assert [phase.encoder > 0 for phase in phases(1, 1, 1, 1, 1, 1, 1)] == encoder_learns
     for encoder, scout in ((0.0, True), (0.5, True), (0.5, False)):
@@ -297,7 +297,7 @@ def test_test_clips_show_named_characters_in_their_first_frame(family: str) -> N
     assert np.array_equal(film(family, TESTING).frames, frames)  # type: ignore[arg-type]
 
 
-def test_the_report_tells_who_follows_well_from_who_does_not(
+def test_the_report_tells_good_trackers_from_bad_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Followers that put the truth, nothing at all, and the truth until two thirds of the way."""
@@ -361,9 +361,7 @@ def test_masks_are_painted_over_their_frames_alone() -> None:
     assert (picture != frames).any(-1).sum() == 1
 
 
-def test_the_command_makes_a_model_measures_it_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_trains_measures_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sam2_batches, "SHARD", 4)
     monkeypatch.setattr("toolkit.sandbox.sam2_model.report.FRAMES", 3)
     few = {

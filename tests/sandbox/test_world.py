@@ -113,7 +113,7 @@ def test_style_decides_the_outline() -> None:
 
 
 @pytest.mark.parametrize("action", actions.BASE_ACTIONS | actions.HELD_OUT_ACTIONS)
-def test_every_solo_action_goes_round_in_time(action: str) -> None:
+def test_every_solo_action_is_periodic(action: str) -> None:
     actor = world.Actor(world.Look("box", "blue"), action, "cartoon", 0.75)
     early = world.pose(actor, np.asarray([0.3], np.float32))
     late = world.pose(actor, np.asarray([0.3 + world.PERIOD], np.float32))
@@ -192,7 +192,7 @@ def test_subtitles_are_written_beside_the_episode_too(episode: Path) -> None:
 
 @pytest.mark.parametrize("name", actions.INTERACTIONS)
 @pytest.mark.parametrize("count", [2, 3])
-def test_an_interaction_shows_all_who_play_it(name: str, count: int) -> None:
+def test_an_interaction_shows_all_its_characters(name: str, count: int) -> None:
     doing = list(actions.INTERACTIONS[name])
     if count == 3:
         doing = ["chases", *doing] if name == "chase" else [*doing, "stands still"]
@@ -209,7 +209,7 @@ def test_an_interaction_shows_all_who_play_it(name: str, count: int) -> None:
         assert middles == sorted(middles)  # who is named first stands on the left
 
 
-def test_a_gift_goes_from_one_to_the_other() -> None:
+def test_a_gift_moves_from_one_character_to_the_other() -> None:
     cast = [
         world.Actor(look, a, "cartoon", 0.0)
         for look, a in zip(LOOKS, actions.INTERACTIONS["gift"], strict=False)

@@ -61,7 +61,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     return Clip(path, "", "e.mp4", 0.0, 1.0, 8.0, 9, 64, 48, 0)
 
 
-def test_assignment_is_the_best_of_all_there_are() -> None:
+def test_the_assignment_has_the_highest_total_score() -> None:
     random = np.random.default_rng(0)
     for rows, columns in ((4, 3), (3, 3), (2, 4), (6, 2), (5, 4), (0, 2)):
         for _ in range(15):
@@ -75,7 +75,7 @@ def test_assignment_is_the_best_of_all_there_are() -> None:
             assert sum(scores[row, k] for k, row in found.items()) == pytest.approx(best)
 
 
-def test_one_box_is_never_two_characters() -> None:
+def test_one_box_is_given_to_one_character() -> None:
     twins = np.asarray([[0, 0, 10, 10], [0.4, 0, 10.2, 10], [20, 0, 30, 10]], np.float64)
     found = merge_duplicates(Detections(twins, np.asarray([[0.9, 0.2], [0.3, 0.8], [0.1, 0.5]])))
     assert len(found.boxes) == 2
@@ -87,7 +87,7 @@ def test_one_box_is_never_two_characters() -> None:
     assert set(best_prompts(["Pixo", "Mimi"], [(0, alone)], 0.2)) == {"Pixo"}
 
 
-def test_the_best_frame_of_each_character_counts_and_who_is_not_found_is_left_out() -> None:
+def test_each_character_gets_its_best_frame_and_missing_ones_are_left_out() -> None:
     box = np.asarray([[0, 0, 10, 10], [20, 0, 30, 10]], np.float64)
     seen = [
         (0, Detections(box, np.asarray([[0.5, 0], [0, 0.4]]))),
@@ -161,9 +161,7 @@ def owl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_grounding_dino_sees_what_its_own_processor_reads(
-    dino: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grounding_dino_equals_its_own_processor(dino: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import GroundingDinoImageProcessorPil
 
     monkeypatch.setattr(module, "SHORT", 64)
@@ -187,7 +185,7 @@ def test_grounding_dino_sees_what_its_own_processor_reads(
     assert np.allclose(found.boxes, edges.clip(0, [64, 48, 64, 48]), atol=0.3)
 
 
-def test_owl_sees_a_frame_in_a_square(owl: Path) -> None:
+def test_owlv2_pads_a_frame_to_a_square(owl: Path) -> None:
     look, least = load_detector(str(owl), "cpu")
     random = np.random.default_rng(0)
     frame = np.kron(random.integers(0, 255, (3, 4, 3)), np.ones((16, 16, 1))).astype(np.uint8)
@@ -272,7 +270,7 @@ def picture(folder: Path, name: str, colour: tuple[int, int, int], transparent: 
 
 
 @pytest.mark.usefixtures("colours")
-def test_reference_finds_who_is_in_the_pictures(clip: Clip, tmp_path: Path) -> None:
+def test_reference_detector_finds_the_pictured_characters(clip: Clip, tmp_path: Path) -> None:
     red = picture(tmp_path, "red.png", (225, 45, 40), transparent=True)
     blue = picture(tmp_path, "blue.png", (40, 85, 225), transparent=False)
     green = picture(tmp_path, "green.png", (30, 200, 60), transparent=True)
@@ -288,7 +286,7 @@ def test_reference_finds_who_is_in_the_pictures(clip: Clip, tmp_path: Path) -> N
         reference_detector(options())(clip, [Character("Olga")])
 
 
-def test_likeness_is_one_for_the_same_and_small_for_what_is_common() -> None:
+def test_similarity_is_one_for_equal_features_and_low_for_weak_ones() -> None:
     samples = np.asarray([[3.0, 0.0], [0.0, 4.0]])
     assert similarity(samples[0], samples[:1]) == pytest.approx(1)
     assert similarity(7 * samples[0], samples[:1]) == pytest.approx(1)
@@ -299,7 +297,7 @@ def test_likeness_is_one_for_the_same_and_small_for_what_is_common() -> None:
 
 
 @pytest.mark.usefixtures("colours")
-def test_pictures_that_cannot_be_read_are_named(clip: Clip, tmp_path: Path) -> None:
+def test_unreadable_pictures_are_named(clip: Clip, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(CastmixError, match=r"broken\.png: cannot be read"):
         reference_detector(options())(clip, [Character("Pixo", references=(tmp_path / "broken.png",))])

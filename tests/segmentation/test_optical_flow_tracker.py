@@ -56,18 +56,18 @@ def test_a_ball_is_followed_both_ways(pan: float) -> None:
     np.testing.assert_array_equal(got, masks_of(frames, Prompt(4, box_of(truth[4]))))
 
 
-def test_who_stands_still_is_cut_out_by_colour() -> None:
+def test_a_still_character_is_segmented_by_colour() -> None:
     frames, truth = scene([(70, 48)] * 4)
     assert min(map(region_iou, masks_of(frames, Prompt(0, box_of(truth[0]))), truth)) > 0.9
 
 
-def test_points_are_enough() -> None:
+def test_points_alone_are_a_prompt() -> None:
     frames, truth = scene([(60 + 5 * t, 48) for t in range(4)])
     points = ((60.0, 48.0, True), (56.0, 42.0, True), (100.0, 20.0, False))
     assert mean_j_and_f(list(masks_of(frames, Prompt(0, points=points))), list(truth))[0] > 0.6
 
 
-def test_leaving_is_noticed_and_coming_back_too() -> None:
+def test_a_character_is_lost_on_leaving_and_found_on_returning() -> None:
     places = [80, 95, 110, 125, 140, 155, 175, 200, 200, 175, 155, 140, 125, 110, 95]
     frames, truth = scene([(x, 48) for x in places])
     got = masks_of(frames, Prompt(0, box_of(truth[0])))
@@ -107,7 +107,7 @@ def test_cues() -> None:
     assert model.area == truth[0].sum()
 
 
-def test_masks_come_in_the_clips_size(tmp_path: Path) -> None:
+def test_masks_have_the_clips_size(tmp_path: Path) -> None:
     frames, truth = scene([(60 + 4 * t, 48) for t in range(3)])
     write_video(tmp_path / "a.mp4", frames, 8)
     clip = Clip(tmp_path / "a.mp4", "", "a.mp4", 0, 0.25, 8.0, 3, W, H, 0)

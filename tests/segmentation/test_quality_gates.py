@@ -118,7 +118,7 @@ def test_leaving_through_an_edge_is_not_vanishing() -> None:
     assert quality_of(hide(walk()))["reentries"] == 1
 
 
-def test_two_masks_on_one_creature_are_told() -> None:
+def test_two_masks_on_one_creature_are_rejected() -> None:
     left, right = walk(), walk()[:, :, ::-1]
     apart = measure_quality({"Pixo": a, "Mimi": b} for a, b in zip(left, np.roll(left, 22, 1), strict=True))
     assert apart["Pixo"]["shared"] == apart["Mimi"]["shared"] == 0
@@ -144,7 +144,7 @@ def test_region_and_boundary() -> None:
     assert box_of(empty) is None
 
 
-def test_the_boundary_forgives_less_than_a_hundredth_of_the_diagonal() -> None:
+def test_the_boundary_score_tolerates_one_percent_of_the_diagonal() -> None:
     """The tolerance is ceil(0.008 * hypot(48, 72)) = 1 pixel."""
     bar = np.zeros((H, W), bool)
     bar[:, :30] = True

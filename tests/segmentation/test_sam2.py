@@ -106,7 +106,7 @@ def test_streaming_in_both_directions_equals_a_run_with_everything_in_memory(
     assert len({mask.tobytes() for mask in kept.values()}) > FRAMES
 
 
-def test_what_a_session_keeps_does_not_grow_with_the_clip(model: Sam2VideoModel, clip: Clip) -> None:
+def test_session_memory_does_not_grow_with_the_clip(model: Sam2VideoModel, clip: Clip) -> None:
     """Looked at whenever the model is called with its session, once a frame."""
     stored: list[int] = []
     tracked: list[int] = []
@@ -135,7 +135,7 @@ def test_what_a_session_keeps_does_not_grow_with_the_clip(model: Sam2VideoModel,
     assert len(stored) == FRAMES > 2 * reach + 4
 
 
-def test_a_present_frame_is_all_that_is_at_hand() -> None:
+def test_only_the_current_frame_is_loaded() -> None:
     frames = backend.CurrentFrame(5, 2, torch.zeros(3, 4, 4))
     assert len(frames) == 5
     assert frames[2].shape == (3, 4, 4)
@@ -143,7 +143,7 @@ def test_a_present_frame_is_all_that_is_at_hand() -> None:
         frames[1]
 
 
-def test_the_training_loop_says_what_the_model_says(model: Sam2VideoModel, clip: Clip) -> None:
+def test_the_training_loop_equals_the_models_own_tracking(model: Sam2VideoModel, clip: Clip) -> None:
     pixels = to_pixels(read_video(clip.path)[0][:7], model.config.image_size)
     prompt = Prompt(0, (4.0, 6.0, 20.0, 24.0))
     track = Track(model, prompt, (7, HEIGHT, WIDTH))
@@ -168,7 +168,7 @@ def test_the_training_loop_says_what_the_model_says(model: Sam2VideoModel, clip:
         assert torch.allclose(out.logits[0], out.logits[1], atol=1e-3 * float(scale_of))
 
 
-def test_a_saved_model_in_16_bits_is_found_again(model: Sam2VideoModel, clip: Clip, tmp_path: Path) -> None:
+def test_a_model_saved_in_16_bits_is_loaded(model: Sam2VideoModel, clip: Clip, tmp_path: Path) -> None:
     small = new_sam2(3)
     small.load_state_dict(model.state_dict())
     small.half().save_pretrained(tmp_path / "half")
@@ -242,7 +242,7 @@ class FakePredictor:
             yield number, [1], torch.from_numpy(red - 128)[None, None]
 
 
-def test_the_package_goes_a_long_way_in_parts(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_tracks_a_long_clip_in_parts(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakePredictor()
     monkeypatch.setattr(sam2_package, "load_predictor", lambda options: fake)
     monkeypatch.setattr(sam2_package, "CHUNK", 6)
@@ -277,7 +277,7 @@ def test_the_package_names_the_models_that_it_knows(monkeypatch: pytest.MonkeyPa
         sam2_package.load_predictor(options("sandbox"))
 
 
-def test_the_sandboxes_own_model_follows_whom_it_has_never_seen(tmp_path: Path) -> None:
+def test_the_sandboxes_own_model_tracks_unseen_characters(tmp_path: Path) -> None:
     found = sam2_report.measure_sam2("sandbox", tmp_path, clips=4)
     # of four clips each; docs/segmentation.md has the numbers of many
     least = {"episodes": 0.85, "cross": 0.65, "alike": 0.65, "leave": 0.6}

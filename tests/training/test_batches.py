@@ -47,19 +47,19 @@ def test_steps_differ_by_one_composite_at_most() -> None:
     assert {len(step_items(one, step)) for step in range(50)} == {4}
 
 
-def test_every_composite_comes_once_before_any_again() -> None:
+def test_every_composite_is_drawn_once_per_epoch() -> None:
     one = mix(composites=1.0, batch_size=2)
     names = [item.path.stem for step in range(12) for item in step_items(one, step) if item.composite]
     assert sorted(names[:6]) == sorted(names[6:]) == [f"pasted-{i}" for i in range(6)]
 
 
-def test_none_draws_every_clip_alike_and_zero_leaves_composites_out() -> None:
+def test_ratio_none_samples_clips_equally_and_zero_drops_composites() -> None:
     assert drawn(mix(), 13) == {"original": 40, "pasted": 12}
     assert drawn(mix(composites=0), 10) == {"original": 40}
     assert drawn(mix(pasted=0, composites=0), 10) == {"original": 40}
 
 
-def test_clips_of_the_bases_world_keep_their_rows() -> None:
+def test_preservation_clips_keep_their_rows() -> None:
     one = mix(kept=9, composites=1.0)
     assert drawn(one, 10) == {"original": 10, "pasted": 10, "kept": 20}
     assert [item.take for item in step_items(one, 0)][-2:] == ["kept", "kept"]
@@ -68,7 +68,7 @@ def test_clips_of_the_bases_world_keep_their_rows() -> None:
 @pytest.mark.parametrize(
     ("size", "share", "of"), [(1, 0.2, 5), (2, 0.25, 2), (4, 0.2, 5), (3, 0.5, 2), (16, 0.25, 1)]
 )
-def test_a_share_that_a_batch_has_no_whole_rows_for_still_holds(size: int, share: float, of: int) -> None:
+def test_a_fractional_share_holds_over_several_batches(size: int, share: float, of: int) -> None:
     one = mix(kept=9, batch_size=size, preserve_share=share)
     found = drawn(one, 20 * of)
     assert found["kept"] == share * size * 20 * of

@@ -12,7 +12,7 @@ def item(i: int, take: str) -> Item:
     return Item(Path(f"{i}.safetensors"), "a cat", take, (16, 3, 4, 6), f"{i:04x}")
 
 
-def test_every_item_once_before_any_again() -> None:
+def test_every_item_is_drawn_once_per_epoch() -> None:
     drawn = choose(5, range(21), seed=1, what="data")
     epochs = [drawn[k : k + 5] for k in range(0, 20, 5)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
@@ -26,7 +26,7 @@ def test_a_batch_larger_than_the_data() -> None:
     assert choose(0, range(0), seed=0, what="data") == []
 
 
-def test_whole_takes_are_held_back() -> None:
+def test_holdout_takes_whole_shots() -> None:
     items = [item(i, f"shot {i // 3}") for i in range(30)]
     learned, held = hold_back(items, 4)
     assert len(held) == 6
@@ -37,7 +37,7 @@ def test_whole_takes_are_held_back() -> None:
     assert hold_back(items, 0) == (items, [])
 
 
-def test_something_must_be_left_to_learn() -> None:
+def test_a_holdout_of_all_clips_is_an_error() -> None:
     with pytest.raises(CastmixError, match="leaves nothing to train on: 3 clips of 1 shots"):
         hold_back([item(i, "one") for i in range(3)], 1)
     with pytest.raises(CastmixError, match="got -1"):

@@ -31,7 +31,7 @@ def step(parameters: Parameters, optimizer: torch.optim.Optimizer, number: int) 
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-def test_a_restored_optimiser_goes_on_exactly(name: Any, tmp_path: Path) -> None:
+def test_a_restored_optimiser_continues_exactly(name: Any, tmp_path: Path) -> None:
     if name == "adamw8bit":
         pytest.importorskip("bitsandbytes")
     one, two, three = (new_parameters() for _ in range(3))

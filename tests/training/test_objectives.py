@@ -73,13 +73,13 @@ def test_the_true_velocity_has_no_loss_and_a_constant_error_its_square() -> None
     assert {"velocity": velocity, "motion": motion} == OBJECTIVES
 
 
-def test_without_omega_a_motion_is_plain_training(denoiser: models.Denoiser) -> None:
+def test_omega_zero_is_plain_training(denoiser: models.Denoiser) -> None:
     batch = batch_of()
     plain, found = velocity(denoiser, batch), motion(denoiser, batch, Aim(Motion(omega=0)))
     assert torch.equal(found, plain)
 
 
-def test_the_target_is_that_of_the_paper_in_velocities(denoiser: models.Denoiser) -> None:
+def test_the_target_equals_the_papers_in_velocities(denoiser: models.Denoiser) -> None:
     """eps_free = (1 + w) eps - w eps_theta, with eps_theta = x + (1 - sigma) v_theta, at every level."""
     batch, omega = batch_of(), 0.7
     sigma = batch.sigma.view(-1, 1, 1, 1, 1)
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_a_fixed_target(tiny_wan: Path, precision: torch.
     assert all(gradient.any() for gradient in found)
 
 
-def test_rows_of_the_bases_world_keep_their_true_target(denoiser: models.Denoiser) -> None:
+def test_preservation_rows_keep_their_true_target(denoiser: models.Denoiser) -> None:
     batch = batch_of()
     mixed = replace(batch, kept=torch.tensor([True, False, True]))
     aim = Aim(Motion(omega=0.5, debiased=1.0, adjacent=1.0), APPEARANCE)
@@ -127,7 +127,7 @@ def test_rows_of_the_bases_world_keep_their_true_target(denoiser: models.Denoise
     assert torch.equal(motion(denoiser, nobody, Aim(Motion(), None)), plain)
 
 
-def test_the_debiased_term_forgives_what_all_frames_share() -> None:
+def test_the_debiased_term_ignores_errors_common_to_all_frames() -> None:
     """phi of an error that is equal in all frames is (sqrt(2) - 1) of it, of one frame alone more than it."""
     batch = batch_of(2)
     same, one = torch.ones(2, 16, 1, 4, 6), torch.zeros(2, 16, 3, 4, 6)
@@ -152,7 +152,7 @@ def test_the_adjacent_term_is_the_angle_of_the_changes() -> None:
 
 
 @pytest.mark.parametrize("terms", [{}, {"debiased": 1.0}, {"adjacent": 0.5}])
-def test_gradients_are_those_of_finite_differences(tiny_wan: Path, terms: dict[str, float]) -> None:
+def test_gradients_equal_finite_differences(tiny_wan: Path, terms: dict[str, float]) -> None:
     """In a random direction of all of the adapter's numbers, the network in float64."""
     denoiser = trained(tiny_wan, torch.float64)
     denoiser.module.double()
