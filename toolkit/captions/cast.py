@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from toolkit.captions.yaml_fields import check_mapping, load_yaml, read_text, read_texts, wrong
 from toolkit.core.choices import did_you_mean, fold, nearest
 from toolkit.core.errors import CastmixError
+from toolkit.core.package_data import character_data_folder
 
 Style = Literal["cartoon", "realistic"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -130,7 +131,7 @@ def read_cast(folder: Path | None = None) -> Cast:
     Raises:
         CastmixError: A file breaks the format, or one name means two characters.
     """
-    built_in = read_shows(built_in_folder())
+    built_in = read_shows(character_data_folder())
     if folder is None:
         return Cast(built_in)
     own = read_shows(folder)
@@ -139,13 +140,6 @@ def read_cast(folder: Path | None = None) -> Cast:
     kept = tuple(_without_aliases(show, taken) for show in built_in if show.id not in replaced)
     _check_unique([*((f"built-in {show.id}", show) for show in kept), *((str(folder), show) for show in own)])
     return Cast(kept + own)
-
-
-def built_in_folder() -> Path:
-    """``character_data/`` beside the package in a checkout, inside the package when installed as a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "character_data"
-    return inside if inside.is_dir() else package.parent / "character_data"
 
 
 def read_shows(folder: Path) -> tuple[Show, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.core.errors import CastmixError
+from toolkit.core.package_data import presets_folder
 
 BENCHMARKS = ("sandbox", "paper")
 
@@ -29,10 +30,8 @@ class Prompt:
 
 
 def prompts_folder() -> Path:
-    """Return the folder ``presets/prompts/``: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "_data" / "presets"
-    return (installed if installed.is_dir() else package.parent / "presets") / "prompts"
+    """The folder ``presets/prompts/``."""
+    return presets_folder() / "prompts"
 
 
 def read_prompts(name: str | Path) -> list[Prompt]:

@@ -12,13 +12,12 @@ from toolkit.cli.names import SettingNameError, resolve
 from toolkit.cli.signatures import convert, settings
 from toolkit.cli.synonyms import RENAMED
 from toolkit.core.errors import CastmixError
-
-PACKAGE = Path(__file__).resolve().parents[1]
+from toolkit.core.package_data import presets_folder
 
 
 def preset_names(verb: str) -> list[str]:
     """Names of castmix's own presets for this verb."""
-    return sorted(path.stem for path in (_folder() / verb).glob("*.yaml"))
+    return sorted(path.stem for path in (presets_folder() / verb).glob("*.yaml"))
 
 
 def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, Any]:
@@ -57,19 +56,13 @@ def read_preset(preset: str, name: str, verb: Callable[..., Any]) -> dict[str, A
     return values
 
 
-def _folder() -> Path:
-    """`presets/`: beside the package in a checkout, inside the package in a wheel."""
-    installed = PACKAGE / "_data" / "presets"
-    return installed if installed.is_dir() else PACKAGE.parent / "presets"
-
-
 def _find(preset: str, verb: str) -> Path:
     if preset.endswith((".yaml", ".yml")):
         path = Path(preset)
         if not path.is_file():
             raise CastmixError(f"no preset file {path}")
         return path
-    path = _folder() / verb / f"{preset}.yaml"
+    path = presets_folder() / verb / f"{preset}.yaml"
     if not path.is_file():
         names = ", ".join(preset_names(verb)) or "it has none"
         raise CastmixError(
