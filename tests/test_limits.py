@@ -17,7 +17,6 @@ KNOWN = {
     "commands.train.train",
     "fusion.distillation",
     "fusion.distillation.gradient",
-    "lora.token_gate.gate",
 }
 """What is still too long. Take out what you shorten; add nothing."""
 

@@ -21,18 +21,16 @@ _PROMPT_LAYER = re.compile(r"(blocks\.\d+\.attn2)\.(to_k|to_v)")
 @contextlib.contextmanager
 def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Inside, each adapter's change of a video token is multiplied by the token's share for this adapter.
+    Use it inside `lora.layers.activate`. Active adapters without shares act everywhere.
 
     Keys and values of the prompt belong to no video token. So each block's attention to the prompt is
     computed once per adapter, with that adapter's keys and values; every token takes its share of each
     result. Where an adapter has share 1 and the others 0, the network is exactly that of this adapter alone.
 
-    Use it inside `lora.layers.activate`. Active adapters without shares act everywhere.
-
     Args:
         module: The network.
-        shares: (B, N) in [0, 1] by adapter: 0 is no effect, 1 the full effect. The N tokens are in the
-            network's order (frame, row, column). The network may get several copies of the B rows, one after
-            the other, as in classifier-free guidance.
+        shares: (B, N) in [0, 1] by adapter: 0 is no effect, 1 the full effect. N is in the network's order
+            (frame, row, column). The network may get several copies of the B rows one after the other.
 
     Raises:
         CastmixError: the network gets another number of tokens or rows.
