@@ -50,11 +50,11 @@ def test_a_motion_without_subjects_needs_an_appearance_prompt(
     make_clips: MakeClips, tiny_wan: Path, tmp_path: Path
 ) -> None:
     show = make_clips(tmp_path / "show", 1)
-    with pytest.raises(CastmixError, match=r"asks for subjects: give --motion\.tokens"):
+    with pytest.raises(CastmixError, match=r"no tokens for them: add --motion\.tokens"):
         learn_motion(show, tmp_path / "a", model=str(tiny_wan))
     assert not (tmp_path / "a").exists()
     written = Motion(appearance="a static video of a cat")
-    with pytest.raises(CastmixError, match=r"names characters that the base does not know"):
+    with pytest.raises(CastmixError, match=r"names characters that the base model does not know"):
         learn_motion(show, tmp_path / "b", model=str(tiny_wan), training=MotionTraining(motion=written))
     with pytest.raises(CastmixError, match=r"is not on this machine"):
         learn_motion(show, tmp_path / "c", model=str(tiny_wan), subject=["Pixo=cat"])

@@ -44,7 +44,7 @@ def test_an_old_run_continues_to_the_same_lora(old: Path, capsys: pytest.Capture
     }
     adapter, optim = Adapter(rank=2, targets=("attn1",)), Optim(lr=1e-3, warmup=2)
     train([Path("data")], Path("run"), steps=4, adapter=adapter, optim=optim, **settings)
-    assert "going on after step 2 of 4" in capsys.readouterr().err
+    assert "resumes after step 2 of 4" in capsys.readouterr().err
     ours, theirs = load_lora(Path("run")), load_lora(Path("whole"))
     assert ours.metadata == theirs.metadata
     for name, pair in theirs.tensors.items():

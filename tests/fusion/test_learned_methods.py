@@ -18,17 +18,16 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.seeds import generator_for
 from toolkit.footage.clips import read_clips, write_clip
 from toolkit.footage.masks import mask_path, write_mask
-from toolkit.fusion import distillation as gradient
+from toolkit.fusion import distillation, gradient
+from toolkit.fusion.distillation import add_map_gradient, add_velocity_gradient, compare_maps
 from toolkit.fusion.job import Job
 from toolkit.fusion.regression import solve
 from toolkit.fusion.settings import Distil, Examples, FusedFile, Sparse, Squares
-from toolkit.fusion.training_clips import embed_captions_with_tokens, load_pairs
+from toolkit.fusion.training_clips import load_pairs
 from toolkit.lora.file import Lora, load_lora, save_lora
+from toolkit.lora.layers import extract
 from toolkit.lora.parts import Part
-from toolkit.lora.special_tokens import Token, encode_prompts, tokens_metadata
 from toolkit.models import registry as models
-from toolkit.training.batches import load
-from toolkit.training.cached_clips import load_items
 from toolkit.training.metrics_log import read_metrics
 from toolkit.training.settings import Optim, Sigma
 
@@ -190,24 +189,24 @@ def test_gradient_fusion_alternates_loras_and_resumes(
         fuse(files, tmp_path / "parts", distil=Distil(steps=5, **QUICK), **settings)
 
 
-def lesson_of(alone: list[Path], pairs: Path, tiny_wan: Path, work: Path) -> gradient.Lesson:
+def lesson_of(alone: list[Path], pairs: Path, tiny_wan: Path, work: Path) -> distillation.Lesson:
     """What `gradient` teaches two parts with, caught before its first step."""
 
     class Caught(Exception):  # noqa: N818
         pass
 
-    def catch(lesson: gradient.Lesson, step: int) -> float:
+    def catch(lesson: distillation.Lesson, step: int) -> float:
         raise Caught(lesson)
 
     parts = [Part("a", some_lora(1, 3), 1.0, ("Pixo",)), Part("b", some_lora(2, 2), 0.5, ("Bruk",))]
     examples = Examples(tuple(alone), pairs, sigma=Sigma(shift=3.0))
     job = job_of(tiny_wan, work, examples=examples, distil=Distil(batch_size=2, layers=(0, 1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient, "teach", catch)
+        patch.setattr(gradient, "add_velocity_gradient", catch)
         patch.setattr(gradient, "DROPOUT", 0.0)
         with pytest.raises(Caught) as caught:
             gradient.gradient(parts, job)
-    lesson: gradient.Lesson = caught.value.args[0]
+    lesson: distillation.Lesson = caught.value.args[0]
     return lesson
 
 
@@ -219,8 +218,8 @@ def test_both_losses_fall(alone: list[Path], pairs: Path, tmp_path: Path, tiny_w
     optimizer = torch.optim.Adam(student, lr=3e-3)
     rows = []
     for _ in range(20):
-        rows.append([gradient.teach(lesson, 0), gradient.teach(lesson, 1)])
-        rows[-1] += [0.6 * gradient.attend(lesson, 0)] if maps else []
+        rows.append([add_velocity_gradient(lesson, 0), add_velocity_gradient(lesson, 1)])
+        rows[-1] += [0.6 * add_map_gradient(lesson, 0)] if maps else []
         optimizer.step()
         optimizer.zero_grad()
     assert sum(rows[-1]) < 0.9 * sum(rows[0])
@@ -238,31 +237,31 @@ def test_worse_attention_maps_are_reported(
 ) -> None:
     """The fused LoRA's against the base's, the same on every look."""
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
-    learnt, base = gradient.tell_maps(lesson)
+    learnt, base = compare_maps(lesson)
     assert learnt != base
-    assert gradient.tell_maps(lesson) == (learnt, base)
+    assert compare_maps(lesson) == (learnt, base)
     (found,) = lesson.denoiser.module.get_submodule("blocks.0.attn1.to_q").active_adapters
-    assert found == gradient.STUDENT  # as it was
+    assert found == distillation.STUDENT  # as it was
     capsys.readouterr()
-    real = gradient.map_loss
+    real = distillation.map_loss
     for sign in (1, -1):
 
         def loss(denoiser: models.Denoiser, *rest: Any, sign: int = sign) -> torch.Tensor:
             active: Any = denoiser.module.get_submodule("blocks.0.attn1.to_q")
             return real(denoiser, *rest) + sign * bool(active.active_adapters)
 
-        monkeypatch.setattr(gradient, "map_loss", loss)
-        gradient.tell_maps(lesson)
+        monkeypatch.setattr(distillation, "map_loss", loss)
+        compare_maps(lesson)
         told = capsys.readouterr().err.replace("\n", " ")
-        assert ("warning: the maps are worse than the base's" in told) is (sign > 0)
+        assert ("warning: the attention maps are worse than the base model's" in told) is (sign > 0)
 
 
 def test_only_the_student_gets_gradients(
     alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
 ) -> None:
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
-    gradient.teach(lesson, 0)
-    gradient.attend(lesson, 0)
+    add_velocity_gradient(lesson, 0)
+    add_map_gradient(lesson, 0)
     with_gradient = {
         name
         for name, one in lesson.denoiser.module.named_parameters()
@@ -282,7 +281,7 @@ def test_the_gradient_of_the_map_loss_equals_finite_differences(
     latents, embeds = (half.unsqueeze(0).double() for half in pair.item.load())
     sigma = torch.tensor([0.8], dtype=torch.float64)
     student = [one for name, one in denoiser.module.named_parameters() if ".fused." in name]
-    gradient.map_loss(denoiser, latents, sigma, embeds, pair, lesson.layers).backward()  # type: ignore[no-untyped-call]
+    distillation.map_loss(denoiser, latents, sigma, embeds, pair, lesson.layers).backward()  # type: ignore[no-untyped-call]
     generator = generator_for(0, 0, "direction")
     step = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in student]
     used = [(one, way) for one, way in zip(student, step, strict=True) if one.grad is not None]
@@ -312,25 +311,6 @@ def test_the_gradient_of_the_map_loss_equals_finite_differences(
             for one, way in used:
                 one -= sign * 1e-4 * way
     assert slope == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-3)
-
-
-def test_captions_with_special_tokens_are_encoded_with_their_vectors(
-    tiny_wan: Path, alone: list[Path]
-) -> None:
-    spec, encoders = models.find_model(str(tiny_wan)), models.load_encoders(str(tiny_wan))
-    size = encoders.encode_text(["a"]).shape[-1]
-    vector = 3 * torch.randn(size, generator=torch.Generator().manual_seed(0))
-    token = {"<mimi>": Token("a cat", "output", vector)}
-    lora = Lora({}, tokens_metadata(token), {"<mimi>": vector})
-    parts = [Part("a", lora, 1.0, ("<mimi>",)), Part("b", Lora({}), 1.0, ("Bruk",))]
-    plain_item = load_items(alone[0], spec)[0]
-    item = replace(plain_item, text="<mimi> jumps")
-    found = embed_captions_with_tokens([plain_item, item], parts, spec)
-    assert list(found) == ["<mimi> jumps"]
-    torch.testing.assert_close(found[item.text], encode_prompts(encoders, [item.text], [lora])[0])
-    assert not torch.allclose(found[item.text], encoders.encode_text([item.text])[0], atol=0.1)
-    assert torch.equal(load(item, found)[1], found[item.text])
-    assert embed_captions_with_tokens([plain_item], parts, spec) == {}
 
 
 def test_pairs_are_clips_with_masks_of_two_subjects(pairs: Path, tiny_wan: Path) -> None:
@@ -393,14 +373,14 @@ def test_each_turn_has_its_own_teacher_and_clips(
 ) -> None:
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
     seen: list[Any] = []
-    activate, draw = gradient.activate, gradient.draw
+    activate, draw = distillation.activate, distillation.draw
     monkeypatch.setattr(
-        gradient, "activate", lambda module, weights: seen.append(weights) or activate(module, weights)
+        distillation, "activate", lambda module, weights: seen.append(weights) or activate(module, weights)
     )
-    monkeypatch.setattr(gradient, "draw", lambda mix, *rest: seen.append(mix) or draw(mix, *rest))
+    monkeypatch.setattr(distillation, "draw", lambda mix, *rest: seen.append(mix) or draw(mix, *rest))
     for step, (number, weight) in enumerate([(0, 1.0), (1, 0.5), (0, 1.0)]):
         seen.clear()
-        gradient.teach(lesson, step)
+        add_velocity_gradient(lesson, step)
         assert seen[0] is lesson.mixes[number]
         assert seen[1:] == [{f"part{number}": weight}]
 
@@ -413,7 +393,7 @@ def test_the_map_gradient_is_proportional_to_its_weight(
     found = []
     for weight in (0.6, 1.8):
         job = replace(lesson.job, distil=replace(lesson.job.distil, attention=weight))
-        gradient.attend(replace(lesson, job=job), 0)
+        add_map_gradient(replace(lesson, job=job), 0)
         found.append(torch.cat([one.grad.flatten() for one in student if one.grad is not None]))
         lesson.denoiser.module.zero_grad()
     assert found[0].any()
@@ -424,7 +404,7 @@ def test_the_fused_lora_starts_as_the_average(
     alone: list[Path], pairs: Path, tmp_path: Path, tiny_wan: Path
 ) -> None:
     lesson = lesson_of(alone, pairs, tiny_wan, tmp_path)
-    student = gradient.extract(lesson.denoiser.module, gradient.STUDENT)
+    student = extract(lesson.denoiser.module, distillation.STUDENT)
     first, second = (part.lora for part in lesson.parts)
     for layer in student.tensors:
         parts = [
@@ -444,7 +424,7 @@ def test_the_gradient_of_the_fusion_loss_equals_finite_differences(
     student = [one for name, one in lesson.denoiser.module.named_parameters() if ".fused." in name]
     generator = generator_for(0, 0, "direction")
     step = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in student]
-    gradient.teach(lesson, 1)
+    add_velocity_gradient(lesson, 1)
     slope = sum(
         float((one.grad * way).sum()) for one, way in zip(student, step, strict=True) if one.grad is not None
     )
@@ -453,7 +433,7 @@ def test_the_gradient_of_the_fusion_loss_equals_finite_differences(
         with torch.no_grad():
             for one, way in zip(student, step, strict=True):
                 one += size * way
-        loss = gradient.teach(lesson, 1)
+        loss = add_velocity_gradient(lesson, 1)
         with torch.no_grad():
             for one, way in zip(student, step, strict=True):
                 one -= size * way

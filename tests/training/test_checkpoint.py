@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from toolkit.core.errors import CastmixError
-from toolkit.training.checkpoint import check_same, load_checkpoint, restore, save_checkpoint
-from toolkit.training.loop import new_optimizer
+from toolkit.training.checkpoint import check_same, load_checkpoint, restore, resumable_step, save_checkpoint
+from toolkit.training.optimizer import new_optimizer
 from toolkit.training.settings import Optim
 
 Parameters = dict[str, torch.nn.Parameter]
@@ -43,7 +43,6 @@ def test_a_restored_optimiser_continues_exactly(name: Any, tmp_path: Path) -> No
         step(two, stopped, number)
     save_checkpoint(tmp_path, 3, {"seed": 1}, two, stopped)
     state = load_checkpoint(tmp_path)
-    assert state is not None
     assert (state.step, state.settings) == (3, {"seed": 1})
     resumed = new_optimizer(three, optim)
     restore(state, three, resumed)
@@ -53,7 +52,9 @@ def test_a_restored_optimiser_continues_exactly(name: Any, tmp_path: Path) -> No
 
 
 def test_settings_that_differ_are_named(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) is None
+    assert resumable_step(tmp_path, {"seed": 1}, 9) == 0
+    with pytest.raises(CastmixError, match=r"state\.safetensors does not exist"):
+        load_checkpoint(tmp_path)
     check_same(tmp_path, {"betas": [0.9, 0.99]}, {"betas": (0.9, 0.99)})
     with pytest.raises(CastmixError, match=r"optim.lr was 1 and is 2; seed was None and is 3\. Use the same"):
         check_same(tmp_path, {"optim.lr": 1}, {"optim.lr": 2, "seed": 3})

@@ -12,8 +12,9 @@ from toolkit.lora import layers as adapters
 from toolkit.lora.settings import Adapter
 from toolkit.models import flow_matching as flow
 from toolkit.models import registry as models
+from toolkit.training import objectives
 from toolkit.training.batches import Batch
-from toolkit.training.objectives import OBJECTIVES, Aim, motion, motion_target, velocity, velocity_loss
+from toolkit.training.objectives import motion_target, velocity_loss
 from toolkit.training.settings import Motion
 
 
@@ -25,7 +26,7 @@ def batch_of(count: int = 3, frames: int = 3, seed: int = 0) -> Batch:
         prompt_embeds=torch.randn(count, 8, 24, generator=generator),
         sigma=torch.linspace(0.3, 0.95, count),
         noise=torch.randn(shape, generator=generator),
-        kept=torch.zeros(count, dtype=torch.bool),
+        preserved=torch.zeros(count, dtype=torch.bool),
         anchor=torch.linspace(0, 0.99, count),
     )
 
@@ -63,6 +64,23 @@ def trained(tiny_wan: Path, dtype: torch.dtype = torch.float32) -> models.Denois
 APPEARANCE = torch.randn(1, 8, 24, generator=torch.Generator().manual_seed(5))
 
 
+def losses(denoiser: models.Denoiser, batch: Batch, criterion: objectives.Criterion) -> Tensor:
+    """The loss of each row, as a training step computes it."""
+    x = flow.interpolate(batch.latents, batch.noise, batch.sigma)
+    target = criterion.target(denoiser, x, batch)
+    return criterion.loss(denoiser(x, batch.sigma, batch.prompt_embeds).float(), target, batch)
+
+
+def velocity(denoiser: models.Denoiser, batch: Batch) -> Tensor:
+    return losses(denoiser, batch, objectives.velocity())
+
+
+def motion(
+    denoiser: models.Denoiser, batch: Batch, settings: Motion, appearance: Tensor | None = None
+) -> Tensor:
+    return losses(denoiser, batch, objectives.motion(settings, appearance))
+
+
 def test_the_true_velocity_has_no_loss_and_a_constant_error_its_square() -> None:
     batch = batch_of()
     off = torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1, 1, 1)
@@ -70,12 +88,11 @@ def test_the_true_velocity_has_no_loss_and_a_constant_error_its_square() -> None
     loss = velocity_loss(exact, batch.latents, batch.prompt_embeds, batch.sigma, batch.noise)
     assert torch.allclose(loss, torch.tensor([0.0, 1.0, 4.0]), atol=1e-5)
     assert torch.equal(velocity(exact, batch), loss)
-    assert {"velocity": velocity, "motion": motion} == OBJECTIVES
 
 
 def test_omega_zero_is_plain_training(denoiser: models.Denoiser) -> None:
     batch = batch_of()
-    plain, found = velocity(denoiser, batch), motion(denoiser, batch, Aim(Motion(omega=0)))
+    plain, found = velocity(denoiser, batch), motion(denoiser, batch, Motion(omega=0))
     assert torch.equal(found, plain)
 
 
@@ -87,7 +104,7 @@ def test_the_target_equals_the_papers_in_velocities(denoiser: models.Denoiser) -
     with torch.no_grad(), adapters.activate(denoiser.module, {}):
         base = denoiser(x, batch.sigma, APPEARANCE.expand(3, -1, -1))
     free = (1 + omega) * batch.noise - omega * (x + (1 - sigma) * base)
-    target = motion_target(denoiser, x, batch, Aim(Motion(omega=omega), APPEARANCE))
+    target = motion_target(denoiser, x, batch, omega=omega, appearance=APPEARANCE)
     assert not target.requires_grad
     assert torch.allclose(x + (1 - sigma) * target, free, atol=1e-4)
     with torch.no_grad():
@@ -99,14 +116,16 @@ def test_the_target_equals_the_papers_in_velocities(denoiser: models.Denoiser) -
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradients_are_those_of_a_fixed_target(tiny_wan: Path, precision: torch.dtype) -> None:
     denoiser = trained(tiny_wan, precision)
-    batch, aim = batch_of(), Aim(Motion(omega=0.5), APPEARANCE)
+    batch, settings = batch_of(), Motion(omega=0.5)
     parameters = adapters.trainable(denoiser.module, "a")
     x = flow.interpolate(batch.latents, batch.noise, batch.sigma)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        target = motion_target(denoiser, x, batch, aim)
+        target = motion_target(denoiser, x, batch, omega=0.5, appearance=APPEARANCE)
         fixed = (denoiser(x, batch.sigma, batch.prompt_embeds).float() - target).square().mean()
         wanted = torch.autograd.grad(fixed, list(parameters.values()))
-        found = torch.autograd.grad(motion(denoiser, batch, aim).mean(), list(parameters.values()))
+        found = torch.autograd.grad(
+            motion(denoiser, batch, settings, APPEARANCE).mean(), list(parameters.values())
+        )
     for mine, theirs in zip(found, wanted, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6)
     assert all(gradient.any() for gradient in found)
@@ -114,17 +133,17 @@ def test_gradients_are_those_of_a_fixed_target(tiny_wan: Path, precision: torch.
 
 def test_preservation_rows_keep_their_true_target(denoiser: models.Denoiser) -> None:
     batch = batch_of()
-    mixed = replace(batch, kept=torch.tensor([True, False, True]))
-    aim = Aim(Motion(omega=0.5, debiased=1.0, adjacent=1.0), APPEARANCE)
+    mixed = replace(batch, preserved=torch.tensor([True, False, True]))
+    settings = Motion(omega=0.5, debiased=1.0, adjacent=1.0)
     plain, all_new, found = (
         velocity(denoiser, batch),
-        motion(denoiser, batch, aim),
-        motion(denoiser, mixed, aim),
+        motion(denoiser, batch, settings, APPEARANCE),
+        motion(denoiser, mixed, settings, APPEARANCE),
     )
     assert torch.allclose(found[[0, 2]], plain[[0, 2]], atol=1e-5)
     assert torch.allclose(found[1], all_new[1], rtol=1e-4)
-    nobody = replace(batch, kept=torch.ones(3, dtype=torch.bool))
-    assert torch.equal(motion(denoiser, nobody, Aim(Motion(), None)), plain)
+    nobody = replace(batch, preserved=torch.ones(3, dtype=torch.bool))
+    assert torch.equal(motion(denoiser, nobody, Motion()), plain)
 
 
 def test_the_debiased_term_ignores_errors_common_to_all_frames() -> None:
@@ -132,8 +151,8 @@ def test_the_debiased_term_ignores_errors_common_to_all_frames() -> None:
     batch = batch_of(2)
     same, one = torch.ones(2, 16, 1, 4, 6), torch.zeros(2, 16, 3, 4, 6)
     one[:, :, 1] = 3**0.5
-    aim = Aim(Motion(omega=0, debiased=1.0))
-    shared, alone = (motion(Exact(batch, error), batch, aim) for error in (same, one))
+    settings = Motion(omega=0, debiased=1.0)
+    shared, alone = (motion(Exact(batch, error), batch, settings) for error in (same, one))
     assert torch.allclose(shared, 1 + (2**0.5 - 1) ** 2 * torch.ones(2), atol=1e-4)
     # anchors are frames 0 and 2, where this error is none: phi is sqrt(2) of it
     assert torch.allclose(alone, torch.full((2,), 3.0), atol=1e-4)
@@ -142,13 +161,13 @@ def test_the_debiased_term_ignores_errors_common_to_all_frames() -> None:
 def test_the_adjacent_term_is_the_angle_of_the_changes() -> None:
     batch = batch_of(2)
     true = batch.noise - batch.latents
-    aim = Aim(Motion(omega=0, adjacent=1.0))
-    offset = motion(Exact(batch, 1.0), batch, aim)  # changes from frame to frame are right
+    settings = Motion(omega=0, adjacent=1.0)
+    offset = motion(Exact(batch, 1.0), batch, settings)  # changes from frame to frame are right
     assert torch.allclose(offset, torch.ones(2), atol=1e-4)
-    against = motion(Exact(batch, -2 * true), batch, aim) - (2 * true).square().flatten(1).mean(1)
+    against = motion(Exact(batch, -2 * true), batch, settings) - (2 * true).square().flatten(1).mean(1)
     assert torch.allclose(against, torch.full((2,), 2.0), atol=1e-4)
     still = batch_of(2, frames=1)
-    assert torch.allclose(motion(Exact(still, 1.0), still, aim), torch.ones(2), atol=1e-4)
+    assert torch.allclose(motion(Exact(still, 1.0), still, settings), torch.ones(2), atol=1e-4)
 
 
 @pytest.mark.parametrize("terms", [{}, {"debiased": 1.0}, {"adjacent": 0.5}])
@@ -158,18 +177,18 @@ def test_gradients_equal_finite_differences(tiny_wan: Path, terms: dict[str, flo
     denoiser.module.double()
     parameters = list(adapters.trainable(denoiser.module, "a").values())
     batch = Batch(*(one.double() if one.is_floating_point() else one for one in vars(batch_of()).values()))
-    batch.kept[-1] = True
-    aim = Aim(Motion(omega=0.5, **terms), APPEARANCE.double())
+    batch.preserved[-1] = True
+    settings, appearance = Motion(omega=0.5, **terms), APPEARANCE.double()
     generator = torch.Generator().manual_seed(2)
     direction = [torch.randn(one.shape, generator=generator, dtype=one.dtype) for one in parameters]
-    gradients = torch.autograd.grad(motion(denoiser, batch, aim).sum(), parameters)
+    gradients = torch.autograd.grad(motion(denoiser, batch, settings, appearance).sum(), parameters)
     slope = sum(float((one * way).sum()) for one, way in zip(gradients, direction, strict=True))
 
     @torch.no_grad()
     def moved(step: float) -> float:
         for one, way in zip(parameters, direction, strict=True):
             one += step * way
-        loss = float(motion(denoiser, batch, aim).double().sum())
+        loss = float(motion(denoiser, batch, settings, appearance).double().sum())
         for one, way in zip(parameters, direction, strict=True):
             one -= step * way
         return loss

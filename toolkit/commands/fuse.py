@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
 from toolkit.core.run_record import write_run
 from toolkit.fusion.settings import Distil, Examples, FusedFile, MethodName, Sparse, Squares
+from toolkit.lora.settings import LORA_FILE
 from toolkit.models.registry import find_model
+
+if TYPE_CHECKING:
+    from toolkit.lora.parts import Part
 
 
 def fuse(
@@ -43,7 +48,7 @@ def fuse(
         model: Base model of least-squares and gradient: sandbox, wan2.1-t2v-1.3b, a local folder or a hub id.
         subjects: Names or tokens of the subjects of a LoRA, separated by commas; once for each LoRA, in
             order. Default: as written in the files.
-        seed: Seed of all random numbers.
+        seed: Random seed.
         restart: Start again from step 0 instead of resuming (gradient).
         examples: Cached clips that least-squares and gradient run the LoRAs on.
         distil: How gradient trains the fused LoRA.
@@ -59,50 +64,53 @@ def fuse(
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
     arguments = dict(locals())
-    out = Path(out)
-    if out.suffix and out.suffix != ".safetensors" and not out.is_dir():
-        raise CastmixError(f"--out {out}: a LoRA is written as .safetensors, or into a folder")
-    single = out.suffix == ".safetensors" and not out.is_dir()
-    path, work = (out, out.with_suffix("")) if single else (out / "lora.safetensors", out)
-    if subjects and len(subjects) != len(loras):
-        raise CastmixError(
-            f"{len(loras)} LoRAs and {len(subjects)} --subjects: give it once for each, in order, names with "
-            "commas between"
-        )
+    path, work = _paths(Path(out))
+    parts = _read_parts(loras, subjects)
 
     import torch
 
-    from toolkit.fusion.job import Job, check_fit, fused, note_nested, note_solos, read_part
+    from toolkit.fusion.job import Job, fused
     from toolkit.fusion.methods import METHODS
     from toolkit.lora.file import save_lora
 
     if method not in METHODS:
         raise CastmixError(f"no method {method!r}; choose among {', '.join(METHODS)}")
-    named = [[name.strip() for name in text.split(",") if name.strip()] for text in subjects]
-    read = [read_part(text, named[i] if named else ()) for i, text in enumerate(loras)]
-    parts = [part for part in read if part.weight]
-    if not parts:
-        raise CastmixError("nothing to fuse: give one or several LoRAs with a weight other than 0")
-    check_fit(parts)
-    note_solos(parts)
-    note_nested(parts)
-    job = Job(
-        spec=find_model(model),
-        work=work,
-        examples=examples,
-        rank=file.rank,
-        seed=seed,
-        restart=restart,
-        sparse=sparse,
-        squares=squares,
-        distil=distil,
-    )
+    job = Job(find_model(model), work, examples, file.rank, seed, restart, sparse, squares, distil)
     tensors, facts = METHODS[method](parts, job)
     made = fused(parts, tensors, method, facts)
     save_lora(made, path, dtype=getattr(torch, file.save_dtype))
     told = {name: fact for name, fact in facts.items() if name != "ranks"}
-    run = work / "run.yaml" if path != out else out.with_suffix(".run.yaml")
+    record = work / "run.yaml" if path.parent == work else path.with_suffix(".run.yaml")
     prints = {"loras": [part.fingerprint for part in parts], "fused": fingerprint_file(path)}
-    write_run(run, "fuse", {**arguments, "restart": False}, fingerprints=prints, **told)
+    write_run(record, "fuse", {**arguments, "restart": False}, fingerprints=prints, **told)
     say(f"fused {len(parts)} LoRAs ({method}), rank {made.rank}" + (f", {json.dumps(told)}" if told else ""))
     return path
+
+
+def _paths(out: Path) -> tuple[Path, Path]:
+    """The file to write, and a folder for the state of the fusion."""
+    if out.suffix and out.suffix != ".safetensors" and not out.is_dir():
+        raise CastmixError(f"--out {out}: a LoRA is written as .safetensors, or into a folder")
+    if out.suffix == ".safetensors" and not out.is_dir():
+        return out, out.with_suffix("")
+    return out / LORA_FILE, out
+
+
+def _read_parts(loras: Sequence[str], subjects: Sequence[str]) -> list[Part]:
+    """The LoRAs with a weight other than 0."""
+    from toolkit.fusion.job import check_fit, note_nested, note_solos, read_part
+
+    if subjects and len(subjects) != len(loras):
+        raise CastmixError(
+            f"{len(loras)} LoRAs and {len(subjects)} --subjects: give --subjects once for each LoRA, in "
+            "order, with commas between names"
+        )
+    named = [[name.strip() for name in text.split(",") if name.strip()] for text in subjects]
+    read = [read_part(text, named[i] if named else ()) for i, text in enumerate(loras)]
+    parts = [part for part in read if part.weight]
+    if not parts:
+        raise CastmixError("nothing to fuse: give one or more LoRAs with a weight other than 0")
+    check_fit(parts)
+    note_solos(parts)
+    note_nested(parts)
+    return parts

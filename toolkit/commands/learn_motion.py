@@ -1,11 +1,10 @@
-"""`castmix learn-motion`: from one clip to a LoRA of its motion, without the looks of who moves in it."""
+"""`castmix learn-motion`: from one clip to a LoRA of its motion, without the appearance of its subjects."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -25,25 +24,25 @@ from toolkit.footage.clips import Clip, read_clips, write_clip, write_index
 from toolkit.footage.masks import accepted_mask_names
 from toolkit.models.interfaces import ModelSpec
 from toolkit.models.registry import find_model
-from toolkit.training import appearance_prompt as appearance
+from toolkit.training.appearance_prompt import check_motion
 from toolkit.training.settings import Batches, MotionTraining, Objective, Textual, Verb, Watch
 
 CAPTION = "motion_caption"
-"""In a clip's json: its caption in training. Before, `text` names characters for `segment`, or is empty."""
+"""Field of a clip's JSON file: the caption for training. Until then `text` has names for `segment`."""
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How the subjects are found in the clip: see `castmix segment`.
+    """How the subjects are segmented: see `castmix segment`.
 
     Attributes:
-        backend: sam2, sam2-package, carry or truth.
-        detect: reference, describe, given or truth.
-        checkpoint: The SAM 2 model: a folder, or a hub id that was fetched before.
-        detector: The open-vocabulary model for describe, likewise.
-        prompts: For given, a .jsonl file of boxes and points.
-        cast: A folder of your own shows that the subjects are of. Left out, names that nobody knows are
-            described by their nouns.
+        backend: Follows a subject through the clip: sam2, sam2-package, carry or truth.
+        detect: Finds a subject in one frame: reference, describe, given or truth.
+        checkpoint: SAM 2 model: a folder or a downloaded hub id.
+        detector: Open-vocabulary model for describe: a folder or a downloaded hub id.
+        prompts: For given: a .jsonl file of boxes and points.
+        cast: Folder with your own shows that have the subjects. Default: unknown names are described by their
+            class nouns.
     """
 
     backend: str = "sam2"
@@ -84,7 +83,7 @@ def learn_motion(
             Default: the clip's own caption, with names replaced by nouns.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
         steps: Optimiser steps of the LoRA.
-        seed: Seed of all random numbers.
+        seed: Random seed.
         masks: How the subjects are segmented.
         textual: How the subjects' tokens are learned.
         verbs: How the verb's token is learned.
@@ -97,66 +96,71 @@ def learn_motion(
         CastmixError: no caption, a subject that is not found, or an error of one of the stages.
         KeyboardInterrupt: after Ctrl-C.
     """
-    arguments, out, spec = dict(locals()), Path(out), find_model(model)
-    wanted = parse_subjects(subject) if subject else {}
-    if not wanted:
-        appearance.check(training.motion)  # not after an hour
-    names, verbal = dict(wanted.values()), parse_verbs([verb] if verb else [])
-    if verbal and training.adapter.tokens is not None:
-        raise CastmixError("--verb learns a token of its own: leave out either --verb or --adapter.tokens")
-    data, tokens = out / "data", out / "tokens.safetensors"
+    arguments, out = dict(locals()), Path(out)
+    spec, data = find_model(model), out / "data"
+    subjects = dict((parse_subjects(subject) if subject else {}).values())
+    spoken = parse_verbs([verb] if verb else [])
+    _check(training, subjects, spoken)
     stage("1/5 The clip and its caption")
     _gather(Path(clip), data, spec)
-    _note_captions(data, caption, names)
+    _note_captions(data, caption, subjects)
     write_run(out / "run.yaml", "learn-motion", arguments)
-    if wanted:
-        stage(f"2/5 Where {', '.join(names)} can be seen")
-        _segment(data, out / "cast", names, masks)
-        stage("3/5 A token for the looks of each")
-        learn_tokens(data, tokens, subject=list(subject), model=model, textual=textual, seed=seed)
-    _set_captions(data, verbal)
-    cache(data, model=model)
-    spoken = None
-    if verbal:
-        (said,) = verbal
-        stage(f"4/5 A token for the motion, {said}")
-        spoken = learn_tokens(
-            data,
-            out / "verb.safetensors",
-            verb=[verb],
-            model=model,
-            verbs=verbs,
-            sigma=training.sigma,
-            seed=seed,
+    if subjects:
+        stage(f"2/5 Masks of {', '.join(subjects)}")
+        _segment(data, out / "cast", subjects, masks)
+        stage("3/5 A token for the appearance of each subject")
+        tokens = learn_tokens(
+            data, out / "tokens.safetensors", subject=list(subject), model=model, textual=textual, seed=seed
         )
-    stage("5/5 The motion, without those looks")
-    motion = dataclasses.replace(training.motion, tokens=tokens) if wanted else training.motion
-    path = train(
-        [data],
-        out / "lora",
-        model=model,
-        steps=steps,
-        seed=seed,
-        adapter=dataclasses.replace(training.adapter, tokens=spoken) if verbal else training.adapter,
-        optim=training.optim,
-        batches=Batches(batch_size=training.batch_size, caption_dropout=0, holdout=0),
-        objective=Objective("motion", training.sigma, motion),
-        memory=training.memory,
-        watch=Watch(sample_every=0),
-    )
-    if verbal:
-        say(f"in prompts the motion is {said}: {read_clips(data)[0].text!r}")
+        training = replace(training, motion=replace(training.motion, tokens=tokens))
+    _set_captions(data, spoken)
+    cache(data, model=model)
+    if spoken:
+        stage(f"4/5 A token for the motion, {', '.join(spoken)}")
+        sigma, path = training.sigma, out / "verb.safetensors"
+        tokens = learn_tokens(data, path, verb=[verb], model=model, verbs=verbs, sigma=sigma, seed=seed)
+        training = replace(training, adapter=replace(training.adapter, tokens=tokens))
+    stage("5/5 The motion, without the appearance")
+    path = _train(data, out / "lora", model, steps, seed, training)
+    if spoken:
+        say(f"in prompts the motion is {', '.join(spoken)}: {read_clips(data)[0].text!r}")
     return path
 
 
+def _check(
+    training: MotionTraining, subjects: Mapping[str, str], spoken: Mapping[str, Sequence[str]]
+) -> None:
+    """Find errors in the settings before anything is learned."""
+    if not subjects:
+        check_motion(training.motion)
+    if spoken and training.adapter.tokens is not None:
+        raise CastmixError("--verb learns its own token: leave out either --verb or --adapter.tokens")
+
+
+def _train(data: Path, out: Path, model: str, steps: int, seed: int, training: MotionTraining) -> Path:
+    return train(
+        [data],
+        out,
+        model=model,
+        steps=steps,
+        seed=seed,
+        adapter=training.adapter,
+        optim=training.optim,
+        batches=Batches(batch_size=training.batch_size, caption_dropout=0, holdout=0),
+        objective=Objective("motion", training.sigma, training.motion),
+        memory=training.memory,
+        watch=Watch(sample_every=0),
+    )
+
+
 def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
-    """Fill `data` with the clip, cut from a video or copied with its json and masks."""
+    """Fill `data` with the clip: cut from a video, or copied with its JSON file and masks."""
     prepared = clip.parent.name == "clips" and clip.with_suffix(".json").is_file()
     if not (prepared or (clip / "clips").is_dir()):
         prepare([clip], data, fps=spec.fps, num_frames=spec.num_frames, height=spec.height, width=spec.width)
         return
     if prepared:
-        # the json last: where it stands, everything stands
+        # the JSON file last: a clip that has one is complete
         found = [*clip.parent.glob(f"{clip.stem}.*.mask.mkv"), clip, clip.with_suffix(".json")]
     else:
         clips = [one.path for one in read_clips(clip)]
@@ -170,61 +174,63 @@ def _gather(clip: Path, data: Path, spec: ModelSpec) -> None:
 
 
 def _note_captions(data: Path, caption: str, names: Mapping[str, str]) -> None:
-    """Decide what each clip is trained with, and make its text what `segment` reads names from."""
+    """Set each clip's caption for training, and leave only names for `segment` in its text."""
     from toolkit.lora.plain_words import in_plain_words
 
     for clip in read_clips(data):
         text = caption or clip.extra.get(CAPTION) or in_plain_words(clip.text, names)
         if not text:
-            raise CastmixError(f"{clip.id} has no caption: say what happens with --caption, in plain words")
+            raise CastmixError(
+                f"{clip.id} has no caption: describe what happens in plain words, with --caption"
+            )
         if TAG.search(text):
             raise CastmixError(
-                f"{clip.id}: the caption {text!r} names characters that the base does not know: give each of "
-                "them as --subject NAME=NOUN, or a --caption in plain words"
+                f"{clip.id}: the caption {text!r} names characters that the base model does not know: give "
+                "each of them as --subject NAME=NOUN, or a --caption in plain words"
             )
         named = clip.text if TAG.search(clip.text) else ""
         _rewrite(data, clip, named, text)
     write_index(data)
 
 
-def _set_captions(data: Path, verbal: Mapping[str, Sequence[str]]) -> None:
-    """Make each clip's text what it is trained with, verbs as their tokens."""
+def _set_captions(data: Path, spoken: Mapping[str, Sequence[str]]) -> None:
+    """Make each clip's text its caption for training, with tokens in the place of verbs."""
     for clip in read_clips(data):
         text = str(clip.extra[CAPTION])
-        for token, words in verbal.items():
+        for token, words in spoken.items():
             text = spoken_as(text, token, words[0]) or text
         _rewrite(data, clip, text, clip.extra[CAPTION])
     write_index(data)
 
 
 def _rewrite(data: Path, clip: Clip, text: str, caption: str) -> None:
-    changed = dataclasses.replace(clip, text=text, extra={**clip.extra, CAPTION: caption})
+    changed = replace(clip, text=text, extra={**clip.extra, CAPTION: caption})
     if changed != clip:
         write_clip(data, changed)
 
 
 def _segment(data: Path, cast: Path, names: Mapping[str, str], masks: Masking) -> None:
-    """Masks of all subjects, unless they are there."""
+    """Segment all subjects, unless their masks exist."""
     have = {name for clip in read_clips(data) for name in accepted_mask_names(clip)}
     if set(names) <= have:
         return
-    strange = [name for name in names if name not in read_cast(masks.cast).spellings]
-    if strange and masks.cast is None:
-        _write_cast(cast, {name: names[name] for name in strange})
-    own = masks.cast or (cast if strange else None)
+    unknown = [name for name in names if name not in read_cast(masks.cast).spellings]
+    if unknown and masks.cast is None:
+        _write_cast(cast, {name: names[name] for name in unknown})
+    own = masks.cast or (cast if unknown else None)
     options = {key: value for key, value in vars(masks).items() if key != "cast"}
     segment(data, characters=list(names), cast=own, **options)
     have = {name for clip in read_clips(data) for name in accepted_mask_names(clip)}
     if lost := [name for name in names if name not in have]:
         files = ", ".join(f"clips/{clip.path.name}" for clip in read_clips(data)[:3])
         raise CastmixError(
-            f"{', '.join(lost)} got no accepted mask: see {data / 'rejected_masks.jsonl'} and look at "
-            f"{data / 'overlays'}. Try --masks.detect given with boxes (of {files}), or another backend"
+            f"{', '.join(lost)} got no accepted mask: see {data / 'rejected_masks.jsonl'} and "
+            f"{data / 'overlays'}. Try --masks.detect given with boxes (for {files}), or another backend"
         )
 
 
 def _write_cast(folder: Path, nouns: Mapping[str, str]) -> None:
-    """A show of the subjects, so that `segment` can be asked for them."""
+    """Write a show with the subjects as characters, which `segment` needs."""
     characters = [{"name": name, "description": noun} for name, noun in nouns.items()]
     show = {
         "id": "motion-subjects",

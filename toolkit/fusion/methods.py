@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from toolkit.fusion.distillation import gradient
+from toolkit.fusion.gradient import gradient
 from toolkit.fusion.job import Facts, Job
 from toolkit.fusion.regression import least_squares
 from toolkit.fusion.settings import MethodName

@@ -17,7 +17,7 @@ from torch import Tensor
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import track
 from toolkit.fusion.job import Facts, Job
-from toolkit.fusion.training_clips import clips_by_part, embed_captions_with_tokens
+from toolkit.fusion.training_clips import clips_by_part
 from toolkit.fusion.weight_merging import truncate
 from toolkit.lora.layers import activate, attach
 from toolkit.lora.parts import Part, Tensors
@@ -26,6 +26,7 @@ from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import default_device, fingerprint, load_denoiser
 from toolkit.training.batches import validation
 from toolkit.training.cached_clips import Item
+from toolkit.training.prompts import embed_special
 
 
 def least_squares(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
@@ -50,7 +51,8 @@ def least_squares(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
             f"{squares.ridge:g}, {squares.memory:g} and {squares.draws}"
         )
     items = [_evenly_picked(own, squares.max_clips) for own in clips_by_part(parts, job)]
-    with_tokens = embed_captions_with_tokens(itertools.chain(*items), parts, job.spec)
+    captions = [item.text for item in itertools.chain(*items)]
+    special = embed_special(captions, [part.lora for part in parts], job.spec)
     denoiser = load_denoiser(job.spec, default_device())
     for i, part in enumerate(parts):
         attach(denoiser.module, part.lora, f"part{i}", fingerprint(job.spec))
@@ -60,7 +62,7 @@ def least_squares(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
         grams = []
         for i, (part, own) in enumerate(zip(parts, items, strict=True)):
             with activate(denoiser.module, {f"part{i}": part.weight}):
-                grams.append(_gram_matrices(denoiser, layers, own, job, part.name, with_tokens))
+                grams.append(_gram_matrices(denoiser, layers, own, job, part.name, special))
         for layer in layers:
             made[layer], of_layer = solve(parts, layer, [gram[layer] for gram in grams], squares.ridge)
             residuals += of_layer
@@ -145,11 +147,11 @@ def _gram_matrices(
     items: Sequence[Item],
     job: Job,
     name: str,
-    with_tokens: Mapping[str, Tensor],
+    special: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """G of each layer: mean over tokens of x x' for its inputs x, (in, in) float32.
 
-    Noise levels are spread evenly over the training distribution. `with_tokens` are prompt embeddings of
+    Noise levels are spread evenly over the training distribution. `special` are prompt embeddings of
     captions with special tokens, by caption.
     """
     sums: dict[str, Tensor] = {}
@@ -170,7 +172,7 @@ def _gram_matrices(
     ]
     try:
         draws, sigma = job.squares.draws, job.examples.sigma
-        batches = validation(items, draws, sigma, shift, job.seed, worded=with_tokens)
+        batches = validation(items, draws, sigma, shift, job.seed, special=special)
         for batch in track(batches, f"recording inputs of {name}", len(items)):
             denoiser(interpolate(batch.latents, batch.noise, batch.sigma), batch.sigma, batch.prompt_embeds)
     finally:

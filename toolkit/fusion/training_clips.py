@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,8 @@ from toolkit.footage.clips import read_clips
 from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.fusion.job import Job
 from toolkit.lora.parts import Part
-from toolkit.lora.special_tokens import (
-    TOKEN,
-    encode_prompts,
-    read_tokens,
-    subject_spans,
-    token_from_name,
-    token_nouns,
-)
+from toolkit.lora.special_tokens import subject_spans, token_from_name, token_nouns
 from toolkit.models.interfaces import Encoders, ModelSpec
-from toolkit.models.registry import load_encoders
 from toolkit.sampling.masked_loras import phrases_in
 from toolkit.training.cached_clips import Item, load_items
 
@@ -111,21 +103,3 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
             "`castmix composite --kind pairs`, then run `castmix cache`"
         )
     return pairs
-
-
-def embed_captions_with_tokens(
-    items: Iterable[Item], parts: Sequence[Part], spec: ModelSpec
-) -> dict[str, Tensor]:
-    """Embed the captions that contain special tokens of the parts: embeddings (L, D) by caption.
-
-    Cached embeddings do not have the learned vectors of these tokens, but the LoRAs were trained with them.
-    """
-    loras = [part.lora for part in parts]
-    known = read_tokens(loras)
-    texts = sorted({item.text for item in items if any(one in known for one in TOKEN.findall(item.text))})
-    if not texts:
-        return {}
-    encoders = load_encoders(spec)
-    embeds = encode_prompts(encoders, texts, loras).cpu()
-    encoders.release_text()
-    return dict(zip(texts, embeds, strict=True))

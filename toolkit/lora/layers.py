@@ -22,18 +22,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.core.seeds import generator_for
 from toolkit.lora.file import Lora
-from toolkit.lora.settings import Adapter
-
-TARGETS: dict[str, str] = {
-    "attn1": r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",
-    "attn2": r"blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)",
-    "ffn": r"blocks\.\d+\.ffn\.(net\.0\.proj|net\.2)",
-    # Which layers hold motion? DreamRelation: queries and keys; values hold appearance. SMRABooth, on
-    # Wan 2.1: values and output. There is a preset for each.
-    "motion-qk": r"blocks\.\d+\.attn1\.(to_q|to_k)",
-    "motion-vo": r"blocks\.\d+\.(attn1\.(to_v|to_out\.0)|ffn\.(net\.0\.proj|net\.2))",
-    "subject": r"blocks\.\d+\.(attn2\.(to_q|to_k|to_v|to_out\.0)|ffn\.(net\.0\.proj|net\.2))",
-}
+from toolkit.lora.settings import TARGETS, Adapter, check_adapter
 
 
 def add(module: torch.nn.Module, name: str, settings: Adapter, seed: int) -> None:
@@ -45,13 +34,7 @@ def add(module: torch.nn.Module, name: str, settings: Adapter, seed: int) -> Non
     Raises:
         CastmixError: an unknown target, or a network without any of the target layers.
     """
-    if settings.rank < 1:
-        raise CastmixError(f"adapter.rank must be 1 or more, got {settings.rank}")
-    unknown = sorted(set(settings.targets) - set(TARGETS))
-    if unknown:
-        raise CastmixError(
-            f"adapter.targets: unknown {', '.join(unknown)}; choose among {', '.join(TARGETS)}"
-        )
+    check_adapter(settings)
     pattern = re.compile("|".join(TARGETS[target] for target in settings.targets))
     layers = [key for key, layer in _linears(module).items() if pattern.fullmatch(key)]
     if not layers:

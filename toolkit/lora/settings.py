@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from toolkit.core.errors import CastmixError
+
 TOKENS = "castmix.tokens"
 """Metadata key of special tokens: JSON, {token: {noun, kind}}. In a file each has its vector, too."""
 
@@ -14,6 +16,18 @@ LORA_FILE = "lora.safetensors"
 
 Role = Literal["lora", "subject", "motion"]
 """What a LoRA is for: everything (lora), or one branch of collaborative sampling."""
+
+TARGETS: dict[str, str] = {
+    "attn1": r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",
+    "attn2": r"blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)",
+    "ffn": r"blocks\.\d+\.ffn\.(net\.0\.proj|net\.2)",
+    # Which layers hold motion? DreamRelation: queries and keys; values hold appearance. SMRABooth, on
+    # Wan 2.1: values and output. There is a preset for each.
+    "motion-qk": r"blocks\.\d+\.attn1\.(to_q|to_k)",
+    "motion-vo": r"blocks\.\d+\.(attn1\.(to_v|to_out\.0)|ffn\.(net\.0\.proj|net\.2))",
+    "subject": r"blocks\.\d+\.(attn2\.(to_q|to_k|to_v|to_out\.0)|ffn\.(net\.0\.proj|net\.2))",
+}
+"""Patterns of layer names, by target."""
 
 
 def lora_file(path: Path) -> Path:
@@ -44,3 +58,17 @@ class Adapter:
     heads: Literal["temporal"] | None = None
     tokens: Path | None = None
     save_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def check_adapter(adapter: Adapter) -> None:
+    """Check the settings of a new LoRA.
+
+    Raises:
+        CastmixError: a rank below 1, or an unknown target.
+    """
+    if adapter.rank < 1:
+        raise CastmixError(f"adapter.rank must be 1 or more, got {adapter.rank}")
+    if unknown := sorted(set(adapter.targets) - set(TARGETS)):
+        raise CastmixError(
+            f"adapter.targets: unknown {', '.join(unknown)}; choose among {', '.join(TARGETS)}"
+        )

@@ -179,7 +179,7 @@ def _header(path: Path) -> tuple[dict[str, str], tuple[int, ...]] | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:  # without torch
             found: dict[str, str] = json.loads((file.metadata() or {})["fingerprint"])
             return found, tuple(file.get_slice("latents").get_shape())
     except (SafetensorError, KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""What a trained LoRA says of itself in its metadata."""
+"""Metadata of a trained LoRA file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from toolkit.training.cached_clips import Item
 GRAMMAR = "[Character: <name>], <action>. … [scene-style:cartoon|realistic]"
 
 
-def card(
+def lora_metadata(
     spec: ModelSpec,
     base: str,
     adapter: Adapter,
-    learned: Sequence[Item],
+    clips: Sequence[Item],
     *,
     heads: Mapping[int, Collection[int]] | None = None,
     objective: str = "velocity",
 ) -> dict[str, str]:
-    """What lora.safetensors says of itself. No dates and no paths: equal runs give equal bytes.
+    """Metadata of lora.safetensors. It has no dates and no paths, so that equal runs give equal bytes.
 
-    base: the network's fingerprint. heads: those of each block's self-attention that it changes, if not all.
+    base: the network's fingerprint. heads: the heads of each block's self-attention that the LoRA changes, if
+    not all.
     """
-    cast = sorted({name for item in learned for name in TAG.findall(item.text)})
+    cast = sorted({name for item in clips for name in TAG.findall(item.text)})
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{spec.slug}/lora",

@@ -1,4 +1,4 @@
-"""Numbers of a training run: metrics.jsonl for programs, TensorBoard for eyes."""
+"""Numbers of a training run: metrics.jsonl for programs, TensorBoard for people."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BOARD = "tensorboard"
 
 
 class Metrics:
-    """Writes one row a step; a resumed run forgets the rows after its checkpoint.
+    """Writes rows of numbers. A resumed run drops the rows after its checkpoint.
 
     Args:
         out: Folder of the run.
-        start: Steps that are done; later rows are dropped, and all of them where it is 0.
+        start: Number of finished steps. Later rows are dropped; if it is 0, all rows.
     """
 
     def __init__(self, out: Path, start: int) -> None:
@@ -33,7 +33,7 @@ class Metrics:
         self._board: SummaryWriter = SummaryWriter(str(out / BOARD), purge_step=start + 1 if start else 0)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Add a row. A step may have several, of different values."""
+        """Add a row. A step may have several rows with different values."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -46,7 +46,7 @@ class Metrics:
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:
-    """Rows of a run's metrics.jsonl; a last line that was cut off by a crash is left out."""
+    """The rows of a run's metrics.jsonl. A last line that a crash cut off is left out."""
     path = out / METRICS
     rows: list[dict[str, float]] = []
     for line in path.read_text().splitlines() if path.is_file() else ():

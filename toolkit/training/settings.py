@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from toolkit.core.errors import CastmixError
 from toolkit.lora.settings import Adapter
 
 
@@ -32,6 +33,16 @@ class Optim:
     warmup: int = 20
     schedule: Literal["constant", "cosine"] = "constant"
     grad_clip: float = 1.0
+
+
+def check_optim(optim: Optim) -> None:
+    """Check the settings of the optimiser.
+
+    Raises:
+        CastmixError: betas out of range.
+    """
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        raise CastmixError(f"optim.betas must be two numbers of 0 or more and below 1, got {optim.betas}")
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Learning:
         return levels, torch.randn((count, *latents.shape), generator=generator)
 
     def _shift(self) -> float:
-        return self.spec.shift if self.sigma.shift is None else self.sigma.shift
+        return self.sigma.shift_or(self.spec.shift)
 
     def _embedder(self, prompt: str, token: str, noun: str) -> Callable[[Tensor], Tensor]:
         """vector -> the prompt's embedding (1, L, D); if it is added last, the encoder runs once."""

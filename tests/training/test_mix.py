@@ -1,4 +1,4 @@
-"""Which clips make up a step; no tensor is read."""
+"""Which clips make up a step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from toolkit.core.errors import CastmixError
-from toolkit.training.batches import Mix, new_mix, step_items
 from toolkit.training.cached_clips import Item
+from toolkit.training.mix import Mix, new_mix, step_items
+from toolkit.training.settings import Batches
 
 
 def items(count: int, kind: str) -> list[Item]:
@@ -24,8 +24,8 @@ def mix(originals: int = 20, pasted: int = 6, kept: int = 0, **changes: float | 
     return new_mix(
         items(originals, "original") + items(pasted, "pasted"),
         items(kept, "kept"),
-        torch.zeros(1, 2),
-        **{"batch_size": 4, "preserve_share": 0.5, "caption_dropout": 0.1, "seed": 3, **changes},  # type: ignore[arg-type]
+        Batches(**{"preserve_share": 0.5, **changes}),  # type: ignore[arg-type]
+        seed=3,
     )
 
 
@@ -76,13 +76,15 @@ def test_a_fractional_share_holds_over_several_batches(size: int, share: float, 
     for step in range(of):
         takes = [item.take for item in step_items(one, step)]
         assert len(takes) == size
-        assert [take == "kept" for take in takes] == [k >= size - one.kept_rows(step) for k in range(size)]
+        assert [take == "kept" for take in takes] == [
+            k >= size - one.preserved_rows(step) for k in range(size)
+        ]
 
 
 def test_a_ratio_needs_both_sides() -> None:
-    with pytest.raises(CastmixError, match=r"composites 0.1 weighs .* of 20 clips 0 are composites"):
+    with pytest.raises(CastmixError, match=r"composites 0.1 is a ratio .* 0 of the 20 clips are composites"):
         mix(pasted=0, composites=0.1)
-    with pytest.raises(CastmixError, match="of 6 clips 6 are composites"):
+    with pytest.raises(CastmixError, match="6 of the 6 clips are composites"):
         mix(originals=0, composites=0.1)
     for wrong in (-0.1, float("inf"), float("nan")):
         with pytest.raises(CastmixError, match="composites must be 0 or more"):
