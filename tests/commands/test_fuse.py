@@ -201,7 +201,7 @@ def test_a_masked_file_can_be_split_into_its_parts(files: tuple[Path, ...], tmp_
     ("settings", "message"),
     [
         ({"out": "x.pt"}, "written as .safetensors, or into a folder"),
-        ({"method": "weigthed"}, "no method 'weigthed'; choose among weighted"),
+        ({"method": "weigthed"}, "no method 'weigthed': choose weighted"),
         ({"method": "svd", "file": FusedFile(rank=0)}, "rank must be 1 or more, got 0"),
         ({"method": "ties", "sparse": Sparse(density=0)}, "density must be above 0 and at most 1, got 0"),
         ({"method": "masked"}, "c has no subjects: give --subjects"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.core.choices import choose
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_file
 from toolkit.core.progress import say
@@ -16,6 +17,7 @@ from toolkit.lora.settings import LORA_FILE
 from toolkit.models.registry import find_model
 
 if TYPE_CHECKING:
+    from toolkit.lora.file import Lora
     from toolkit.lora.parts import Part
 
 
@@ -37,12 +39,11 @@ def fuse(
     """Fuse separately trained LoRAs into one file.
 
     weighted, svd, ties, dare and masked use the weights alone and take seconds. least-squares and gradient
-    also run the LoRAs on cached clips. The file of a masked fusion works as the plain weighted sum in other
-    programs; in castmix each LoRA changes only the region of its own subjects.
+    also run the LoRAs on cached clips. In castmix, each LoRA of a masked fusion changes only the region of
+    its subjects; for other programs the file is the plain weighted sum.
 
     Args:
-        loras: LoRA files or folders of runs, each with an optional weight after a colon: run/a:0.8. The
-            default weight is 1.
+        loras: LoRA files or folders of runs, each with a weight after a colon (run/a:0.8). Default weight: 1.
         out: A .safetensors file, or a folder for lora.safetensors. run.yaml is written beside it.
         method: The fusion method.
         model: Base model of least-squares and gradient: sandbox, wan2.1-t2v-1.3b, a local folder or a hub id.
@@ -63,28 +64,31 @@ def fuse(
         CastmixError: a LoRA that cannot be read, LoRAs of different models, missing clips, invalid settings.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
     """
-    arguments = dict(locals())
+    arguments = {**locals(), "restart": False}
     path, work = _paths(Path(out))
     parts = _read_parts(loras, subjects)
 
-    import torch
-
     from toolkit.fusion.job import Job, fused
     from toolkit.fusion.methods import METHODS
-    from toolkit.lora.file import save_lora
 
-    if method not in METHODS:
-        raise CastmixError(f"no method {method!r}; choose among {', '.join(METHODS)}")
     job = Job(find_model(model), work, examples, file.rank, seed, restart, sparse, squares, distil)
-    tensors, facts = METHODS[method](parts, job)
+    tensors, facts = choose(METHODS, method, "method")(parts, job)
     made = fused(parts, tensors, method, facts)
-    save_lora(made, path, dtype=getattr(torch, file.save_dtype))
+    _save(made, path, file)
     told = {name: fact for name, fact in facts.items() if name != "ranks"}
     record = work / "run.yaml" if path.parent == work else path.with_suffix(".run.yaml")
     prints = {"loras": [part.fingerprint for part in parts], "fused": fingerprint_file(path)}
-    write_run(record, "fuse", {**arguments, "restart": False}, fingerprints=prints, **told)
+    write_run(record, "fuse", arguments, fingerprints=prints, **told)
     say(f"fused {len(parts)} LoRAs ({method}), rank {made.rank}" + (f", {json.dumps(told)}" if told else ""))
     return path
+
+
+def _save(lora: Lora, path: Path, file: FusedFile) -> None:
+    import torch
+
+    from toolkit.lora.file import save_lora
+
+    save_lora(lora, path, dtype=getattr(torch, file.save_dtype))
 
 
 def _paths(out: Path) -> tuple[Path, Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -70,17 +71,15 @@ def learn_motion(
 ) -> Path:
     """Learn the motion of one clip without its appearance: segment, learn special tokens, train a LoRA.
 
-    Finished steps are kept: after Ctrl-C the same command resumes.
-
     Args:
         clip: A video; or a clip made by `castmix prepare`, or a folder of such clips. Their masks are used.
-        out: Folder for all results: data, tokens.safetensors, lora.
-        subject: A subject whose appearance is subtracted, with a class noun: "Pixo=a star". Without subjects,
-            write the appearance prompt yourself (motion.appearance).
-        verb: The motion's words in the caption, and known words to start from. "leans back=sways|ducks" first
+        out: Folder for all results: data, tokens.safetensors, lora. The same command resumes after Ctrl-C.
+        subject: Subject whose appearance is subtracted, and its class noun: "Pixo=a star". Without subjects,
+            write an appearance prompt (motion.appearance).
+        verb: The motion's words in the caption, and known words to start from: "leans back=sways|ducks"
             learns the token <leans-back>, which the LoRA file then contains. Default: no token.
-        caption: What happens, in plain words with the class nouns: "a star chases a dog in the room".
-            Default: the clip's own caption, with names replaced by nouns.
+        caption: What happens, in plain words: "a star chases a dog". Default: the clip's own caption, with
+            class nouns in the place of names.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
         steps: Optimiser steps of the LoRA.
         seed: Random seed.
@@ -93,51 +92,62 @@ def learn_motion(
         The path of lora.safetensors.
 
     Raises:
-        CastmixError: no caption, a subject that is not found, or an error of one of the stages.
-        KeyboardInterrupt: after Ctrl-C.
+        CastmixError: no caption, a subject that is not found, or an error of a stage.
     """
     arguments, out = dict(locals()), Path(out)
     spec, data = find_model(model), out / "data"
-    subjects = dict((parse_subjects(subject) if subject else {}).values())
-    spoken = parse_verbs([verb] if verb else [])
-    _check(training, subjects, spoken)
+    subjects, spoken = _read_names(subject, verb, training)
     stage("1/5 The clip and its caption")
     _gather(Path(clip), data, spec)
     _note_captions(data, caption, subjects)
     write_run(out / "run.yaml", "learn-motion", arguments)
+    learn = partial(learn_tokens, data, model=model, seed=seed)
     if subjects:
-        stage(f"2/5 Masks of {', '.join(subjects)}")
         _segment(data, out / "cast", subjects, masks)
-        stage("3/5 A token for the appearance of each subject")
-        tokens = learn_tokens(
-            data, out / "tokens.safetensors", subject=list(subject), model=model, textual=textual, seed=seed
-        )
-        training = replace(training, motion=replace(training.motion, tokens=tokens))
+        training = _learn_appearance(learn, out, subject, textual, training)
     _set_captions(data, spoken)
     cache(data, model=model)
     if spoken:
-        stage(f"4/5 A token for the motion, {', '.join(spoken)}")
-        sigma, path = training.sigma, out / "verb.safetensors"
-        tokens = learn_tokens(data, path, verb=[verb], model=model, verbs=verbs, sigma=sigma, seed=seed)
-        training = replace(training, adapter=replace(training.adapter, tokens=tokens))
-    stage("5/5 The motion, without the appearance")
+        training = _learn_verb(learn, out, verb, verbs, training)
     path = _train(data, out / "lora", model, steps, seed, training)
     if spoken:
         say(f"in prompts the motion is {', '.join(spoken)}: {read_clips(data)[0].text!r}")
     return path
 
 
-def _check(
-    training: MotionTraining, subjects: Mapping[str, str], spoken: Mapping[str, Sequence[str]]
-) -> None:
-    """Find errors in the settings before anything is learned."""
+def _read_names(
+    subject: Sequence[str], verb: str, training: MotionTraining
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Class nouns by subject, and words by the verb's token. Finds errors before anything is learned."""
+    subjects = dict((parse_subjects(subject) if subject else {}).values())
+    spoken = parse_verbs([verb] if verb else [])
     if not subjects:
         check_motion(training.motion)
     if spoken and training.adapter.tokens is not None:
         raise CastmixError("--verb learns its own token: leave out either --verb or --adapter.tokens")
+    return subjects, spoken
+
+
+def _learn_appearance(
+    learn: Callable[..., Path], out: Path, subject: Sequence[str], textual: Textual, training: MotionTraining
+) -> MotionTraining:
+    """Learn the subjects' tokens. Returns the settings with these tokens in the appearance prompt."""
+    stage("3/5 A token for the appearance of each subject")
+    tokens = learn(out / "tokens.safetensors", subject=list(subject), textual=textual)
+    return replace(training, motion=replace(training.motion, tokens=tokens))
+
+
+def _learn_verb(
+    learn: Callable[..., Path], out: Path, verb: str, verbs: Verb, training: MotionTraining
+) -> MotionTraining:
+    """Learn the verb's token. Returns the settings with this token for captions."""
+    stage(f"4/5 A token for the motion, {verb.partition('=')[0]}")
+    tokens = learn(out / "verb.safetensors", verb=[verb], verbs=verbs, sigma=training.sigma)
+    return replace(training, adapter=replace(training.adapter, tokens=tokens))
 
 
 def _train(data: Path, out: Path, model: str, steps: int, seed: int, training: MotionTraining) -> Path:
+    stage("5/5 The motion, without the appearance")
     return train(
         [data],
         out,
@@ -211,6 +221,7 @@ def _rewrite(data: Path, clip: Clip, text: str, caption: str) -> None:
 
 def _segment(data: Path, cast: Path, names: Mapping[str, str], masks: Masking) -> None:
     """Segment all subjects, unless their masks exist."""
+    stage(f"2/5 Masks of {', '.join(names)}")
     have = {name for clip in read_clips(data) for name in accepted_mask_names(clip)}
     if set(names) <= have:
         return
