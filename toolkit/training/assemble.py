@@ -13,7 +13,7 @@ from toolkit.attention.temporal_heads import head_shares, temporal_heads
 from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.core.seeds import generator_for
-from toolkit.lora.layers import add, restrict, trainable
+from toolkit.lora.layers import add, restrict_to_heads, trainable
 from toolkit.lora.settings import TOKENS
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser
@@ -140,7 +140,7 @@ def _add_adapter(denoiser: Denoiser, plan: Plan, heads: Heads | None) -> dict[st
         module.compile_repeated_blocks()
     parameters = trainable(module, ADAPTER)
     if heads is not None:
-        restrict(parameters, heads, int(module.config.attention_head_dim))
+        restrict_to_heads(parameters, heads, int(module.config.attention_head_dim))
     return parameters
 
 
