@@ -13,10 +13,16 @@ from transformers import AutoTokenizer
 
 from toolkit.models.pixels import frames_to_video
 from toolkit.sandbox.base_model.architecture import TEXT_LENGTH, new_vae, vae_decode, vae_encode
-from toolkit.sandbox.base_model.clips import KINDS, MOST, Latents, attribute_labels, token_labels
+from toolkit.sandbox.base_model.clips import (
+    ATTRIBUTE_VALUES,
+    MAX_CREATURES,
+    Latents,
+    attribute_labels,
+    token_labels,
+)
 from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear
 from toolkit.sandbox.base_model.pretrain import tokenizer
-from toolkit.sandbox.base_model.train_dit import batch, learning_rate, train_dit
+from toolkit.sandbox.base_model.train_dit import sample_batch, learning_rate, train_dit
 from toolkit.sandbox.base_model.train_vae import ConvMuon, channels_last, psnr, train_vae
 from toolkit.sandbox.world import population
 from toolkit.sandbox.world.actions import ACTIONS
@@ -91,16 +97,21 @@ def test_captions_of_three_characters_fit_the_text_length() -> None:
 
 def clips(latents: torch.Tensor, tokens: int) -> Latents:
     labels = torch.arange(CLIPS * tokens).view(CLIPS, tokens).remainder(4).to(torch.uint8)
-    return Latents(latents, [""] * CLIPS, labels, torch.zeros(CLIPS, MOST, len(KINDS), dtype=torch.int64))
+    return Latents(
+        latents,
+        [""] * CLIPS,
+        labels,
+        torch.zeros(CLIPS, MAX_CREATURES, len(ATTRIBUTE_VALUES), dtype=torch.int64),
+    )
 
 
 def test_a_batch_depends_on_seed_and_step_alone(frames: np.ndarray, codec: LinearCodec) -> None:
     data = clips(codec.encode(torch.from_numpy(frames)), 120)
     ids = torch.randint(3, 90, (CLIPS, TEXT_LENGTH))
-    one, two = (batch(data, ids, 8, 3, 5, "cpu") for _ in range(2))
+    one, two = (sample_batch(data, ids, 8, 3, 5, "cpu") for _ in range(2))
     for field in fields(one):
         assert torch.equal(getattr(one, field.name), getattr(two, field.name))
-    assert not torch.equal(one.noise, batch(data, ids, 8, 3, 6, "cpu").noise)
+    assert not torch.equal(one.noise, sample_batch(data, ids, 8, 3, 6, "cpu").noise)
 
 
 def test_tokens_are_labelled_with_the_creature_that_they_show() -> None:
@@ -118,7 +129,7 @@ def test_attribute_labels_say_what_the_caption_says() -> None:
     scenario = population.sample_scenario(3, looks, population.pretraining_cast(looks))
     rows = attribute_labels(scenario)
     for row, actor in zip(rows, scenario.actors, strict=False):
-        told = {kind: values[i] for (kind, values), i in zip(KINDS.items(), row, strict=True)}
+        told = {kind: values[i] for (kind, values), i in zip(ATTRIBUTE_VALUES.items(), row, strict=True)}
         assert told == {**asdict(actor.look), "action": actor.action}
 
 

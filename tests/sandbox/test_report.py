@@ -26,28 +26,28 @@ ASKED = population.Scenario((RED,), "meadow", "cartoon", "")
 def test_prompts_ask_for_looks_that_pretraining_never_drew() -> None:
     seen = set(population.generic_looks(list(named_looks().values())))
     for creatures in (1, 2):
-        rows = report.prompts(20, creatures, 3)
+        rows = report.sample_prompts(20, creatures, 3)
         assert len({text for text, _ in rows}) > 15
         for text, truth in rows:
             assert len(truth.actors) == creatures
             assert not {actor.look for actor in truth.actors} & seen
             assert all(actor.look.colour in text and actor.action in text for actor in truth.actors)
     triples = {(look.body, look.colour, look.accessory) for look in seen}
-    for _, truth in report.prompts(20, 2, 3, unseen=True):
+    for _, truth in report.sample_prompts(20, 2, 3, unseen=True):
         looks = [actor.look for actor in truth.actors]
         assert not {(look.body, look.colour, look.accessory) for look in looks} & triples
         assert not {look.identifying_pairs for look in looks} & {
             look.identifying_pairs for look in named_looks().values()
         }
-    assert report.prompts(5, 1, 3) == report.prompts(5, 1, 3)
-    assert report.prompts(5, 1, 3) != report.prompts(5, 1, 4)
+    assert report.sample_prompts(5, 1, 3) == report.sample_prompts(5, 1, 3)
+    assert report.sample_prompts(5, 1, 3) != report.sample_prompts(5, 1, 4)
 
 
 def test_an_attribute_is_right_if_it_was_requested() -> None:
-    right = report.attributes([verdict(seen("ball", action="jumps"))], [ASKED])
+    right = report.attribute_shares([verdict(seen("ball", action="jumps"))], [ASKED])
     assert set(right.values()) == {1.0}
     wrong = verdict(seen("ball", "blue", action="ducks"), scene_style="realistic")
-    found = report.attributes([wrong, verdict()], [ASKED, ASKED])
+    found = report.attribute_shares([wrong, verdict()], [ASKED, ASKED])
     assert found["body"] == 0.5
     assert found["scene"] == 1.0
     assert found["style"] == 0.5
@@ -58,7 +58,7 @@ def test_binding_needs_exactly_the_requested_creatures() -> None:
     red, blue = seen("ball", action="jumps"), seen("box", "blue", accessory="hat", action="walks")
 
     def binding(*creatures: Creature) -> dict[str, bool]:
-        return report.bound(verdict(*creatures), (RED, BLUE))
+        return report.check_binding(verdict(*creatures), (RED, BLUE))
 
     assert all(binding(red, blue).values())
     assert not any(binding(blue, red).values())
@@ -92,9 +92,9 @@ def test_too_few_samples_are_refused() -> None:
 
 def test_a_verdict_is_described_like_a_prompt() -> None:
     ball, box = seen("ball", action="jumps"), seen("box", "blue", accessory="hat", action="walks")
-    told = report.tell(verdict(ball, box))
+    told = report.describe_verdict(verdict(ball, box))
     assert told == "a red ball jumps and a blue box with a hat walks in the meadow, cartoon style"
-    assert report.tell(verdict()) == "nobody"
+    assert report.describe_verdict(verdict()) == "nobody"
 
 
 def test_the_sheet_shows_every_clip_above_its_lines(tmp_path: Path) -> None:

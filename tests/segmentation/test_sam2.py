@@ -19,7 +19,7 @@ from toolkit.footage.clips import Clip
 from toolkit.footage.video import read_video, write_video
 from toolkit.sandbox.sam2_model import report as sam2_report
 from toolkit.sandbox.sam2_model.network import new_sam2
-from toolkit.sandbox.sam2_model.rollout import Asked, encode, follow
+from toolkit.sandbox.sam2_model.rollout import PointPrompts, encode_images, track_objects
 from toolkit.segmentation import sam2 as backend
 from toolkit.segmentation import sam2_package
 from toolkit.segmentation.interfaces import Options, Prompt
@@ -153,13 +153,13 @@ def test_the_training_loop_equals_the_models_own_tracking(model: Sam2VideoModel,
         said.append(model(inference_session=track.session, frame_idx=number).pred_masks)
     scale = torch.tensor([model.config.image_size / WIDTH, model.config.image_size / HEIGHT])
     points = torch.tensor([[[4.0, 6.0], [20.0, 24.0]]]) * scale
-    asked = Asked(points.repeat(2, 1, 1), torch.tensor([[2, 3], [2, 3]], dtype=torch.int32))
+    asked = PointPrompts(points.repeat(2, 1, 1), torch.tensor([[2, 3], [2, 3]], dtype=torch.int32))
     # seven frames are fewer than the pointers that the model may look back on, which scales their ages
     old = model.config.max_object_pointers_in_encoder
     model.config.max_object_pointers_in_encoder = min(old, 7)
     try:
         with torch.no_grad():
-            drawn = follow(model, encode(model, pixels), torch.arange(7).repeat(2, 1), asked)
+            drawn = track_objects(model, encode_images(model, pixels), torch.arange(7).repeat(2, 1), asked)
     finally:
         model.config.max_object_pointers_in_encoder = old
     for out, truth in zip(drawn, said, strict=True):

@@ -1,7 +1,7 @@
-"""The sandbox base: sizes of a tiny Wan, and how its parts become a standard `WanPipeline` folder.
+"""Builds the parts of the sandbox's base model, a tiny Wan, and saves them as a `WanPipeline` folder.
 
-Canvas 64x96 (H x W), 17 frames: latents (48, 5, 8, 12), 120 tokens. 48 channels because detail must survive
-the VAE.
+Clips are 64x96 pixels (H x W) with 17 frames. Latents are (48, 5, 8, 12), the transformer has 120 tokens.
+With fewer than 48 channels, the VAE would lose detail.
 """
 
 from __future__ import annotations
@@ -20,13 +20,28 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 CHANNELS, DIM, TEXT_DIM, TEXT_LENGTH = 48, 192, 128, 64
 SHIFT = 2.0
 
-# Pieces that stay whole. A bare word is the same token in prose and inside a tag; all else is spelled out.
-_GLUE = ("▁a", "▁and", "▁in", "▁on", "▁the", "▁with", "▁[Character:", "▁[scene-style:", "],", "].", "▁style")
+# Further vocabulary entries. A word is the same token in prose and within a tag. All other text is spelled.
+_GRAMMAR_PIECES = (
+    "▁a",
+    "▁and",
+    "▁in",
+    "▁on",
+    "▁the",
+    "▁with",
+    "▁[Character:",
+    "▁[scene-style:",
+    "],",
+    "].",
+    "▁style",
+)
 
 
 def new_tokenizer(words: Iterable[str]) -> T5Tokenizer:
-    """Word pieces for `words`, single characters for anything else: a new name is spelled, never unknown."""
-    pieces = dict.fromkeys([*sorted({w.lower() for text in words for w in text.split()}), *_GLUE])
+    """Create a tokenizer with one token per word of `words`; other text becomes single characters.
+
+    New names are therefore never unknown tokens.
+    """
+    pieces = dict.fromkeys([*sorted({w.lower() for text in words for w in text.split()}), *_GRAMMAR_PIECES])
     letters = [chr(c) for c in range(33, 127)]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     vocab += [(piece, -1.0) for piece in pieces if len(piece) > 1]
@@ -35,7 +50,7 @@ def new_tokenizer(words: Iterable[str]) -> T5Tokenizer:
 
 
 def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
-    """A small text encoder of Wan's kind."""
+    """Create a small UMT5 text encoder."""
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=vocab_size,
@@ -51,7 +66,7 @@ def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
 
 
 def new_transformer() -> WanTransformer3DModel:
-    """A small Wan transformer."""
+    """Create a small Wan transformer."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=DIM // 64,
@@ -68,15 +83,12 @@ def new_transformer() -> WanTransformer3DModel:
 
 
 def new_vae() -> AutoencoderKLWan:
-    """A small Wan VAE.
-
-    Its latents are normalised by construction, so mean 0 and std 1 stand in the config.
-    """
+    """Create a small Wan VAE. Its latents are normalised by construction: the config has mean 0 and std 1."""
     return AutoencoderKLWan(
         base_dim=12,
         decoder_base_dim=12,
         z_dim=CHANNELS,
-        dim_mult=[2, 3, 6],  # the narrow end must carry 48 signed numbers through a SiLU
+        dim_mult=[2, 3, 6],  # wide enough at the bottleneck for 48 signed values after a SiLU
         num_res_blocks=1,
         temperal_downsample=[True, True],
         latents_mean=[0.0] * CHANNELS,
@@ -98,9 +110,9 @@ def save_base(
     vae: AutoencoderKLWan,
     settings: Mapping[str, object],
 ) -> None:
-    """Write a `WanPipeline` folder in 16 bits, beside the old one first, then in its place.
+    """Save a `WanPipeline` folder in float16. It is written beside an existing folder and then replaces it.
 
-    `settings` become its castmix.json.
+    `settings` are saved as its castmix.json.
     """
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -119,9 +131,9 @@ def save_base(
 
 
 def vae_encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    """(B, 3, F, H, W) -> latent means.
+    """Encode videos (B, 3, F, H, W) to latent means (B, C, f, h, w).
 
-    As `vae.encode` does it, but in two chunks instead of one a latent frame: faster, equal.
+    The result equals `vae.encode`. It is faster, with two chunks instead of one per latent frame.
     """
     x = patchify(video, vae.config.patch_size)
     cache: list[object] = [None] * vae._cached_conv_counts["encoder"]
@@ -132,7 +144,7 @@ def vae_encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 
 
 def vae_decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Latents -> (B, 3, F, H, W), unclamped; the two-chunk counterpart of `vae.decode`."""
+    """Decode latents to videos (B, 3, F, H, W), not clamped. Equals `vae.decode`, with two chunks only."""
     z = vae.post_quant_conv(latents)
     cache: list[object] = [None] * vae._cached_conv_counts["decoder"]
     first = vae.decoder(z[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)

@@ -1,4 +1,4 @@
-"""Draws the clips that the sandbox base is pretrained on; keeps latents, captions and labels in shards."""
+"""Draws the pretraining clips of the base model and stores latents, captions and labels in shards."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from toolkit.sandbox.world import paint, population
 from toolkit.sandbox.world.actions import BASE_ACTIONS, ROLES
 from toolkit.sandbox.world.shows import named_looks
 
-SHARD = 1000
-PIXEL_SHARDS = 5  # as many clips as the VAE needs; the DiT learns from latents alone
-MOST = 3  # creatures in a clip
-KINDS: dict[str, tuple[str, ...]] = {
+SHARD = 1000  # clips per file
+PIXEL_SHARDS = 5  # shards that also store pixels, for training the VAE; the DiT needs latents only
+MAX_CREATURES = 3  # per clip
+ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "body": tuple(paint.BODIES),
     "colour": tuple(paint.COLOURS),
     "pattern": paint.PATTERNS,
@@ -30,10 +30,13 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 def token_labels(masks: NDArray[np.bool_], patch: int = 16) -> NDArray[np.uint8]:
-    """Which creature each of the DiT's tokens shows, (tokens,): 0 nobody, k the k-th one of the caption.
+    """Return the creature that each token of the DiT shows, (tokens,).
 
-    masks: visible parts (A, F, H, W). A token covers `patch` x `patch` pixels of frame 0, or of four frames;
-    it belongs to the creature that covers most of it, if that is a fifth or more.
+    0 is none, k is the k-th creature in the caption.
+    A token covers `patch` x `patch` pixels of frame 0, or of four consecutive frames. It belongs to the
+    creature with the largest coverage, if that is at least 0.2.
+
+    masks: visible masks, (A, F, H, W).
     """
     a, f, h, w = masks.shape
     cells = masks.reshape(a, f, h // patch, patch, w // patch, patch).mean((3, 5), dtype=np.float32)
@@ -43,28 +46,29 @@ def token_labels(masks: NDArray[np.bool_], patch: int = 16) -> NDArray[np.uint8]
 
 
 def attribute_labels(scenario: population.Scenario) -> NDArray[np.int64]:
-    """What each creature of a clip is and does, (MOST, kinds), as indices into `KINDS`."""
-    rows = np.zeros((MOST, len(KINDS)), np.int64)
+    """Return each creature's look and action as indices, (MAX_CREATURES, len(ATTRIBUTE_VALUES))."""
+    rows = np.zeros((MAX_CREATURES, len(ATTRIBUTE_VALUES)), np.int64)
     for row, actor in zip(rows, scenario.actors, strict=False):
         facts = asdict(actor.look) | {"action": actor.action}
-        row[:] = [values.index(facts[kind]) for kind, values in KINDS.items()]
+        row[:] = [values.index(facts[kind]) for kind, values in ATTRIBUTE_VALUES.items()]
     return rows
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Pretraining clips: latents (N, C, f, h, w) in 16 bits, captions, and what every token shows."""
+    """Pretraining clips: latents (N, C, f, h, w) in float16, captions, and labels."""
 
     latents: Tensor
     captions: list[str]
     tokens: Tensor  # (N, tokens) uint8, `token_labels`
-    attributes: Tensor  # (N, MOST, kinds), `attribute_labels`
+    attributes: Tensor  # (N, MAX_CREATURES, attributes), `attribute_labels`
 
 
 def draw_shard(index: int, folder: Path) -> None:
-    """Draw one thousand clips; keep their latents, captions and labels.
+    """Draw `SHARD` clips and store their latents, captions and labels.
 
-    The first shard also defines the latents; of the first few, pixels are kept too.
+    The linear codec that defines the latents is fitted on the first shard. The first `PIXEL_SHARDS` shards
+    also store pixels.
     """
     looks = population.generic_looks(list(named_looks().values()))
     cast = population.pretraining_cast(looks)
@@ -88,12 +92,12 @@ def draw_shard(index: int, folder: Path) -> None:
 
 
 def load_codec(folder: Path) -> LinearCodec:
-    """The latents' definition that `draw_shard` fitted on the first shard."""
+    """Load the linear codec that `draw_shard` fitted on the first shard."""
     return LinearCodec(**torch.load(folder / "codec.pt", weights_only=True))
 
 
 def load_latents(folder: Path) -> Latents:
-    """The clips of all shards."""
+    """Load the clips of all shards."""
     shards = [torch.load(p, weights_only=True) for p in sorted(folder.glob("latents-*.pt"))]
     return Latents(
         torch.cat([s["latents"] for s in shards]),

@@ -1,9 +1,9 @@
-"""The latents that the sandbox VAE is taught: linear principal components of small space-time blocks.
+"""Defines the latent space of the sandbox's VAE: principal components of small space-time blocks.
 
-Learning a latent space end to end stalls on a CPU. So it is *defined* first, by principal components of 1x8x8
-blocks (the first frame, which a causal Wan VAE treats alone) and 4x8x8 blocks (all others); the Wan encoder
-then learns to produce these numbers and the Wan decoder to draw from them, which it does better than the
-linear inverse. The DiT can train meanwhile.
+Training a latent space end to end stalls on a CPU. Here the latents are defined first, as principal
+components of 1x8x8 blocks (the first frame, which a causal Wan VAE encodes alone) and of 4x8x8 blocks (all
+other frames). Then the VAE's encoder is trained to predict these latents, and its decoder to reconstruct the
+video from them, better than the linear inverse. The DiT can be trained at the same time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SPATIAL, TEMPORAL = 8, 4
 
 
 def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, F, H, W, 3) uint8 -> blocks of the first frame (N, 1, h, w, 192) and the rest (N, f-1, h, w, 768).
+    """Split clips (N, F, H, W, 3) uint8 into blocks with values in [-1, 1].
 
-    Values are in -1..1.
+    Returns the blocks of the first frame (N, 1, h, w, 192) and of the other frames (N, f-1, h, w, 768).
     """
     video = from_bytes(frames)
     n, f, h, w, _ = video.shape
@@ -39,16 +39,16 @@ def to_blocks(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class LinearCodec:
-    """Mean (D,) and basis (D, C) for blocks of the first frame and of the rest.
+    """Mean (D,) and basis (D, C) for the blocks of the first frame and of the other frames.
 
-    A column of the basis carries its scale.
+    The basis includes the scale of each channel.
     """
 
     first: tuple[Tensor, Tensor]
     rest: tuple[Tensor, Tensor]
 
     def encode(self, frames: Tensor) -> Tensor:
-        """(N, F, H, W, 3) uint8 -> normalised latents (N, C, f, h, w)."""
+        """Encode clips (N, F, H, W, 3) uint8 to normalised latents (N, C, f, h, w)."""
         parts = [
             (blocks - mean) @ basis
             for blocks, (mean, basis) in zip(to_blocks(frames), (self.first, self.rest), strict=True)
@@ -59,9 +59,9 @@ class LinearCodec:
 def fit_linear(frames: NDArray[np.uint8], channels: int) -> LinearCodec:
     """Fit the codec on clips (N, F, H, W, 3).
 
-    Channels are scaled to std proportional to the square root of their own (mean square 1 over channels):
-    strong channels stay above the noise for longer, so that sampling settles the coarse picture first and the
-    fine one last.
+    Each channel is scaled so that its std is proportional to the square root of its original std, with a mean
+    square of 1 over all channels. Strong channels stay above the noise for longer. Sampling therefore
+    determines the coarse structure first and details last.
     """
     sums: list[list[Tensor]] = [[], []]
     for start in range(0, len(frames), 100):

@@ -1,9 +1,12 @@
-"""`castmix sandbox pretrain`: the sandbox's base model and recogniser from nothing, on a CPU or one GPU.
+"""`castmix sandbox pretrain`: trains the sandbox's base model and recognisers, on a CPU or one GPU.
 
-Generic clips are drawn (`world`), their latents defined (`codec`), a VAE learns those latents
-(`pretrain_vae`), a DiT with its text encoder learns to draw them from prose (`pretrain_dit`), everything
-becomes one `WanPipeline` folder, and recognisers learn to tell what a clip shows (`pretrain_recogniser`).
-Every part goes on where it stopped.
+1. data: generic clips are drawn (`clips`), and their latents are defined (`linear_codec`).
+2. vae: the VAE is trained on these latents (`train_vae`).
+3. dit: text encoder and DiT are trained (`train_dit`).
+4. base: the parts are saved as a `WanPipeline` folder (`architecture`).
+5. recogniser: the recognisers are trained (`toolkit.sandbox.recogniser.train`).
+
+Every part resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -34,12 +37,12 @@ PROMPTS = (
     "a red star with glasses jumps and a green ball sways in the snow, cartoon style",
     "a purple bear floats and a yellow box with a hat stands still in the meadow, realistic style",
 )
-HELD_BACK = 16  # clips that the VAE is watched on
+HELD_OUT_CLIPS = 16  # clips for validating the VAE
 Part = Literal["all", "data", "vae", "dit", "recogniser", "base"]
 
 
 def tokenizer() -> T5Tokenizer:
-    """The sandbox's tokenizer: the world's words whole, everything else spelled."""
+    """Create the sandbox's tokenizer: one token per word of its captions; other text is spelled."""
     from toolkit.sandbox.base_model.architecture import new_tokenizer
 
     attributes = (*paint.COLOURS, *paint.BODIES, *paint.PATTERNS, *paint.ACCESSORIES, *scenery.SCENES)
@@ -47,7 +50,7 @@ def tokenizer() -> T5Tokenizer:
 
 
 def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:
-    """Save videos (3, F, H, W) in -1..1 as a picture, one video a row, every fourth frame."""
+    """Save videos (3, F, H, W) in [-1, 1] as one image: one row per video, every fourth frame."""
     import torch
     from PIL import Image
 
@@ -57,10 +60,10 @@ def contact_sheet(rows: Sequence[Tensor], path: Path) -> None:
     Image.fromarray(picture).save(path)
 
 
-def sample(
+def sample_videos(
     model: TextToVideo, words: T5Tokenizer, prompts: Sequence[str], decode: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Videos (B, 3, F, H, W) of prompts with the settings at which the sandbox is at its best, seed 0."""
+    """Generate videos (B, 3, F, H, W) of prompts with the sandbox's default sampling settings and seed 0."""
     import torch
 
     from toolkit.models.flow_matching import guided, sigma_schedule
@@ -96,17 +99,22 @@ def _train_vae(folder: Path, steps: int, device: str, seed: int) -> None:
     from toolkit.sandbox.base_model.train_vae import psnr, train_vae
 
     frames = np.concatenate([np.load(p) for p in sorted(folder.glob("pixels-*.npy"))])
-    test = frames_to_video(frames[-HELD_BACK:])
+    test = frames_to_video(frames[-HELD_OUT_CLIPS:])
     training = train_vae(
-        frames[:-HELD_BACK], load_codec(folder), folder / "vae.state", steps=steps, seed=seed, device=device
+        frames[:-HELD_OUT_CLIPS],
+        load_codec(folder),
+        folder / "vae.state",
+        steps=steps,
+        seed=seed,
+        device=device,
     )
-    plain = new_vae().eval()  # compiled ones would be compiled again for another batch size
+    plain = new_vae().eval()  # a compiled VAE would be recompiled for this batch size
     for step, _, vae in track(training, "VAE", total=steps):
         if step % 250 == 0 or step == steps:
             plain.load_state_dict({k: v.cpu() for k, v in vae.state_dict().items()})
             with torch.no_grad():
                 drawn = vae_decode(plain, vae_encode(plain, test))
-            say(f"VAE step {step}: {psnr(drawn, test):.2f} dB on clips held back")
+            say(f"VAE step {step}: {psnr(drawn, test):.2f} dB on held-out clips")
             contact_sheet(
                 [v for pair in zip(test[:4], drawn[:4], strict=True) for v in pair],
                 folder / f"sheets/vae-{step:06d}.png",
@@ -138,16 +146,16 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
     for step, errors, model in track(training, "DiT", total=steps):
         recent.append(errors)
         if step % 250 == 0 or step == steps:
-            velocity, reading = np.mean(recent, 0)
-            say(f"DiT step {step}: velocity {velocity:.4f}, reader {reading:.3f}")
+            velocity, auxiliary = np.mean(recent, 0)
+            say(f"DiT step {step}: velocity error {velocity:.4f}, auxiliary loss {auxiliary:.3f}")
             recent.clear()
-            videos = sample(model.to("cpu"), words, PROMPTS, lambda z: vae_decode(vae, z))
+            videos = sample_videos(model.to("cpu"), words, PROMPTS, lambda z: vae_decode(vae, z))
             model.to(device)
             contact_sheet(list(videos), folder / f"sheets/dit-{step:06d}.png")
 
 
 def _train_recognisers(folder: Path, clips: int, seed: int) -> None:
-    """Into `folder/recogniser.safetensors`; states and examples lie in `folder/recognisers`."""
+    """Train ``recogniser.safetensors`` in `folder`. States and examples are stored in ``recognisers/``."""
     from toolkit.models.registry import load_encoders
     from toolkit.sandbox.base_model.vae_roundtrip import redraw
     from toolkit.sandbox.recogniser.train import train_recognisers
@@ -163,7 +171,7 @@ def _train_recognisers(folder: Path, clips: int, seed: int) -> None:
 
 
 def _assemble(folder: Path) -> Path:
-    """Put the parts into `folder/base`, a standard pipeline folder in 16 bits, and draw its contact sheet."""
+    """Save the trained parts as the pipeline folder ``base`` in float16, with a contact sheet of samples."""
     import torch
 
     from toolkit.models.registry import MODELS
@@ -176,7 +184,7 @@ def _assemble(folder: Path) -> Path:
     model.load_state_dict(state["average"])
     names = ("text_length", "shift", "guidance_scale", "steps", "fps", "num_frames", "height", "width")
     settings = {name: getattr(MODELS["sandbox"], name) for name in names}
-    videos = sample(model, words, PROMPTS, lambda z: vae_decode(vae, z))
+    videos = sample_videos(model, words, PROMPTS, lambda z: vae_decode(vae, z))
     contact_sheet(list(videos), folder / "sheets" / "base.png")
     base = folder / "base"
     save_base(
@@ -203,20 +211,20 @@ def pretrain(
     device: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Make the sandbox's base model and recognisers from nothing; again, it goes on where it stopped.
+    """Train the sandbox's base model and recognisers from scratch. The same command resumes a stopped run.
 
     Args:
-        out: Folder for the drawn data, training states, contact sheets and the result, `base`.
-        part: One part alone: data, vae, dit, recogniser, or base (put the folder together).
-        clips: How many clips to draw, in shards of a thousand.
-        vae_steps: Steps of the VAE, four clips each.
-        dit_steps: Steps of DiT and text encoder, 32 clips each.
-        recogniser_clips: Clips to train the recognisers on.
-        device: cuda or cpu; a GPU if there is one.
-        seed: Of every random draw.
+        out: Folder for drawn data, training states, contact sheets and the result, `base`.
+        part: Run one part only: data, vae, dit, base (save the pipeline folder) or recogniser. Default: all.
+        clips: Number of clips to draw, in files of a thousand.
+        vae_steps: Training steps of the VAE, 4 clips each.
+        dit_steps: Training steps of DiT and text encoder, 32 clips each.
+        recogniser_clips: Number of clips to train the recognisers on.
+        device: cuda or cpu. Default: a GPU if there is one.
+        seed: Random seed.
 
     Returns:
-        The pipeline folder, or `out` when only another part was asked for.
+        The pipeline folder, or `out` if only another part was run.
     """
     import torch
 
@@ -237,7 +245,7 @@ def pretrain(
         stage("DiT and text encoder")
         _train_dit(out, dit_steps, device, seed)
     if "base" in todo:
-        stage("the pipeline folder")
+        stage("pipeline folder")
         _assemble(out)
     if "recogniser" in todo and not (out / "recogniser.safetensors").exists():
         stage("recognisers")

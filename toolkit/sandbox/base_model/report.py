@@ -1,7 +1,8 @@
-"""`castmix sandbox report`: how well the sandbox's base draws and how far its recognisers can be trusted.
+"""`castmix sandbox report`: measures the sandbox's base model and the accuracy of its recognisers.
 
-Prompts ask for looks that pretraining never drew: `generic_looks(held_out=True)` or `unseen_looks`. The
-judges never see a prompt. The VAE is measured on shots of the named characters, whom it never saw.
+Prompts ask for looks that never occur in pretraining: `generic_looks(held_out=True)` or `unseen_looks`. The
+recognisers do not see the prompts. The VAE is measured on shots of the named characters, which are not in its
+training data.
 """
 
 from __future__ import annotations
@@ -29,16 +30,21 @@ if TYPE_CHECKING:
     from toolkit.sandbox.recogniser.verdict import Creature, Verdict
 
 STEPS, BATCH = 10, 8
-PROMPT_SEED, SHOT_SEED = 60_000_000, 61_000_000  # apart from everything that anything was trained on
+PROMPT_SEED, SHOT_SEED = 60_000_000, 61_000_000  # not used for any training data
 LOOK = ("body", "colour", "pattern", "accessory")
 
 
-def prompts(
+def sample_prompts(
     count: int, creatures: int, seed: int, unseen: bool = False
 ) -> list[tuple[str, population.Scenario]]:
-    """Prompts about `creatures` creatures of looks kept back, and the truth that they ask for.
+    """Sample prompts about held-out looks, and the content that they ask for.
 
-    unseen: Looks whose body, colour and accessory pretraining never drew together; else patterns are new.
+    Args:
+        count: Number of prompts.
+        creatures: Number of creatures per prompt.
+        seed: Random seed.
+        unseen: True: looks whose (body, colour, accessory) never occurs in pretraining. False: looks whose
+            (body, colour, accessory) occurs there with other patterns only.
     """
     named = list(named_looks().values())
     looks = population.unseen_looks(named) if unseen else population.generic_looks(named, held_out=True)
@@ -60,7 +66,7 @@ def prompts(
 def generate(
     texts: Sequence[str], encoders: Encoders, denoiser: Denoiser, model: str, seed: int
 ) -> tuple[list[NDArray[np.uint8]], float]:
-    """Clips (F, H, W, 3) of prompts, and the seconds that one took, decoding included."""
+    """Generate clips (F, H, W, 3) of prompts, and return the seconds per clip, including decoding."""
     from toolkit.models.flow_matching import sigma_schedule
     from toolkit.models.pixels import video_to_frames
     from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
@@ -77,8 +83,8 @@ def generate(
     return clips, (time.monotonic() - start) / len(texts)
 
 
-def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
-    """Clips (F, 64, 96, 3) of shots of all the sandbox's shows, drawn at twice the size and scaled down."""
+def draw_shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
+    """Draw shots of the sandbox's shows at twice the base model's size and downscale them: (F, 64, 96, 3)."""
     shows = [show for show in read_cast().shows if show.source == "sandbox"]
     clips = []
     for index in range(count):
@@ -99,8 +105,8 @@ def shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
     return clips
 
 
-def largest(verdict: Verdict) -> Creature | None:
-    """The creature that fills most of the picture."""
+def largest_creature(verdict: Verdict) -> Creature | None:
+    """Return the creature with the largest boxes, or None if there is none."""
     return max(verdict.creatures, key=lambda c: float(np.nansum(_area(c.boxes))), default=None)
 
 
@@ -109,18 +115,18 @@ def _area(boxes: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return area
 
 
-BOUND = {
+BINDING_ATTRIBUTES = {
     "binding": ("body", "colour", "accessory"),
     "binding_with_pattern": LOOK,
     "binding_with_action": ("body", "colour", "accessory", "action"),
 }
-"""What must be right on the right creature."""
+"""Attributes that must be right on each creature, for each binding score."""
 
 
-def bound(verdict: Verdict, actors: Sequence[world.Actor]) -> dict[str, bool]:
-    """Whether exactly the asked creatures are there, each with all that `BOUND` names.
+def check_binding(verdict: Verdict, actors: Sequence[world.Actor]) -> dict[str, bool]:
+    """Return for each binding score whether exactly the asked creatures are there with the right attributes.
 
-    Who was asked for first must stand on the left, so the order decides who is who.
+    Creatures are matched by their order from left to right, because the first one in a prompt is on the left.
     """
     together = len(verdict.creatures) == len(actors)
     wrong = {
@@ -129,14 +135,14 @@ def bound(verdict: Verdict, actors: Sequence[world.Actor]) -> dict[str, bool]:
         for name in (*LOOK, "action")
         if getattr(seen, name) != getattr(actor if name == "action" else actor.look, name)
     }
-    return {name: together and not wrong & {*parts} for name, parts in BOUND.items()}
+    return {name: together and not wrong & {*parts} for name, parts in BINDING_ATTRIBUTES.items()}
 
 
-def attributes(verdicts: Sequence[Verdict], asked: Sequence[population.Scenario]) -> dict[str, float]:
-    """Shares of one-creature prompts whose colour, action, scene style, accessory, ... came out as asked."""
+def attribute_shares(verdicts: Sequence[Verdict], asked: Sequence[population.Scenario]) -> dict[str, float]:
+    """Return for each attribute the share of one-creature prompts for which it is as asked."""
     rows: dict[str, list[bool]] = {}
     for verdict, scenario in zip(verdicts, asked, strict=True):
-        actor, seen = scenario.actors[0], largest(verdict)
+        actor, seen = scenario.actors[0], largest_creature(verdict)
         for name in LOOK:
             rows.setdefault(name, []).append(
                 seen is not None and getattr(seen, name) == getattr(actor.look, name)
@@ -155,28 +161,28 @@ def measure(
     sheet: Path | None = None,
     unseen: bool = False,
 ) -> dict[str, Any]:
-    """What `report` tells, as numbers: shares 0 to 1, `vae_psnr` in dB, `seconds_per_clip`, `recognisers`."""
+    """Return the numbers of `report`: shares in [0, 1], VAE PSNR in dB, seconds per clip, accuracies."""
     from toolkit.sandbox.recogniser.accuracy import recogniser_accuracy
     from toolkit.sandbox.recogniser.recognise import load_recognisers, recognise_many
 
     if samples < 4:
-        raise CastmixError(f"samples is {samples}: 4 or more say something, 200 say something worth quoting")
+        raise CastmixError(f"samples is {samples}: use 4 or more, and 200 for results worth quoting")
     encoders, denoiser, judges = load_encoders(model), load_denoiser(model), load_recognisers()
-    alone, pairs = (prompts(samples, creatures, seed, unseen) for creatures in (1, 2))
+    alone, pairs = (sample_prompts(samples, creatures, seed, unseen) for creatures in (1, 2))
     began = time.process_time()
     clips, seconds = generate([t for t, _ in alone + pairs], encoders, denoiser, model, seed)
     cpu = (time.process_time() - began) / len(clips)
     verdicts = recognise_many(judges, clips)
     if sheet is not None:
         first = [*range(8), *range(samples, samples + 8)] if samples > 8 else [*range(2 * samples)]
-        told = [[(alone + pairs)[k][0], f"seen: {tell(verdicts[k])}"] for k in first]
-        contact_sheet([clips[k] for k in first], told, sheet)
-    found = attributes(verdicts[:samples], [s for _, s in alone])
-    together = [bound(v, s.actors) for v, (_, s) in zip(verdicts[samples:], pairs, strict=True)]
-    found |= {name: round(float(np.mean([row[name] for row in together])), 4) for name in BOUND}
-    say("the VAE and the recognisers")
+        captions = [[(alone + pairs)[k][0], f"seen: {describe_verdict(verdicts[k])}"] for k in first]
+        contact_sheet([clips[k] for k in first], captions, sheet)
+    found = attribute_shares(verdicts[:samples], [s for _, s in alone])
+    together = [check_binding(v, s.actors) for v, (_, s) in zip(verdicts[samples:], pairs, strict=True)]
+    found |= {name: round(float(np.mean([row[name] for row in together])), 4) for name in BINDING_ATTRIBUTES}
+    say("measuring the VAE and the recognisers")
     few = max(4, samples // 4)
-    drawn = shots(few, seed)
+    drawn = draw_shots(few, seed)
     quality = float(np.mean([psnr(redraw(encoders, clip), clip) for clip in drawn]))
     truth = recogniser_accuracy(judges, samples, seed)
     again = recogniser_accuracy(judges, samples, seed, lambda clip: redraw(encoders, clip))
@@ -196,16 +202,18 @@ def report(
     sheet: Path | None = None,
     unseen: bool = False,
 ) -> str:
-    """Measure the base and the recognisers afresh: as many prompts with one creature as with two.
+    """Measure the sandbox's base model and the accuracy of its recognisers.
 
     Args:
-        samples: Prompts of either kind, and clips for the recognisers; a quarter as many shots for the VAE.
-        seed: Another seed asks other prompts.
-        json: One JSON object instead of a table.
-        model: Folder of another base of the sandbox's kind.
-        sheet: Save a contact sheet here: the first prompts' clips, what was asked and what is seen.
-        unseen: Ask for looks whose body, colour and accessory pretraining never drew together. Otherwise for
-            looks that it drew with other patterns only.
+        samples: Number of prompts with one creature, of prompts with two, and of clips for the recognisers.
+            The VAE is measured on a quarter as many shots.
+        seed: Random seed of the prompts and clips.
+        json: Print one JSON object instead of a table.
+        model: Folder of another base model of the sandbox's kind.
+        sheet: Path of a contact sheet to save: the first clips, with their prompts and the recognised
+            content.
+        unseen: Ask for looks whose combination of body, colour and accessory never occurs in pretraining.
+            Default: looks whose combination occurs there with other patterns only.
 
     Raises:
         CastmixError: Fewer than 4 samples.
@@ -216,8 +224,8 @@ def report(
     return dumps(row) if json else _table(row)
 
 
-def tell(verdict: Verdict) -> str:
-    """A verdict in words, as a prompt is written."""
+def describe_verdict(verdict: Verdict) -> str:
+    """Describe the recognised content in the form of a prompt."""
     said = [
         population.describe(world.Look(one.body, one.colour, one.pattern, one.accessory))
         for one in verdict.creatures
@@ -227,9 +235,9 @@ def tell(verdict: Verdict) -> str:
 
 
 def contact_sheet(
-    clips: Sequence[NDArray[np.uint8]], told: Sequence[Sequence[str]], path: Path, scale: int = 2
+    clips: Sequence[NDArray[np.uint8]], captions: Sequence[Sequence[str]], path: Path, scale: int = 2
 ) -> None:
-    """Save clips as one picture, two in a row: five frames of each, and the lines told of it below."""
+    """Save clips as one image, two per row: five frames of each, with its captions below."""
     from io import BytesIO
 
     from PIL import Image, ImageDraw, ImageFont
@@ -237,10 +245,10 @@ def contact_sheet(
     frames = [np.concatenate(list(clip[:: len(clip) // 4]), 1) for clip in clips]
     height, width = frames[0].shape[0] * scale, frames[0].shape[1] * scale
     line, gap = 15, 12
-    cell = height + line * max(map(len, told)) + gap
+    cell = height + line * max(map(len, captions)) + gap
     picture = Image.new("RGB", (2 * width + gap, cell * -(-len(clips) // 2)), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
-    for k, (strip, lines) in enumerate(zip(frames, told, strict=True)):
+    for k, (strip, lines) in enumerate(zip(frames, captions, strict=True)):
         left, top = (k % 2) * (width + gap), (k // 2) * cell
         picture.paste(Image.fromarray(strip).resize((width, height), Image.Resampling.LANCZOS), (left, top))
         for number, text in enumerate(lines):

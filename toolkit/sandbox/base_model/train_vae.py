@@ -1,8 +1,9 @@
-"""Trains the sandbox VAE: its encoder learns the latents of `codec`, its decoder learns to draw from them.
+"""Trains the sandbox's VAE on the latents that `linear_codec` defines.
 
-For two thirds of the run the two learn apart (the decoder from exact latents with a little noise, so that it
-forgives a DiT's errors); then the decoder also sees what the encoder really makes, and the picture's error
-reaches the encoder too.
+The encoder is trained to predict these latents, the decoder to reconstruct the video from them. For two
+thirds of the steps the two are trained separately: the decoder gets exact latents with a little noise, which
+makes it robust to the DiT's errors. Afterwards half of its inputs are the encoder's output, and the
+reconstruction error also trains the encoder.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from toolkit.sandbox.base_model.linear_codec import LinearCodec
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of videos in -1..1."""
+    """Return the peak signal-to-noise ratio of two videos in [-1, 1] in dB."""
     return -10 * math.log10(((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().mean().item())
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float:
-    """Linear warm-up, then a cosine down to 2 %."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to 2 % of `peak`."""
     return peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def channels_last(vae: nn.Module) -> None:
-    """Keep convolution weights with their channels innermost, in place: a quarter less time on a CPU."""
+    """Convert convolution weights to channels-last in place. This saves a quarter of the time on a CPU."""
     for p in vae.parameters():
         if p.ndim in (4, 5):
             form = torch.channels_last_3d if p.ndim == 5 else torch.channels_last
@@ -42,14 +43,14 @@ def channels_last(vae: nn.Module) -> None:
 
 
 class ConvMuon:
-    """Muon for convolution weights, each as one matrix (out, in x kernel), and AdamW for everything else.
+    """Muon for convolution weights, each viewed as one matrix (out, in * kernel), and AdamW for the rest.
 
-    Far fewer steps than AdamW alone. Weights must be `channels_last`.
+    This needs far fewer steps than AdamW alone. The weights must be channels-last (see `channels_last`).
     """
 
     def __init__(self, module: nn.Module, lr: float) -> None:
         self.weights = [p for p in module.parameters() if p.ndim in (4, 5) and len(p) > 1]
-        self.flat = [nn.Parameter(self._matrix(p.data)) for p in self.weights]  # the same memory
+        self.flat = [nn.Parameter(self._matrix(p.data)) for p in self.weights]  # views of the same memory
         known = set(map(id, self.weights))
         rest = [p for p in module.parameters() if id(p) not in known]
         self.optims = [
@@ -62,7 +63,7 @@ class ConvMuon:
         return weight.permute(0, *range(2, weight.ndim), 1).reshape(len(weight), -1)
 
     def step(self, lr: float) -> None:
-        """One update; gradients are dropped after it."""
+        """Update the parameters with their gradients, then clear the gradients."""
         for matrix, weight in zip(self.flat, self.weights, strict=True):
             matrix.grad = None if weight.grad is None else self._matrix(weight.grad)
             weight.grad = None
@@ -73,11 +74,11 @@ class ConvMuon:
             optim.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of both optimizers."""
+        """Return the states of both optimisers."""
         return [optim.state_dict() for optim in self.optims]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """As `state_dict` gave it."""
+        """Load what `state_dict` returned."""
         for optim, state in zip(self.optims, states, strict=True):
             optim.load_state_dict(state)
 
@@ -95,11 +96,22 @@ def train_vae(
     save_every: int = 100,
     fast: bool = True,
 ) -> Iterator[tuple[int, float, nn.Module]]:
-    """Train on clips (N, F, H, W, 3) until `steps`, going on from `state_file`.
+    """Train on clips (N, F, H, W, 3) uint8 up to `steps` steps, resuming from `state_file` if it exists.
 
-    fast: compile both halves; the first step waits for it.
-    Yields (step, squared error of the picture, vae) after every step; the state is saved every `save_every`
-    steps.
+    Args:
+        frames: The clips.
+        codec: Defines the target latents.
+        state_file: Training state, saved every `save_every` steps.
+        steps: Total number of steps.
+        batch_size: Clips per step.
+        lr: Peak learning rate.
+        seed: Random seed.
+        device: Device to train on.
+        save_every: Interval of saved states, in steps.
+        fast: Compile encoder and decoder. The first step then takes longer.
+
+    Yields:
+        (step, mean squared error of the video, vae) after every step.
     """
     torch.manual_seed(seed)
     vae = new_vae().to(device)

@@ -1,4 +1,4 @@
-"""Clips as a base model's VAE draws them again, and how close they come."""
+"""Encodes and decodes clips with a base model's VAE, and measures the reconstruction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def redraw(encoders: Encoders, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A clip (F, H, W, 3) after encoding and decoding."""
+    """Encode and decode a clip (F, H, W, 3) uint8 with the VAE."""
     import torch
 
     from toolkit.models.pixels import frames_to_video, video_to_frames
@@ -23,6 +23,6 @@ def redraw(encoders: Encoders, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two clips."""
+    """Return the peak signal-to-noise ratio of two uint8 clips in dB."""
     error = np.square(a.astype(np.float64) - b).mean()
     return float(10 * np.log10(255**2 / max(error, 1e-9)))

@@ -1,11 +1,16 @@
-"""`castmix sandbox pretrain-sam2`: the sandbox's SAM 2 from nothing, on one core in some hours.
+"""`castmix sandbox pretrain-sam2`: trains the sandbox's SAM 2 from scratch, on one core in some hours.
 
-Cases are drawn (`sam2_examples`), then the model learns in seven phases: what a prompt means, while the image
-encoder is left alone (both at once get in each other's way); single pictures; a picture shown twice, where
-memory has nothing to do but to tell where the object was; pairs of frames, where memory follows and shapes
-the encoder; with the encoder left alone again, six frames in a row, as it will be used; and last, at a lower
-rate, eight frames of cases in which creatures cross slowly, twice, since it keeps on helping. Every part
-goes on where it stopped.
+Cases are drawn (`examples`, `batches`). Then the model is trained in seven phases (`train`):
+
+1. prompts: single images; the image encoder is frozen, because training both at once fails.
+2. pictures: single images, all parameters.
+3. copies: one image shown twice, so that the memory learns to locate the object; frozen encoder.
+4. pairs: two frames, so that the memory learns to track; all parameters.
+5. rows: six frames, as at inference; frozen encoder.
+6. crossings: eight frames of slow cases, in which creatures occlude each other, at a lower learning rate.
+7. refine: more of the same.
+
+Every phase resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from toolkit.sandbox.sam2_model.train import Phase
 
 SAY_EVERY = 50  # steps
-FIRST_SLOW = 5000  # the number of the first file of slow cases: no seed is drawn twice
+FIRST_SLOW = 5000  # number of the first file of slow cases, so that no seed is used twice
 
 
 def pretrain_sam2(
@@ -93,15 +98,17 @@ def _draw(out: Path, cases: int, slow: int) -> tuple[Cases, Cases]:
     shards = [(out / f"cases-{k:03d}.npz", k, SHORT) for k in range(-(-cases // SHARD))]
     shards += [(out / f"slow-{k:03d}.npz", FIRST_SLOW + k, SLOW) for k in range(-(-slow // SHARD))]
     stage(f"drawing {len(shards) * SHARD} cases")
-    for path, index, fare in track(shards, "drawing"):
+    for path, index, settings in track(shards, "drawing"):
         if not path.exists():
-            draw_shard(path, index, looks, fare)
-    short, long = (Cases.read([path for path, _, own in shards if own is fare]) for fare in (SHORT, SLOW))
+            draw_shard(path, index, looks, settings)
+    short, long = (
+        Cases.read([path for path, _, own in shards if own is settings]) for settings in (SHORT, SLOW)
+    )
     return short, long
 
 
 def _save(learner: nn.ModuleDict, folder: Path) -> Path:
-    """Write the model in 16 bits, as transformers reads it, and say its size. Returns its folder."""
+    """Save the model in float16, in the format of transformers, and print its size. Returns its folder."""
     import torch
 
     model: Any = learner["model"]
@@ -113,7 +120,7 @@ def _save(learner: nn.ModuleDict, folder: Path) -> Path:
 
 
 def _train(learner: nn.ModuleDict, cases: Cases, phase: Phase, folder: Path, seed: int) -> None:
-    """Run a phase, saying the mean losses from time to time."""
+    """Train one phase and print the mean losses from time to time."""
     from toolkit.sandbox.sam2_model.train import fit
 
     recent: list[tuple[float, float, float]] = []
@@ -123,15 +130,15 @@ def _train(learner: nn.ModuleDict, cases: Cases, phase: Phase, folder: Path, see
         if step % SAY_EVERY == 0 or step == phase.steps:
             loss, prompted, tracked = (sum(column) / len(recent) for column in zip(*recent, strict=True))
             said = f"{phase.name} {step}: loss {loss:.3f}, IoU of prompted frames {prompted:.3f}"
-            say(said + (f", of those that follow {tracked:.3f}" if phase.length > 1 else ""))
+            say(said + (f", of tracked frames {tracked:.3f}" if phase.length > 1 else ""))
             recent.clear()
 
 
 def _measure(checkpoint: Path, out: Path, clips: int) -> dict[str, dict[str, float]]:
-    """Measure how well named characters are followed and found; say and save the table."""
+    """Measure tracking and detection of named characters; print and save the table."""
     from toolkit.sandbox.sam2_model.report import measure_reference, measure_sam2, table
 
-    stage("following named characters")
+    stage("measuring on named characters")
     results = measure_sam2(str(checkpoint), out / "followed", clips=clips)
     noticed = measure_reference(str(checkpoint), out / "followed", clips=clips)
     say(table(results, noticed))

@@ -1,4 +1,8 @@
-"""SAM 2 follows objects, with gradients: what transformers' video forward does under inference mode."""
+"""Tracks objects with SAM 2, with gradients.
+
+The steps are those of transformers' video model, whose own forward runs in inference mode only: encode the
+image, attend to the memory, decode masks, encode them into the memory.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +14,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.sandbox.sam2_model.network import FINE, GRID, SIZE
+from toolkit.sandbox.sam2_model.network import GRID, IMAGE_SIZE, MASK_SIZE
 
 if TYPE_CHECKING:
     from transformers import Sam2VideoModel
 
-ABSENT = -1024.0  # the logit of a mask of nobody, as transformers has it
+ABSENT_LOGIT = -1024.0  # mask logit of an absent object, as in transformers
 
 
-def settle(model: Sam2VideoModel, seen: Seen) -> None:
-    """Let features that come out of memory be as large as those `seen`, which the decoder knows.
+def calibrate_memory(model: Sam2VideoModel, features: ImageFeatures) -> None:
+    """Set the output norm of the memory attention to the statistics of the image features.
 
-    To be done once, when the image encoder has learned and the memory begins to.
+    The mask decoder is trained on image features. Call this once, after the image encoder has been trained
+    and before the memory is.
     """
     with torch.no_grad():
-        norm, features = model.memory_attention.layer_norm, seen.top.flatten(0, 1)
-        norm.weight.copy_(features.std(0))
-        norm.bias.copy_(features.mean(0) + model.no_memory_embedding[0, 0])
+        norm, values = model.memory_attention.layer_norm, features.top.flatten(0, 1)
+        norm.weight.copy_(values.std(0))
+        norm.bias.copy_(values.mean(0) + model.no_memory_embedding[0, 0])
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the image encoder made of N frames.
+class ImageFeatures:
+    """The image encoder's features of N frames.
 
-    `top` (cells, N, C) are the coarsest features, `place` where they are; `fine` finer ones, (N, C, h, w).
+    Attributes:
+        top: Coarsest features, (GRID * GRID, N, C).
+        place: Their positional encoding, of the same shape.
+        fine: Two finer feature maps, (N, C, h, w).
     """
 
     top: Tensor
     place: Tensor
     fine: tuple[Tensor, Tensor]
 
-    def at(self, rows: Tensor) -> Seen:
-        """Those of some frames."""
-        return Seen(self.top[:, rows], self.place[:, rows], (self.fine[0][rows], self.fine[1][rows]))
+    def select(self, rows: Tensor) -> ImageFeatures:
+        """Return the features of the frames `rows`."""
+        return ImageFeatures(self.top[:, rows], self.place[:, rows], (self.fine[0][rows], self.fine[1][rows]))
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What the mask decoder says of N objects in one frame: M masks each.
+class MaskOutput:
+    """The mask decoder's output for N objects in one frame, with M candidate masks each.
 
-    `logits` (N, M, FINE, FINE), `quality` (N, M) their expected IoU, `tokens` (N, M, C), `presence` (N, 1)
-    the logit of being there at all.
+    Attributes:
+        logits: Mask logits, (N, M, MASK_SIZE, MASK_SIZE).
+        quality: Predicted IoU, (N, M).
+        tokens: Mask tokens, (N, M, C).
+        presence: Logit that the object is in the frame, (N, 1).
     """
 
     logits: Tensor
@@ -60,42 +71,47 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Points in the model's pixels, (N, P, 2), and labels (N, P), int32.
+class PointPrompts:
+    """Point and box prompts of N objects.
 
-    1 is the object, 0 is not; 2 and 3 are the corners of a box.
+    Attributes:
+        points: Coordinates in pixels of the model's input, (N, P, 2).
+        labels: int32 (N, P). 1: on the object; 0: not on it; 2 and 3: two opposite corners of a box; -1:
+            none.
     """
 
     points: Tensor
     labels: Tensor
 
     @property
-    def many(self) -> bool:
-        """Whether three masks are drawn: for one click alone."""
+    def multimask(self) -> bool:
+        """Whether the decoder predicts three candidate masks: for a single click only."""
         return self.labels.shape[1] == 1 and bool((self.labels >= 0).all())
 
 
-class Scout(nn.Module):
-    """Teaches the image encoder from the first step on, as long as the mask decoder cannot; not kept.
+class AuxiliaryHead(nn.Module):
+    """Auxiliary head that trains the image encoder while the mask decoder is still untrained.
 
-    `Seen` -> (N, 3, FINE, FINE): is some creature here (logit), and how far is its middle, in tenths of the
-    side.
+    It maps `ImageFeatures` to (N, 3, MASK_SIZE, MASK_SIZE): the logit that a pixel shows any creature, and
+    the offset (x, y) to that creature's centre in tenths of the image side.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Conv2d(channels, 3, 1) for channels in (16, 32, 128))
 
-    def forward(self, seen: Seen) -> Tensor:
-        """See the class."""
-        said = torch.zeros(())
-        for head, level in zip(self.heads, (*seen.fine, _square(seen.top)), strict=True):
-            said = said + functional.interpolate(head(level), size=(FINE, FINE), mode="bilinear")
-        return said
+    def forward(self, features: ImageFeatures) -> Tensor:
+        """Return logits and offsets; see the class."""
+        output = torch.zeros(())
+        for head, level in zip(self.heads, (*features.fine, _square(features.top)), strict=True):
+            output = output + functional.interpolate(
+                head(level), size=(MASK_SIZE, MASK_SIZE), mode="bilinear"
+            )
+        return output
 
 
-def encode(model: Sam2VideoModel, pixels: Tensor) -> Seen:
-    """Features of frames (N, 3, SIZE, SIZE) as `toolkit.segmentation.sam2.to_pixels` makes them."""
+def encode_images(model: Sam2VideoModel, pixels: Tensor) -> ImageFeatures:
+    """Encode frames (N, 3, IMAGE_SIZE, IMAGE_SIZE), normalised by `segmentation.sam2.to_pixels`."""
     out = model.get_image_features(pixels, return_dict=True)
     sizes = model.backbone_feature_sizes
     fine = [
@@ -103,35 +119,49 @@ def encode(model: Sam2VideoModel, pixels: Tensor) -> Seen:
         for x, size in zip(out.fpn_hidden_states[:2], sizes[:2], strict=True)
     ]
     place = out.fpn_position_encoding[-1].expand(-1, len(pixels), -1)
-    return Seen(out.fpn_hidden_states[-1], place, (fine[0], fine[1]))
+    return ImageFeatures(out.fpn_hidden_states[-1], place, (fine[0], fine[1]))
 
 
-def draw(model: Sam2VideoModel, top: Tensor, fine: Sequence[Tensor], asked: Asked | None) -> Drawn:
-    """Masks of N objects from their frames' features: `top` (cells, N, C) knows the memory already."""
+def decode_masks(
+    model: Sam2VideoModel, top: Tensor, fine: Sequence[Tensor], prompts: PointPrompts | None
+) -> MaskOutput:
+    """Predict the masks of N objects.
+
+    Args:
+        model: The model.
+        top: Coarsest features after memory attention, (GRID * GRID, N, C).
+        fine: The two finer feature maps.
+        prompts: The prompts, or None in frames after the prompted one.
+    """
     count = top.shape[1]
-    if asked is None:
+    if prompts is None:
         nowhere = torch.full((count, 1), -1, dtype=torch.int32)
-        asked = Asked(torch.zeros(count, 1, 2), nowhere)
-    sparse, dense = model.prompt_encoder(asked.points[:, None], asked.labels[:, None], None, None)
+        prompts = PointPrompts(torch.zeros(count, 1, 2), nowhere)
+    sparse, dense = model.prompt_encoder(prompts.points[:, None], prompts.labels[:, None], None, None)
     place = model.get_image_wide_positional_embeddings().expand(count, -1, -1, -1)
     masks, quality, tokens, presence = model.mask_decoder(
         image_embeddings=_square(top),
         image_positional_embeddings=place,
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense,
-        multimask_output=asked.many,
+        multimask_output=prompts.multimask,
         high_resolution_features=list(fine),
     )
-    return Drawn(masks[:, 0], quality[:, 0], tokens[:, 0], presence[:, 0])
+    return MaskOutput(masks[:, 0], quality[:, 0], tokens[:, 0], presence[:, 0])
 
 
-def remember(model: Sam2VideoModel, top: Tensor, logits: Tensor, there: Tensor, sure: bool) -> Tensor:
-    """The memory (cells, N, 64) of a frame with masks of these logits (N, FINE, FINE), where `there` (N, 1).
+def encode_memory(model: Sam2VideoModel, top: Tensor, logits: Tensor, there: Tensor, sure: bool) -> Tensor:
+    """Encode a frame's features and masks into memory features, (GRID * GRID, N, 64).
 
-    sure: of a prompted frame, whose mask counts as it is.
+    Args:
+        model: The model.
+        top: Coarsest features of the frame.
+        logits: Mask logits, (N, MASK_SIZE, MASK_SIZE).
+        there: Whether the object is in the frame, (N, 1) bool.
+        sure: True for the prompted frame: its mask is binarised.
     """
-    logits = torch.where(there[..., None], logits, ABSENT)
-    large = functional.interpolate(logits[:, None].float(), size=(SIZE, SIZE), mode="bilinear")
+    logits = torch.where(there[..., None], logits, ABSENT_LOGIT)
+    large = functional.interpolate(logits[:, None].float(), size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear")
     large = functional.interpolate(large, size=(16 * GRID, 16 * GRID), mode="bilinear", antialias=True)
     mask = (large > 0).float() if sure else large.sigmoid()
     config = model.config
@@ -142,12 +172,16 @@ def remember(model: Sam2VideoModel, top: Tensor, logits: Tensor, there: Tensor, 
     return torch.as_tensor(memory.flatten(2).permute(2, 0, 1))
 
 
-def recall(
-    model: Sam2VideoModel, seen: Seen, memories: Sequence[Tensor], pointers: Sequence[Tensor]
+def attend_to_memory(
+    model: Sam2VideoModel, features: ImageFeatures, memories: Sequence[Tensor], pointers: Sequence[Tensor]
 ) -> Tensor:
-    """The coarsest features (cells, N, C) of a frame, told by memory where the objects are.
+    """Condition a frame's coarsest features on the memory: (GRID * GRID, N, C).
 
-    `memories` (cells, N, 64) and `pointers` (N, C) are of the prompted frame and of all since, in order.
+    Args:
+        model: The model.
+        features: Features of the frame.
+        memories: Memory features of all frames so far, the prompted one first, (GRID * GRID, N, 64) each.
+        pointers: Object pointers of the same frames, (N, C) each.
     """
     from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
@@ -168,35 +202,42 @@ def recall(
     tokens = tokens.view(*tokens.shape[:2], parts, model.mem_dim).permute(0, 2, 1, 3).flatten(0, 1)
     when = when[:, None].expand(-1, tokens.shape[1], -1).repeat_interleave(parts, 0)
     fused = model.memory_attention(
-        current_vision_features=seen.top,
+        current_vision_features=features.top,
         memory=torch.cat([*values, tokens.to(values[0].dtype)]),
-        current_vision_position_embeddings=seen.place,
+        current_vision_position_embeddings=features.place,
         memory_posision_embeddings=torch.cat([*places, when]),
         num_object_pointer_tokens=len(tokens),
     )
     return torch.as_tensor(fused.squeeze(0).transpose(0, 1))
 
 
-def follow(
-    model: Sam2VideoModel, seen: Seen, rows: Tensor, asked: Asked, present: Tensor | None = None
-) -> list[Drawn]:
-    """Follow N objects through T frames from the prompt in their first.
+def track_objects(
+    model: Sam2VideoModel,
+    features: ImageFeatures,
+    rows: Tensor,
+    prompts: PointPrompts,
+    present: Tensor | None = None,
+) -> list[MaskOutput]:
+    """Track N objects through T frames, from a prompt in the first frame.
 
     Args:
         model: The model.
-        seen: Features of all frames.
-        rows: (N, T): which of them are the frames of each object.
-        asked: The prompts.
-        present: (N, T), whether it is to be seen, for training; else the model's own opinion counts.
+        features: Features of all frames.
+        rows: Indices of each object's frames, (N, T).
+        prompts: The prompts.
+        present: True visibility of the objects, (N, T), for training. Default: the model's prediction.
+
+    Returns:
+        The decoder's output for each of the T frames.
     """
     memories: list[Tensor] = []
     pointers: list[Tensor] = []
-    drawn = []
+    outputs = []
     for t in range(rows.shape[1]):
-        now = seen.at(rows[:, t])
-        top = recall(model, now, memories, pointers) if t else now.top + model.no_memory_embedding
-        out = draw(model, top, now.fine, None if t else asked)
-        drawn.append(out)
+        now = features.select(rows[:, t])
+        top = attend_to_memory(model, now, memories, pointers) if t else now.top + model.no_memory_embedding
+        out = decode_masks(model, top, now.fine, None if t else prompts)
+        outputs.append(out)
         if t + 1 == rows.shape[1]:
             break
         best = out.quality.argmax(1)
@@ -204,10 +245,10 @@ def follow(
         there = out.presence > 0 if present is None else present[:, t, None]
         pointer = model.object_pointer_proj(out.tokens[each, best])
         pointers.append(torch.where(there, pointer, model.no_object_pointer.to(pointer.dtype)))
-        memories.append(remember(model, now.top, out.logits[each, best], there, sure=t == 0))
-    return drawn
+        memories.append(encode_memory(model, now.top, out.logits[each, best], there, sure=t == 0))
+    return outputs
 
 
 def _square(top: Tensor) -> Tensor:
-    """(cells, N, C) -> (N, C, GRID, GRID)."""
+    """Reshape features from (GRID * GRID, N, C) to (N, C, GRID, GRID)."""
     return top.permute(1, 2, 0).reshape(top.shape[1], top.shape[2], GRID, GRID)

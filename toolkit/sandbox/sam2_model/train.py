@@ -1,4 +1,4 @@
-"""How the sandbox's SAM 2 is trained: seven phases, each of which goes on where it stopped."""
+"""Trains the sandbox's SAM 2 in seven phases. Each phase resumes where it was interrupted."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ import torch
 from torch import nn
 
 from toolkit.core.files import save_torch
-from toolkit.sandbox.sam2_model.batches import Cases, Wrong, batch, scout_error, wrong
+from toolkit.sandbox.sam2_model.batches import Cases, StepLoss, sample_batch, auxiliary_loss, mask_loss
 from toolkit.sandbox.sam2_model.network import new_sam2
-from toolkit.sandbox.sam2_model.rollout import Scout, encode, follow, settle
+from toolkit.sandbox.sam2_model.rollout import AuxiliaryHead, calibrate_memory, encode_images, track_objects
 
 SAVE_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: `steps` steps on `clips` cases each, `length` frames of them.
+    """One phase of the training.
 
-    Every object gets `prompts` prompts. `lr` is the peak of the learning rate; that of the image encoder is
-    `encoder` times as high, and where this is 0, it is left alone; `scout` says whether a scout teaches it,
-    too. `still`: all frames are the first one. `slow`: long cases, mostly crossings.
+    Attributes:
+        name: Name of the phase. Its state file and its random seeds depend on it.
+        length: Number of frames per case.
+        clips: Number of cases per step.
+        steps: Number of steps.
+        lr: Peak learning rate.
+        prompts: Number of prompts per object.
+        encoder: Learning rate of the image encoder relative to `lr`; 0 freezes it.
+        auxiliary: Whether the auxiliary head trains the image encoder too.
+        still: All frames are copies of the first one.
+        slow: Use the slow cases: long ones, mostly crossings.
     """
 
     name: str
@@ -36,7 +44,7 @@ class Phase:
     lr: float
     prompts: int = 1
     encoder: float = 0.25
-    scout: bool = True
+    auxiliary: bool = True
     still: bool = False
     slow: bool = False
 
@@ -44,23 +52,23 @@ class Phase:
 def phases(
     prompts: int, pictures: int, copies: int, pairs: int, rows: int, crossings: int, refine: int
 ) -> tuple[Phase, ...]:
-    """The seven phases, with this many steps each."""
+    """Return the seven phases, with this many steps each."""
     return (
         Phase("prompts", 1, 10, prompts, 5e-3, prompts=3, encoder=0),
         Phase("pictures", 1, 10, pictures, 5e-3, prompts=3),
         Phase("copies", 2, 10, copies, 4e-3, encoder=0, still=True),
         Phase("pairs", 2, 8, pairs, 4e-3),
         Phase("rows", 6, 4, rows, 3e-3, encoder=0),
-        # a rate as high as before would undo what the memory has learnt
-        Phase("crossings", 8, 3, crossings, 1.2e-3, encoder=0.1, scout=False, slow=True),
-        Phase("refine", 8, 3, refine, 1e-3, encoder=0.1, scout=False, slow=True),
+        # A learning rate as high as before would destroy what the memory has learned.
+        Phase("crossings", 8, 3, crossings, 1.2e-3, encoder=0.1, auxiliary=False, slow=True),
+        Phase("refine", 8, 3, refine, 1e-3, encoder=0.1, auxiliary=False, slow=True),
     )
 
 
 class Optimiser:
-    """Muon for the matrices of linear layers, AdamW for everything else: fewer steps than AdamW alone.
+    """Muon for the matrices of linear layers, AdamW for the rest. This needs fewer steps than AdamW alone.
 
-    encoder: how high the image encoder's learning rate is, beside that of everything else.
+    encoder: learning rate of the image encoder relative to the rest.
     """
 
     def __init__(self, learner: nn.Module, encoder: float) -> None:
@@ -81,7 +89,7 @@ class Optimiser:
         )
 
     def step(self, lr: float) -> None:
-        """One update with the gradients that are there; they are dropped after it."""
+        """Update the parameters with their gradients, then clear the gradients."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr * group["share"]
@@ -89,42 +97,45 @@ class Optimiser:
             part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of both parts."""
+        """Return the states of both optimisers."""
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """As `state_dict` gave it."""
+        """Load what `state_dict` returned."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
 
 
 def new_learner(seed: int) -> nn.ModuleDict:
-    """What is trained: the `model`, and its `scout`."""
-    return nn.ModuleDict({"model": new_sam2(seed), "scout": Scout()})
+    """Return the trained modules: the model, and its auxiliary head under the key "scout" of saved states."""
+    return nn.ModuleDict({"model": new_sam2(seed), "scout": AuxiliaryHead()})
 
 
-def train_step(learner: nn.ModuleDict, cases: Cases, phase: Phase, seed: int) -> Wrong:
-    """How wrong the model is on a batch drawn by the seed; gradients stay in its parameters."""
+def train_step(learner: nn.ModuleDict, cases: Cases, phase: Phase, seed: int) -> StepLoss:
+    """Compute the loss on the batch of this seed and its gradients. The caller updates the parameters."""
     g = torch.Generator().manual_seed(seed)
-    these = batch(cases, phase.clips, 1 if phase.still else phase.length, g, phase.prompts)
-    these = these.held(phase.length) if phase.still else these
+    these = sample_batch(cases, phase.clips, 1 if phase.still else phase.length, g, phase.prompts)
+    these = these.repeat_first(phase.length) if phase.still else these
     with torch.set_grad_enabled(phase.encoder > 0):
-        seen = encode(learner["model"], these.pixels)
-    found = wrong(follow(learner["model"], seen, these.rows, these.asked, these.present), these)
+        seen = encode_images(learner["model"], these.pixels)
+    found = mask_loss(track_objects(learner["model"], seen, these.rows, these.prompts, these.present), these)
     loss = found.loss
-    if phase.encoder and phase.scout:
-        loss = loss + 2 * scout_error(learner["scout"](seen), these.everybody)
+    if phase.encoder and phase.auxiliary:
+        loss = loss + 2 * auxiliary_loss(learner["scout"](seen), these.all_masks)
     loss.backward()  # type: ignore[no-untyped-call]
     return found
 
 
 def fit(
     learner: nn.ModuleDict, cases: Cases, phase: Phase, folder: Path, seed: int
-) -> tuple[int, Iterator[tuple[int, Wrong]]]:
-    """Train through a phase, going on from its state file.
+) -> tuple[int, Iterator[tuple[int, StepLoss]]]:
+    """Train one phase, resuming from its state file.
 
-    Returns how many steps were done before, and what trains the others: it yields (steps done, how wrong). In
-    the end the model has the average of its late weights.
+    At the end the model has the exponential moving average of its weights.
+
+    Returns:
+        The number of steps done before, and an iterator that trains the remaining steps and yields
+        (steps done, loss).
     """
     smooth = torch.optim.swa_utils.get_ema_multi_avg_fn(0.98)  # type: ignore[no-untyped-call]
     average = torch.optim.swa_utils.AveragedModel(learner, multi_avg_fn=smooth)
@@ -136,9 +147,9 @@ def fit(
         optim.load_state_dict(state["optim"])
         start = int(state["step"])
     elif phase.still:
-        _settle(learner, cases, seed)
+        _calibrate_memory(learner, cases, seed)
 
-    def steps() -> Iterator[tuple[int, Wrong]]:
+    def steps() -> Iterator[tuple[int, StepLoss]]:
         learner.train()
         for step in range(start, phase.steps):
             found = train_step(learner, cases, phase, _seed(seed, phase.name, step))
@@ -155,15 +166,15 @@ def fit(
     return start, steps()
 
 
-def _settle(learner: nn.ModuleDict, cases: Cases, seed: int) -> None:
-    """Make the memory ready to begin, see `sam2_follow.settle`."""
-    these = batch(cases, 16, 1, torch.Generator().manual_seed(seed))
+def _calibrate_memory(learner: nn.ModuleDict, cases: Cases, seed: int) -> None:
+    """Calibrate the memory on 16 cases before it is trained; see `rollout.calibrate_memory`."""
+    these = sample_batch(cases, 16, 1, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        settle(learner["model"], encode(learner["model"], these.pixels))
+        calibrate_memory(learner["model"], encode_images(learner["model"], these.pixels))
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """What part of the peak: a short warm-up, then a cosine down to 3 %."""
+    """Return the learning rate relative to its peak: a short warm-up, then a cosine decay to 3 %."""
     warm = min(1.0, (step + 1) / min(20, max(1, steps // 4)))
     return warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
