@@ -22,7 +22,7 @@ from toolkit.sandbox.base_model.clips import (
 )
 from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear
 from toolkit.sandbox.base_model.pretrain import tokenizer
-from toolkit.sandbox.base_model.train_dit import sample_batch, learning_rate, train_dit
+from toolkit.sandbox.base_model.train_dit import learning_rate, sample_batch, train_dit
 from toolkit.sandbox.base_model.train_vae import ConvMuon, channels_last, psnr, train_vae
 from toolkit.sandbox.world import population
 from toolkit.sandbox.world.actions import ACTIONS

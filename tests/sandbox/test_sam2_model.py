@@ -36,9 +36,9 @@ from toolkit.sandbox.sam2_model.pretrain import pretrain_sam2
 from toolkit.sandbox.sam2_model.report import (
     FAMILIES,
     TEST_SEEDS,
+    DetectionScores,
     Family,
     TrackingScores,
-    DetectionScores,
     measure_reference,
     measure_sam2,
     overlay_masks,
@@ -192,7 +192,9 @@ def test_mask_errors_are_zero_for_the_truth_and_large_for_its_inverse() -> None:
 def test_the_scout_error_is_zero_for_true_centres() -> None:
     all_masks = torch.zeros(1, 2, MASK_SIZE, MASK_SIZE)
     all_masks[0, 0, 10:20, 4:12] = all_masks[0, 1, 22:30, 20:36] = 1
-    rows, columns = torch.meshgrid(torch.arange(MASK_SIZE) + 0.5, torch.arange(MASK_SIZE) + 0.5, indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(MASK_SIZE) + 0.5, torch.arange(MASK_SIZE) + 0.5, indexing="ij"
+    )
     said = torch.where(all_masks.sum(1, keepdim=True) > 0, 30.0, -30.0).repeat(1, 3, 1, 1)
     for mask, (x, y) in zip(all_masks[0] > 0, ((8, 15), (28, 26)), strict=True):
         said[0, 1][mask] = 10 * (x - columns[mask]) / MASK_SIZE
@@ -310,7 +312,11 @@ def test_the_report_tells_good_trackers_from_bad_ones(
 ) -> None:
     """Followers that put the truth, nothing at all, and the truth until two thirds of the way."""
     clips = 2
-    shown = {f"{family}-{k:02d}": sample_masked_clip(family, TEST_SEEDS + k) for family in FAMILIES for k in range(clips)}
+    shown = {
+        f"{family}-{k:02d}": sample_masked_clip(family, TEST_SEEDS + k)
+        for family in FAMILIES
+        for k in range(clips)
+    }
 
     def until(share: float) -> Callable[[Options], Propagate]:
         def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:

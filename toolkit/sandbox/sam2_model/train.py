@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from toolkit.core.files import save_torch
-from toolkit.sandbox.sam2_model.batches import Cases, StepLoss, sample_batch, auxiliary_loss, mask_loss
+from toolkit.sandbox.sam2_model.batches import Cases, StepLoss, auxiliary_loss, mask_loss, sample_batch
 from toolkit.sandbox.sam2_model.network import new_sam2
 from toolkit.sandbox.sam2_model.rollout import AuxiliaryHead, calibrate_memory, encode_images, track_objects
 
