@@ -1,4 +1,4 @@
-"""Cached clips as training sees them: are they fresh, which are held back, which come in which step.
+"""Cached clips: writing them, checking that they are up to date, holding some back, ordering them.
 
 A cache is a folder of samples (``<id>.safetensors``) below the folder of clips, with ``rejected.jsonl`` for
 the clips that could not be encoded and ``prompts/empty.safetensors`` for caption dropout.
@@ -7,18 +7,13 @@ the clips that could not be encoded and ``prompts/empty.safetensors`` for captio
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import CastmixError
-
-if TYPE_CHECKING:
-    import torch
-from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 from toolkit.core.files import fingerprint_file, fingerprint_text, safetensors_bytes, write_atomic
 from toolkit.footage.clips import Clip, read_clips
 from toolkit.models.interfaces import ModelSpec
@@ -32,12 +27,36 @@ EMPTY_PROMPT = Path("prompts") / "empty.safetensors"
 FORMAT = "1"  # raise it when the content of a sample changes its meaning
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The cached tensors of a clip.
+
+    Attributes:
+        id: The clip's id.
+        latents: float32 (C, f, h, w), normalised as the denoiser takes them.
+        prompt_embeds: float32 (L, D).
+        text: The caption that `prompt_embeds` encodes.
+        fingerprint: Fingerprints of what the sample was made from: file, caption, model, settings.
+    """
+
+    id: str
+    latents: Tensor
+    prompt_embeds: Tensor
+    text: str
+    fingerprint: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Item:
-    """A cached clip; its tensors stay on disk until they are needed.
+    """A cached clip. Its tensors stay on disk until they are needed.
 
-    `take` names the shot that the clip was cut from: clips of one take look alike. `shape` is (C, f, h, w) of
-    the latents, `fingerprint` of all that the sample was made from; `composite`: somebody was pasted in.
+    Attributes:
+        path: Its sample.
+        text: The caption.
+        take: The shot that the clip was cut from: clips of one take look alike.
+        shape: (C, f, h, w) of the latents.
+        fingerprint: Of the clip's id and everything that the sample was made from.
+        composite: Whether a character was pasted in.
     """
 
     path: Path
@@ -49,10 +68,8 @@ class Item:
 
     def load(self) -> tuple[Tensor, Tensor]:
         """Latents (C, f, h, w) and prompt embeddings (L, D), float32."""
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
-            return file.get_tensor("latents"), file.get_tensor("prompt_embeds")
+        sample = _load_sample(self.path)
+        return sample.latents, sample.prompt_embeds
 
 
 def cache_folder(clips: Path, spec: ModelSpec) -> Path:
@@ -184,25 +201,6 @@ def _header(path: Path) -> tuple[dict[str, str], tuple[int, ...]] | None:
             return found, tuple(file.get_slice("latents").get_shape())
     except (SafetensorError, KeyError, ValueError):
         return None
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """What training reads of a clip.
-
-    Attributes:
-        id: The clip's id.
-        latents: float32 (C, f, h, w), normalised as the denoiser takes them.
-        prompt_embeds: float32 (L, D).
-        text: The caption that `prompt_embeds` encodes.
-        fingerprint: What the sample was made from (file, caption, model, settings), by name.
-    """
-
-    id: str
-    latents: torch.Tensor
-    prompt_embeds: torch.Tensor
-    text: str
-    fingerprint: dict[str, str]
 
 
 def save_sample(folder: Path, sample: Sample) -> Path:
