@@ -27,9 +27,9 @@ from toolkit.lora.settings import Adapter
 from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import load_denoiser
-from toolkit.sampling.collaborative import collaborate, guided_steps
-from toolkit.sampling.collaborative_branches import BranchPrompt, new_branch
-from toolkit.sampling.collaborative_guides import GUIDES, Branch, Name
+from toolkit.sampling.collaborative import collaborative_step, guided_steps
+from toolkit.sampling.collaborative_branches import BranchPrompt, make_branch
+from toolkit.sampling.collaborative_gradients import GRADIENT_FUNCTIONS, Branch, BranchName
 from toolkit.sampling.denoise import guided_velocity
 from toolkit.sampling.settings import Collaboration
 
@@ -71,11 +71,11 @@ def network(size: str) -> Denoiser:
     return WanDenoiser(module.eval().requires_grad_(False))
 
 
-def branches_of(denoiser: Denoiser, size: str, checkpointing: bool) -> dict[Name, Branch]:
+def branches_of(denoiser: Denoiser, size: str, checkpointing: bool) -> dict[BranchName, Branch]:
     """Two branches with a rank-32 LoRA each and a prompt of two subjects."""
     _, _, (length, width) = SIZES[size]
-    branches: dict[Name, Branch] = {}
-    names: tuple[Name, ...] = ("subject", "motion")
+    branches: dict[BranchName, Branch] = {}
+    names: tuple[BranchName, ...] = ("subject", "motion")
     for name in names:
         embeds = torch.randn(1, length, width, generator=torch.Generator().manual_seed(1))
         embeds[:, 40:] = 0
@@ -83,7 +83,7 @@ def branches_of(denoiser: Denoiser, size: str, checkpointing: bool) -> dict[Name
         active = functools.partial(activate, denoiser.module, {name: 1.0})
         velocity = guided_velocity(denoiser, embeds, torch.zeros_like(embeds), 5.0)
         settings = Collaboration(checkpointing=checkpointing)
-        branches[name] = new_branch(denoiser, prompted, velocity, active, settings)
+        branches[name] = make_branch(denoiser, prompted, velocity, active, settings)
     return branches
 
 
@@ -99,7 +99,7 @@ def steps_of(denoiser: Denoiser, size: str, latents: Tensor) -> dict[str, Callab
 
     def step(sampler: str, guided: bool, checkpointing: bool = True) -> Callable[[], object]:
         pair = plain if checkpointing else branches_of(denoiser, size, False)
-        one = collaborate(pair, Collaboration(), GUIDES[sampler])
+        one = collaborative_step(pair, Collaboration(), GRADIENT_FUNCTIONS[sampler])
         return lambda: one(latents, sigma, following, guided, {})
 
     def euler() -> object:

@@ -15,23 +15,23 @@ from torch import Tensor
 from toolkit.core.errors import CastmixError
 from toolkit.models.flow_matching import sigma_schedule
 from toolkit.sampling.collaborative import (
-    Report,
-    collaborate,
+    StepReport,
+    branch_shares,
+    collaborative_step,
     collaborative_velocity,
     guided_steps,
-    pulled,
-    shares,
+    moved_against,
 )
-from toolkit.sampling.collaborative_guides import (
-    GUIDES,
+from toolkit.sampling.collaborative_gradients import (
+    GRADIENT_FUNCTIONS,
     Branch,
-    Kind,
+    BranchGradient,
+    BranchGradients,
+    BranchName,
+    MapKind,
     Maps,
-    Name,
-    Pull,
-    Pulls,
-    attention_guide,
-    difference_guide,
+    attention_gradients,
+    difference_gradients,
 )
 from toolkit.sampling.denoise import denoise
 from toolkit.sampling.request import check_collaboration
@@ -57,13 +57,13 @@ class Toy:
         self.asked.append(("velocity", False))
         return torch.einsum("cd,bdfhw->bcfhw", self.mixing, latents).sin() + self.which * sigma
 
-    def maps(self, latents: Tensor, sigma: Tensor, kind: Kind) -> Tensor:
+    def maps(self, latents: Tensor, sigma: Tensor, kind: MapKind) -> Tensor:
         mixed = torch.einsum("cd,bdfhw->bcfhw", self.mixing, latents) * (1 + sigma)
         if kind == "spatial":
             return mixed[:, :2].flatten(2).softmax(2).reshape(mixed[:, :2].shape)
         return torch.einsum("bcfhw,bcghw->bhwfg", mixed, mixed).softmax(-1)
 
-    def read(self, latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
+    def read(self, latents: Tensor, sigma: Tensor, kinds: Collection[MapKind]) -> Maps:
         assert self.depth == 1
         self.asked.append(("+".join(kinds), latents.requires_grad))
         return {kind: (self.maps(latents, sigma, kind),) for kind in kinds}
@@ -79,11 +79,11 @@ class Toy:
 
 
 @pytest.fixture
-def toys() -> dict[Name, Toy]:
+def toys() -> dict[BranchName, Toy]:
     return {"subject": Toy(0.3), "motion": Toy(-0.7)}
 
 
-def branches(toys: dict[Name, Toy]) -> dict[Name, Branch]:
+def branches(toys: dict[BranchName, Toy]) -> dict[BranchName, Branch]:
     return {name: toy.branch() for name, toy in toys.items()}
 
 
@@ -103,30 +103,32 @@ def numerical(loss: Any, x: Tensor, step: float = 1e-5) -> Tensor:
 
 
 SIGMA = torch.tensor(0.9, dtype=torch.float64)
-BOTH: list[Kind] = ["spatial", "temporal"]
+BOTH: list[MapKind] = ["spatial", "temporal"]
 
 
-def test_pulls_equal_gradients_by_finite_differences(toys: dict[Name, Toy]) -> None:
+def test_gradients_equal_finite_differences(toys: dict[BranchName, Toy]) -> None:
     """Of each loss in its own copy, the other branch's map held where it was: no gradient into it."""
     x = latents()
-    found = attention_guide(branches(toys), x, SIGMA, BOTH)
-    kinds: dict[Name, tuple[Kind, Name]] = {
+    found = attention_gradients(branches(toys), x, SIGMA, BOTH)
+    kinds: dict[BranchName, tuple[MapKind, BranchName]] = {
         "subject": ("temporal", "motion"),
         "motion": ("spatial", "subject"),
     }
     for name, (kind, other) in kinds.items():
         constant = toys[other].maps(x, SIGMA, kind)
 
-        def loss(copy: Tensor, name: Name = name, kind: Kind = kind, constant: Tensor = constant) -> Tensor:
+        def loss(
+            copy: Tensor, name: BranchName = name, kind: MapKind = kind, constant: Tensor = constant
+        ) -> Tensor:
             return (toys[name].maps(copy, SIGMA, kind) - constant).square().flatten(1).mean(1).sum()
 
         expected = numerical(loss, x)
-        gradient = found.pulls[name].gradient
+        gradient = found.gradients[name].gradient
         torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-11)
-        torch.testing.assert_close(found.pulls[name].loss.sum(), loss(x))
+        torch.testing.assert_close(found.gradients[name].loss.sum(), loss(x))
 
         def shared(
-            copy: Tensor, name: Name = name, kind: Kind = kind, other: Name = other
+            copy: Tensor, name: BranchName = name, kind: MapKind = kind, other: BranchName = other
         ) -> Tensor:  # one leaf for both, as it must not be
             apart = toys[name].maps(copy, SIGMA, kind) - toys[other].maps(copy, SIGMA, kind)
             return apart.square().flatten(1).mean(1).sum()
@@ -135,9 +137,9 @@ def test_pulls_equal_gradients_by_finite_differences(toys: dict[Name, Toy]) -> N
         assert (gradient - wrong).norm() > 0.1 * wrong.norm()
 
 
-def test_the_lite_pull_is_the_gradient_with_constant_velocities(toys: dict[Name, Toy]) -> None:
+def test_the_lite_gradient_is_exact_with_constant_velocities(toys: dict[BranchName, Toy]) -> None:
     x = latents()
-    found = difference_guide(branches(toys), x, SIGMA, BOTH)
+    found = difference_gradients(branches(toys), x, SIGMA, BOTH)
     with torch.no_grad():
         held = {name: toy.velocity(x, SIGMA) for name, toy in toys.items()}
     other = x - SIGMA * held["motion"]
@@ -145,19 +147,19 @@ def test_the_lite_pull_is_the_gradient_with_constant_velocities(toys: dict[Name,
     def loss(copy: Tensor) -> Tensor:
         return ((copy - SIGMA * held["subject"]) - other).diff(dim=2).square().flatten(1).mean(1).sum()
 
-    assert set(found.pulls) == {"subject"}
-    torch.testing.assert_close(found.pulls["subject"].gradient, numerical(loss, x), rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(found.pulls["subject"].loss.sum(), loss(x))
+    assert set(found.gradients) == {"subject"}
+    torch.testing.assert_close(found.gradients["subject"].gradient, numerical(loss, x), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.gradients["subject"].loss.sum(), loss(x))
     with pytest.raises(CastmixError, match="two latent frames or more"):
-        difference_guide(branches(toys), x[:, :, :1], SIGMA, BOTH)
+        difference_gradients(branches(toys), x[:, :, :1], SIGMA, BOTH)
 
 
-def test_a_step_equals_algorithm_1(toys: dict[Name, Toy]) -> None:
+def test_a_step_equals_algorithm_1(toys: dict[BranchName, Toy]) -> None:
     """Both copies move at once from the same x, and the step leaves from their mean."""
     x, following, alpha = latents(), torch.tensor(0.8, dtype=torch.float64), 0.4
     settings = Collaboration(beta_subject=(0.3, 0.3), beta_motion=(0.7, 0.7))
-    alphas: dict[Name, Tensor] = {name: torch.full((2,), alpha, dtype=torch.float64) for name in toys}
-    step = collaborate(branches(toys), settings, attention_guide)
+    alphas: dict[BranchName, Tensor] = {name: torch.full((2,), alpha, dtype=torch.float64) for name in toys}
+    step = collaborative_step(branches(toys), settings, attention_gradients)
     ours, report = step(x, SIGMA, following, True, alphas)
 
     s, m = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -196,7 +198,7 @@ def test_the_mean_copy_is_independent_of_the_prediction_type() -> None:
 
 
 def sample_together(
-    both: dict[Name, Branch],
+    both: dict[BranchName, Branch],
     x: Tensor,
     sigmas: Tensor,
     settings: Collaboration,
@@ -206,8 +208,8 @@ def sample_together(
     return denoise(collaborative_velocity(both, sigmas, settings, guide, report), x, sigmas)
 
 
-@pytest.mark.parametrize("sampler", sorted(GUIDES))
-def test_a_zero_step_is_the_weighted_sum_of_two_velocities(toys: dict[Name, Toy], sampler: str) -> None:
+@pytest.mark.parametrize("sampler", sorted(GRADIENT_FUNCTIONS))
+def test_a_zero_step_is_the_weighted_sum_of_two_velocities(toys: dict[BranchName, Toy], sampler: str) -> None:
     x, sigmas = latents(), sigma_schedule(6, 3.0).double()
     settings = Collaboration(eta=0, sigma_window=(0, 1), beta_subject=(0.25, 0.75), beta_motion=(0.75, 0.25))
 
@@ -219,43 +221,45 @@ def test_a_zero_step_is_the_weighted_sum_of_two_velocities(toys: dict[Name, Toy]
 
     with torch.no_grad():
         expected = denoise(velocity, x, sigmas)
-    ours = sample_together(branches(toys), x, sigmas, settings, GUIDES[sampler])
+    ours = sample_together(branches(toys), x, sigmas, settings, GRADIENT_FUNCTIONS[sampler])
     torch.testing.assert_close(ours, expected)
-    moved = sample_together(branches(toys), x, sigmas, replace(settings, eta=0.05), GUIDES[sampler])
+    moved = sample_together(
+        branches(toys), x, sigmas, replace(settings, eta=0.05), GRADIENT_FUNCTIONS[sampler]
+    )
     assert (moved - expected).norm() > 1e-3 * expected.norm()
 
 
-def test_a_share_of_one_equals_that_branch_alone(toys: dict[Name, Toy]) -> None:
-    """At share 1 the other is not even asked for its velocity; a branch that agrees is not pulled."""
+def test_a_share_of_one_equals_that_branch_alone(toys: dict[BranchName, Toy]) -> None:
+    """At share 1 the other is not even asked for its velocity; a branch that agrees does not move."""
     x, sigmas = latents(), sigma_schedule(5, 3.0).double()
     with torch.no_grad():
         alone = denoise(toys["subject"].velocity, x, sigmas)
     settings = Collaboration(beta_subject=(1, 1), beta_motion=(0, 0), spatial=False, temporal=False)
     toys["motion"].asked.clear()
-    both = sample_together(branches(toys), x, sigmas, settings, attention_guide)
+    both = sample_together(branches(toys), x, sigmas, settings, attention_gradients)
     torch.testing.assert_close(both, alone)
     assert toys["motion"].asked == []
     same = {"subject": toys["subject"].branch(), "motion": toys["subject"].branch()}
-    for guide in GUIDES.values():
+    for guide in GRADIENT_FUNCTIONS.values():
         twice = sample_together(same, x, sigmas, Collaboration(eta=0.1), guide)  # type: ignore[arg-type]
         torch.testing.assert_close(twice, alone)
 
 
-def test_maps_are_read_in_three_passes(toys: dict[Name, Toy]) -> None:
-    """Three short passes, gradients in two, and the constants before what is pulled towards them."""
+def test_maps_are_read_in_three_passes(toys: dict[BranchName, Toy]) -> None:
+    """Three short passes, gradients in two, and each constant before the maps that follow it."""
     asked: list[tuple[str, str, bool]] = []
 
-    def noted(name: Name) -> Branch:
+    def noted(name: BranchName) -> Branch:
         toy = toys[name].branch()
 
-        def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
+        def read(latents: Tensor, sigma: Tensor, kinds: Collection[MapKind]) -> Maps:
             asked.append((name, "+".join(kinds), latents.requires_grad))
             return toy.read(latents, sigma, kinds)
 
         return replace(toy, read=read)
 
-    pair: dict[Name, Branch] = {"subject": noted("subject"), "motion": noted("motion")}
-    attention_guide(pair, latents(), SIGMA, BOTH)
+    pair: dict[BranchName, Branch] = {"subject": noted("subject"), "motion": noted("motion")}
+    attention_gradients(pair, latents(), SIGMA, BOTH)
     assert asked == [
         ("motion", "temporal", False),
         ("subject", "temporal+spatial", True),
@@ -266,17 +270,17 @@ def test_maps_are_read_in_three_passes(toys: dict[Name, Toy]) -> None:
         "spatial": [("subject", "spatial", False), ("motion", "spatial", True)],
     }.items():
         asked.clear()
-        found = attention_guide(pair, latents(), SIGMA, [kind])  # type: ignore[list-item]
+        found = attention_gradients(pair, latents(), SIGMA, [kind])  # type: ignore[list-item]
         assert asked == expected
-        assert len(found.pulls) == 1
+        assert len(found.gradients) == 1
 
 
-def test_losses_fall_under_small_steps(toys: dict[Name, Toy]) -> None:
+def test_losses_fall_under_small_steps(toys: dict[BranchName, Toy]) -> None:
     pair, x = branches(toys), latents()
-    before = attention_guide(pair, x, SIGMA, BOTH)
+    before = attention_gradients(pair, x, SIGMA, BOTH)
     for name, kind, other in (("subject", "temporal", "motion"), ("motion", "spatial", "subject")):
-        pull = before.pulls[name]  # type: ignore[index]
-        moved, alpha, eta = pulled(x, pull.gradient, 0.02)
+        pull = before.gradients[name]  # type: ignore[index]
+        moved, alpha, eta = moved_against(x, pull.gradient, 0.02)
         constant = toys[other].maps(x, SIGMA, kind)  # type: ignore[index,arg-type]
         after = (toys[name].maps(moved, SIGMA, kind) - constant).square().flatten(1).mean(1)  # type: ignore[index,arg-type]
         assert (after < pull.loss).all()
@@ -289,37 +293,37 @@ def test_losses_fall_under_small_steps(toys: dict[Name, Toy]) -> None:
 def test_a_normalised_step_is_independent_of_the_gradients_scale() -> None:
     """A gradient a thousand times smaller moves as far; a constant alpha a thousand times less."""
     x, gradient = latents(), latents(1)
-    near, alpha, _ = pulled(x, gradient, 0.03)
-    far, grown, _ = pulled(x, gradient / 1000, 0.03)
+    near, alpha, _ = moved_against(x, gradient, 0.03)
+    far, grown, _ = moved_against(x, gradient / 1000, 0.03)
     torch.testing.assert_close(near, far)
     torch.testing.assert_close(grown, 1000 * alpha)
-    small, _, eta = pulled(x, gradient / 1000, 0.03, alpha)
+    small, _, eta = moved_against(x, gradient / 1000, 0.03, alpha)
     torch.testing.assert_close(x - small, (x - near) / 1000)
     torch.testing.assert_close(eta, torch.full_like(eta, 3e-5))
-    still, _, eta = pulled(x, torch.zeros_like(x), 0.03)
+    still, _, eta = moved_against(x, torch.zeros_like(x), 0.03)
     assert torch.equal(still, x)
     assert eta.tolist() == [0, 0]
     with pytest.raises(CastmixError, match="not finite"):
-        pulled(x, gradient / 0, 0.03)
+        moved_against(x, gradient / 0, 0.03)
 
 
-def test_samples_of_a_batch_are_independent(toys: dict[Name, Toy]) -> None:
+def test_samples_of_a_batch_are_independent(toys: dict[BranchName, Toy]) -> None:
     x, sigmas = latents(), sigma_schedule(5, 3.0).double()
     settings = Collaboration(eta=0.05, freeze=True)
-    together = sample_together(branches(toys), x, sigmas, settings, attention_guide)
+    together = sample_together(branches(toys), x, sigmas, settings, attention_gradients)
     for i in range(2):
-        alone = sample_together(branches(toys), x[i : i + 1], sigmas, settings, attention_guide)
+        alone = sample_together(branches(toys), x[i : i + 1], sigmas, settings, attention_gradients)
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
-def reports(toys: dict[Name, Toy], settings: Collaboration, steps: int = 12) -> list[Report]:
-    found: list[Report] = []
+def reports(toys: dict[BranchName, Toy], settings: Collaboration, steps: int = 12) -> list[StepReport]:
+    found: list[StepReport] = []
     sigmas = sigma_schedule(steps, 3.0).double()
-    sample_together(branches(toys), latents(), sigmas, settings, attention_guide, found.append)
+    sample_together(branches(toys), latents(), sigmas, settings, attention_gradients, found.append)
     return found
 
 
-def test_the_log_has_every_step(toys: dict[Name, Toy]) -> None:
+def test_the_log_has_every_step(toys: dict[BranchName, Toy]) -> None:
     log = reports(toys, Collaboration(eta=0.05, sigma_window=(0.77, 1.0), every=2))
     sigmas = sigma_schedule(12, 3.0).tolist()
     assert [report.sigma for report in log] == pytest.approx(sigmas[:-1])
@@ -334,7 +338,7 @@ def test_the_log_has_every_step(toys: dict[Name, Toy]) -> None:
     assert first.alphas["subject"] != second.alphas["subject"]
 
 
-def test_a_frozen_step_keeps_the_first_alpha(toys: dict[Name, Toy]) -> None:
+def test_a_frozen_step_keeps_the_first_alpha(toys: dict[BranchName, Toy]) -> None:
     free, frozen = (
         [report for report in reports(toys, Collaboration(eta=0.05, freeze=freeze)) if report.guided]
         for freeze in (False, True)
@@ -347,17 +351,19 @@ def test_a_frozen_step_keeps_the_first_alpha(toys: dict[Name, Toy]) -> None:
     assert {alpha for report in constant for alphas in report.alphas.values() for alpha in alphas} == {7.0}
 
 
-def test_a_zero_gradient_does_not_set_the_kept_alpha(toys: dict[Name, Toy]) -> None:
+def test_a_zero_gradient_does_not_set_the_kept_alpha(toys: dict[BranchName, Toy]) -> None:
     calls = itertools.count()
 
-    def guide(both: Any, x: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Pulls:
-        found = attention_guide(both, x, sigma, kinds)
+    def guide(both: Any, x: Tensor, sigma: Tensor, kinds: Collection[MapKind]) -> BranchGradients:
+        found = attention_gradients(both, x, sigma, kinds)
         if next(calls):
             return found
-        none = {name: Pull(0 * pull.gradient, 0 * pull.loss) for name, pull in found.pulls.items()}
-        return replace(found, pulls=none)
+        none = {
+            name: BranchGradient(0 * pull.gradient, 0 * pull.loss) for name, pull in found.gradients.items()
+        }
+        return replace(found, gradients=none)
 
-    log: list[Report] = []
+    log: list[StepReport] = []
     settings = Collaboration(eta=0.05, freeze=True)
     sigmas = sigma_schedule(12, 3.0).double()
     found = sample_together(branches(toys), latents(), sigmas, settings, guide, log.append)
@@ -369,9 +375,9 @@ def test_a_zero_gradient_does_not_set_the_kept_alpha(toys: dict[Name, Toy]) -> N
 
 def test_shares_and_window_follow_sigma() -> None:
     settings = Collaboration(beta_subject=(1, 3), beta_motion=(3, 1))
-    assert shares(settings, 1.0) == {"subject": 0.25, "motion": 0.75}
-    assert shares(settings, 0.5) == {"subject": 0.5, "motion": 0.5}
-    assert shares(settings, 0.0) == {"subject": 0.75, "motion": 0.25}
+    assert branch_shares(settings, 1.0) == {"subject": 0.25, "motion": 0.75}
+    assert branch_shares(settings, 0.5) == {"subject": 0.5, "motion": 0.5}
+    assert branch_shares(settings, 0.0) == {"subject": 0.75, "motion": 0.25}
     sigmas = sigma_schedule(50, 3.0)
     # counted by hand from s u / (1 + (s - 1) u), see the schedule's own tests
     for low, count in ((0.77, sum(sigmas.tolist()[i] > 0.77 for i in range(50))), (0.0, 50)):
@@ -399,13 +405,13 @@ def test_wrong_settings_are_errors(wrong: dict[str, Any], message: str) -> None:
     check_collaboration(Collaboration())
 
 
-def test_branches_with_different_numbers_of_subjects_are_an_error(toys: dict[Name, Toy]) -> None:
+def test_branches_with_different_numbers_of_subjects_are_an_error(toys: dict[BranchName, Toy]) -> None:
     pair = branches(toys)
 
-    def fewer(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
+    def fewer(latents: Tensor, sigma: Tensor, kinds: Collection[MapKind]) -> Maps:
         found = toys["motion"].read(latents, sigma, kinds)
         return {kind: (maps[:, :1],) for kind, (maps,) in found.items()}
 
     pair["motion"] = replace(pair["motion"], read=fewer)
     with pytest.raises(CastmixError, match="both prompts must name the same number of subjects"):
-        attention_guide(pair, latents(), SIGMA, ["spatial"])
+        attention_gradients(pair, latents(), SIGMA, ["spatial"])

@@ -28,12 +28,12 @@ from toolkit.models import registry as models
 from toolkit.models.flow_matching import sigma_schedule
 from toolkit.sampling.collaborative_branches import (
     BranchPrompt,
+    make_branch,
     motion_branch_prompt,
-    new_branch,
     subject_branch_prompt,
     subjects_of,
 )
-from toolkit.sampling.collaborative_guides import Branch, Name, attention_guide
+from toolkit.sampling.collaborative_gradients import Branch, BranchName, attention_gradients
 from toolkit.sampling.denoise import denoise, guided_velocity
 from toolkit.sampling.prompt_encoding import EncodedPrompts
 from toolkit.sampling.request import Request, parse_words
@@ -81,7 +81,7 @@ def doubled(tiny_wan: Path) -> tuple[models.Denoiser, list[Part]]:
     return denoiser, members
 
 
-def prompted() -> dict[Name, BranchPrompt]:
+def prompted() -> dict[BranchName, BranchPrompt]:
     generator = torch.Generator().manual_seed(5)
     embeds = torch.randn(2, 1, 12, 24, generator=generator, dtype=torch.float64)
     return {
@@ -90,13 +90,13 @@ def prompted() -> dict[Name, BranchPrompt]:
     }
 
 
-def pair(denoiser: models.Denoiser, members: list[Part], settings: Collaboration) -> dict[Name, Branch]:
-    found: dict[Name, Branch] = {}
+def pair(denoiser: models.Denoiser, members: list[Part], settings: Collaboration) -> dict[BranchName, Branch]:
+    found: dict[BranchName, Branch] = {}
     for name, one in prompted().items():
         weights = {member.name: member.weight for member in members if member.role == name}
         active = functools.partial(adapters.activate, denoiser.module, weights)
         velocity = guided_velocity(denoiser, one.embeds, torch.zeros_like(one.embeds), 2.0)
-        found[name] = new_branch(denoiser, one, velocity, active, settings)
+        found[name] = make_branch(denoiser, one, velocity, active, settings)
     return found
 
 
@@ -111,13 +111,13 @@ def test_pulls_through_the_network_equal_finite_differences(
     found = {}
     for checkpointing in (False, True):
         branches = pair(denoiser, members, Collaboration(checkpointing=checkpointing))
-        found[checkpointing] = attention_guide(branches, x, sigma, ["spatial", "temporal"])
+        found[checkpointing] = attention_gradients(branches, x, sigma, ["spatial", "temporal"])
     assert not denoiser.module.gradient_checkpointing  # type: ignore[truthy-function]
     layers, prompts = map_layers(2), prompted()
-    names: tuple[Name, ...] = ("subject", "motion")
+    names: tuple[BranchName, ...] = ("subject", "motion")
 
     @torch.no_grad()
-    def maps(name: Name, at: Tensor, temporal: bool) -> Tensor:
+    def maps(name: BranchName, at: Tensor, temporal: bool) -> Tensor:
         """As the branch reads them; spatial ones before they are divided by their largest values."""
         one = prompts[name]
         with branches[name].active():
@@ -134,7 +134,7 @@ def test_pulls_through_the_network_equal_finite_differences(
             peak, peaks = (maps(one, x, False).amax((2, 3, 4), keepdim=True) + 1e-6 for one in (name, other))
             constant = constant / peaks
 
-        def loss(at: Tensor, name: Name = name, temporal: bool = temporal) -> Tensor:
+        def loss(at: Tensor, name: BranchName = name, temporal: bool = temporal) -> Tensor:
             return (maps(name, at, temporal) / peak - constant).square().mean()  # noqa: B023
 
         slope = (loss(x + 1e-3 * direction) - loss(x - 1e-3 * direction)) / 2e-3
@@ -262,7 +262,7 @@ def test_inverted_noise_of_the_motion_clip_is_used(tiny_wan: Path, tmp_path: Pat
     without = generate("a cat", tmp_path / "without.mp4", model=str(tiny_wan), **SMALL)[0]
     assert read_video(without)[0].tobytes() == read_video(none)[0].tobytes()
     assert read_video(without)[0].tobytes() != read_video(first)[0].tobytes()
-    with pytest.raises(CastmixError, match=r"9 frames of 48x32 at 16 a second, the video to be made 5 of"):
+    with pytest.raises(CastmixError, match=r"9 frames of 48x32 at 16 a second, the new video has 5 of"):
         generate("a cat", tmp_path / "x.mp4", **{**settings, "num_frames": 5})
 
 
@@ -367,12 +367,10 @@ def test_subjects_are_found_in_both_prompts(tiny_wan: Path) -> None:
     assert sorted([*first, *second]) == list(encoders.spans(prompt, ["cat"])[0])
     assert max(first) < min(second)
     with pytest.raises(
-        CastmixError, match="are each called 'cat', which the motion prompt 'a cat jumps' says 1"
+        CastmixError, match="are each called 'cat', which the motion prompt 'a cat jumps' has 1"
     ):
         motion_branch_prompt(encoders, "a cat jumps", embeds, subjects, cats)
-    with pytest.raises(
-        CastmixError, match="does not name Bruk: say what it is called there, such as --words Bruk="
-    ):
+    with pytest.raises(CastmixError, match="does not name Bruk: give its noun there, such as --words Bruk="):
         motion_branch_prompt(encoders, "a cat jumps", embeds, subjects, words)
 
 

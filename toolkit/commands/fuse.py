@@ -68,12 +68,12 @@ def fuse(
     path, work = _paths(Path(out))
     parts = _read_parts(loras, subjects)
 
-    from toolkit.fusion.job import Job, fused
+    from toolkit.fusion.job import Job, fused_lora
     from toolkit.fusion.methods import METHODS
 
     job = Job(find_model(model), work, examples, file.rank, seed, restart, sparse, squares, distil)
     tensors, facts = choose(METHODS, method, "method")(parts, job)
-    made = fused(parts, tensors, method, facts)
+    made = fused_lora(parts, tensors, method, facts)
     _save(made, path, file)
     told = {name: fact for name, fact in facts.items() if name != "ranks"}
     record = work / "run.yaml" if path.parent == work else path.with_suffix(".run.yaml")
@@ -102,7 +102,7 @@ def _paths(out: Path) -> tuple[Path, Path]:
 
 def _read_parts(loras: Sequence[str], subjects: Sequence[str]) -> list[Part]:
     """The LoRAs with a weight other than 0."""
-    from toolkit.fusion.job import check_fit, note_nested, note_solos, read_part
+    from toolkit.fusion.job import check_fit, note_nested, note_single_characters, read_part
 
     if subjects and len(subjects) != len(loras):
         raise CastmixError(
@@ -115,6 +115,6 @@ def _read_parts(loras: Sequence[str], subjects: Sequence[str]) -> list[Part]:
     if not parts:
         raise CastmixError("nothing to fuse: give one or more LoRAs with a weight other than 0")
     check_fit(parts)
-    note_solos(parts)
+    note_single_characters(parts)
     note_nested(parts)
     return parts

@@ -1,4 +1,4 @@
-"""The LoRAs that are fused, and what a fused file says of them."""
+"""A fusion's input and output: the LoRAs to fuse, the settings, and the metadata of the fused file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,24 @@ from toolkit.lora.special_tokens import read_tokens, tokens_metadata
 from toolkit.models.interfaces import ModelSpec
 
 Facts = dict[str, Any]
+"""What a method records beside the tensors, such as its error. It goes into the metadata and run.yaml."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a method may need beside the parts; see `toolkit.fuse`. `work` is a folder of its own."""
+    """Settings of a fusion, which `toolkit.fuse` describes.
+
+    Attributes:
+        spec: Base model of the methods that run the LoRAs.
+        work: Folder for checkpoints and logs.
+        examples: Cached clips.
+        rank: Rank of every layer; None for the method's default.
+        seed: Of all random numbers.
+        restart: Whether to ignore a checkpoint.
+        sparse: Settings of ties and dare.
+        squares: Settings of least-squares.
+        distil: Settings of gradient.
+    """
 
     spec: ModelSpec
     work: Path
@@ -53,10 +66,10 @@ def read_part(text: str | Path, subjects: Sequence[str] = ()) -> Part:
 
 
 def check_fit(parts: Sequence[Part]) -> None:
-    """Refuse LoRAs of different networks; say where they are of different weights of the same shapes.
+    """Check that the LoRAs fit one network; print a warning if they were trained on different weights.
 
     Raises:
-        CastmixError: a layer has other shapes in two of the files.
+        CastmixError: a layer has different shapes in two of the files.
     """
     seen: dict[str, tuple[str, tuple[int, int]]] = {}
     for part in parts:
@@ -70,64 +83,73 @@ def check_fit(parts: Sequence[Part]) -> None:
                 )
     bases = {part.name: part.lora.metadata.get("castmix.base_fingerprint", "") for part in parts}
     if len({base for base in bases.values() if base}) > 1:
-        told = ", ".join(f"{name} on {base or 'an unknown base'}" for name, base in bases.items())
-        say(f"warning: these LoRAs were trained on different weights of one shape: {told}")
+        trained = ", ".join(f"{name} on {base or 'an unknown base'}" for name, base in bases.items())
+        say(f"warning: these LoRAs were trained on different weights of the same shapes: {trained}")
 
 
 def note_nested(parts: Sequence[Part]) -> None:
-    """Say which parts are masked fusions themselves: what was kept apart in them is not any more."""
+    """Print a note about parts that are masked fusions. This fusion no longer keeps their LoRAs apart."""
     nested = [part.name for part in parts if '"masked"' in part.lora.metadata.get("castmix.fusion", "")]
     if len(parts) > 1 and nested:
         say(
-            f"note: {', '.join(nested)} is a masked fusion already: its LoRAs act as one here. To keep all "
+            f"note: {', '.join(nested)} is a masked fusion already: its LoRAs act as one here. To keep them "
             "apart, fuse the LoRAs that it was made of"
         )
 
 
-def note_solos(parts: Sequence[Part]) -> None:
-    """Say which LoRAs may only have seen their character alone: no fusion makes two of two such."""
+def note_single_characters(parts: Sequence[Part]) -> None:
+    """Print a note about LoRAs that know one character only: they draw one figure, however they are fused."""
     casts = {part.name: json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts}
-    solos = [name for name, cast in casts.items() if len(cast) == 1]
-    if len(parts) > 1 and solos:
+    single = [name for name, cast in casts.items() if len(cast) == 1]
+    if len(parts) > 1 and single:
         say(
-            f"note: the captions of {', '.join(solos)} name one character each. A LoRA whose clips show its "
-            "character alone draws one figure, however it is fused: let some clips show it beside others, "
-            "and caption them too (docs/fusion.md)"
+            f"note: the captions of {', '.join(single)} name one character each. A LoRA whose clips show its "
+            "character alone draws one figure, however it is fused. Add clips that show it beside others, "
+            "and name all of them in the captions (docs/fusion.md)"
         )
 
 
-def fused(parts: Sequence[Part], tensors: Tensors, method: str, facts: Mapping[str, Any]) -> Lora:
-    """The LoRA that stands for all parts: special tokens, cast and trigger words of them all.
+def fused_lora(parts: Sequence[Part], tensors: Tensors, method: str, facts: Mapping[str, Any]) -> Lora:
+    """The fused LoRA, with the special tokens, cast and trigger words of all parts.
 
-    facts: What else the file should say of the fusion; `ranks`, by layer, are told of each part.
+    Args:
+        parts: The LoRAs that were fused.
+        tensors: The method's result.
+        method: Its name, for the metadata.
+        facts: What else the metadata records. `ranks` are each part's ranks by layer, and are recorded with
+            the part.
 
     Raises:
-        CastmixError: two parts have a special token of one spelling that means different things.
+        CastmixError: two parts have different special tokens of one spelling.
     """
     first = parts[0].lora.metadata
     facts = dict(facts)
     ranks = facts.pop("ranks", None)
     casts = [json.loads(part.lora.metadata.get("castmix.cast", "[]")) for part in parts]
     cast = sorted({name for names in casts for name in names})
-    about: list[dict[str, Any]] = []
-    for i, part in enumerate(parts):
-        known = {"name": part.name, "weight": part.weight, "subjects": list(part.subjects)}
-        about.append(known | {"fingerprint": part.fingerprint})
-        if ranks is not None:
-            about[-1]["ranks"] = ranks[i]
-    same = ("castmix.base", "castmix.base_fingerprint", "castmix.grammar")
+    records: list[dict[str, Any]] = [
+        {
+            "name": part.name,
+            "weight": part.weight,
+            "subjects": list(part.subjects),
+            "fingerprint": part.fingerprint,
+            **({} if ranks is None else {"ranks": ranks[i]}),
+        }
+        for i, part in enumerate(parts)
+    ]
+    common = ("castmix.base", "castmix.base_fingerprint", "castmix.grammar")
     metadata: dict[str, str] = {
-        **{key: text for key, text in first.items() if key.startswith("modelspec.") or key in same},
+        **{key: text for key, text in first.items() if key.startswith("modelspec.") or key in common},
         "modelspec.title": f"castmix LoRA: {', '.join(cast) or ' + '.join(part.name for part in parts)}",
         "modelspec.trigger_phrase": ", ".join(f"[Character: {name}]" for name in cast),
         "castmix.cast": json.dumps(cast, ensure_ascii=False),
         "castmix.rank": str(max((a.shape[0] for a, _ in tensors.values()), default=0)),
-        FUSION: json.dumps({"method": method, "parts": about, **facts}, ensure_ascii=False, sort_keys=True),
+        FUSION: json.dumps({"method": method, "parts": records, **facts}, ensure_ascii=False, sort_keys=True),
     }
     if method == "masked":
         metadata["modelspec.usage_hint"] = (
             "castmix lets each of the LoRAs act only where its subject is; elsewhere this is their plain sum"
         )
     tokens = read_tokens([part.lora for part in parts])
-    vectors = {token: one.vector for token, one in tokens.items()}
+    vectors = {name: token.vector for name, token in tokens.items()}
     return Lora(tensors, metadata | tokens_metadata(tokens), vectors)

@@ -39,9 +39,6 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
     # The one adapter whose keys and values of the prompt are computed; "" is none of them, None is all.
     only: list[str | None] = [None]
 
-    def scale_by_share(share: torch.Tensor) -> Any:
-        return lambda layer, inputs, output: output * _share_of_rows(share, output)
-
     def zero_unless_chosen(name: str) -> Any:
         return lambda layer, inputs, output: output if only[0] in (None, name) else 0 * output
 
@@ -70,7 +67,7 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
             if prompt_layer:
                 blocks.add(prompt_layer[1])
             if prompt_layer or _VIDEO_LAYER.fullmatch(key):
-                hook = zero_unless_chosen(name) if prompt_layer else scale_by_share(share)
+                hook = zero_unless_chosen(name) if prompt_layer else _scale_by_share(share)
                 handles.append(layer.lora_B[name].register_forward_hook(hook))
     attentions = [module.get_submodule(key) for key in sorted(blocks)]
     handles += [layer.register_forward_hook(attend_per_adapter, with_kwargs=True) for layer in attentions]
@@ -79,6 +76,11 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _scale_by_share(share: torch.Tensor) -> Any:
+    """A forward hook that multiplies each row of a layer's output by its share."""
+    return lambda layer, inputs, output: output * _share_of_rows(share, output)
 
 
 def _share_of_rows(share: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A denoiser with adapters and a prompt as a branch of collaborative sampling."""
+"""The branches of collaborative sampling: a network with adapters, a prompt, and a reader of its maps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from toolkit.core.errors import CastmixError
 from toolkit.lora.special_tokens import subject_spans, substitute
 from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser, Encoders
-from toolkit.sampling.collaborative_guides import Branch, Kind, Maps, Read
+from toolkit.sampling.collaborative_gradients import Branch, MapKind, MapReader, Maps
 from toolkit.sampling.settings import Collaboration
 
 Span = tuple[int, ...]
-"""Positions of tokens."""
+"""Token positions of a subject in a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
 class BranchPrompt:
-    """A prompt as a branch reads it.
+    """A branch's prompt and where it names the subjects.
 
-    embeds: (1 or B, L, D), of which the first `real` positions are no pads. spans: where each subject is
-    named, in one order for both branches; without them there are no spatial maps.
+    Attributes:
+        embeds: (1 or B, L, D).
+        spans: Of each subject, in the same order for both branches. Spatial maps need them.
+        real: Number of positions that are no padding.
     """
 
     embeds: Tensor
@@ -39,17 +41,21 @@ class BranchPrompt:
     real: int = 0
 
 
-def new_branch(
+def make_branch(
     denoiser: Denoiser,
     prompt: BranchPrompt,
     velocity: Velocity,
     active: Callable[[], AbstractContextManager[None]],
     settings: Collaboration,
 ) -> Branch:
-    """A branch of the network inside `active`, which holds its adapters; its velocity needs none of its own.
+    """Make a branch of a network.
 
-    Maps are read from the prompted half of guidance alone, and the network runs no further than the last
-    block that is read.
+    Args:
+        denoiser: The network, shared by both branches.
+        prompt: The branch's prompt.
+        velocity: Velocity function of the network with this prompt and guidance.
+        active: Makes a context with the branch's adapters.
+        settings: Of collaborative sampling.
     """
     checkpointing = settings.checkpointing
     if checkpointing is None:
@@ -62,19 +68,28 @@ def new_branch(
     return Branch(follow, map_reader(denoiser, prompt, settings.window, checkpointing), active)
 
 
-def map_reader(denoiser: Denoiser, prompt: BranchPrompt, window: int, checkpointing: bool) -> Read:
-    """A branch's maps: spatial (B, subjects, f, h, w), normalised; temporal (B, heads, S, f, …) by layer.
+def map_reader(denoiser: Denoiser, prompt: BranchPrompt, window: int, checkpointing: bool) -> MapReader:
+    """A function that reads a branch's attention maps.
 
-    With a window every second place of every second row is looked at: maps grow by the window's square.
+    It runs the network with the prompt only, without guidance, up to the last block that is read. Spatial
+    maps are (B, subjects, f, h, w), normalised, the mean over layers. Temporal maps are (B, heads, S, f, …),
+    one tensor per layer, at S sites.
+
+    Args:
+        denoiser: The network.
+        prompt: The branch's prompt.
+        window: Radius of the temporal maps' neighbourhood. With a window, S is every second site of every
+            second row, because the maps grow with the window's square.
+        checkpointing: Whether the backward pass recomputes blocks.
     """
     module: Any = denoiser.module
     layers, embeds = map_layers(module.config.num_layers), prompt.embeds.to(denoiser.device)
 
-    def read(latents: Tensor, sigma: Tensor, kinds: Collection[Kind]) -> Maps:
+    def read(latents: Tensor, sigma: Tensor, kinds: Collection[MapKind]) -> Maps:
         cross = layers.cross if "spatial" in kinds else ()
         temporal = layers.temporal if "temporal" in kinds else ()
         if cross and not prompt.spans:
-            raise CastmixError("no subject is named in the prompt, so there are no spatial maps of any")
+            raise CastmixError("the prompt names no subject, and spatial maps need one")
         grid = token_grid(denoiser, latents)
         sites = every_second_site(grid) if window else None
         look = tap_reader(grid, spans=prompt.spans, real=prompt.real, sites=sites, window=window)
@@ -97,7 +112,7 @@ def map_reader(denoiser: Denoiser, prompt: BranchPrompt, window: int, checkpoint
 
 @contextlib.contextmanager
 def checkpointed(module: Any, on: bool) -> Iterator[None]:
-    """Forward passes in here keep only block inputs for their backward pass; then it is as it was before."""
+    """Inside, gradient checkpointing is on, if `on`: forward passes keep the inputs of blocks only."""
     before = module.gradient_checkpointing
     if on and not before:
         module.enable_gradient_checkpointing()
@@ -109,18 +124,20 @@ def checkpointed(module: Any, on: bool) -> Iterator[None]:
 
 
 def subjects_of(prompt: str, words: Mapping[str, str]) -> list[str]:
-    """By what a prompt names its subjects, each once, in its order: tags, and whatever `words` knows."""
-    named = {name: find_phrase(prompt, name) for name in [*TAG.findall(prompt), *words]}
-    return sorted((name for name, place in named.items() if place >= 0), key=lambda name: named[name])
+    """The subjects that a prompt names, in its order: tagged characters and the keys of `words`."""
+    places = {name: find_phrase(prompt, name) for name in [*TAG.findall(prompt), *words]}
+    return sorted((name for name, place in places.items() if place >= 0), key=lambda name: places[name])
 
 
 def subject_branch_prompt(
     encoders: Encoders, prompt: str, embeds: Tensor, subjects: Sequence[str], tokens: Mapping[str, str]
 ) -> BranchPrompt:
-    """The subject branch's prompt and its subjects. A special token is where its class noun was encoded:
-    `tokens` are the nouns of the LoRA files, whatever the motion branch calls it."""
-    found, real = subject_spans(encoders, prompt, subjects, tokens)
-    return BranchPrompt(embeds, tuple(found), real)
+    """The subject branch's prompt and where it names the subjects.
+
+    tokens: Noun by special token, from the LoRA files. A token is found where its noun was encoded.
+    """
+    spans, real = subject_spans(encoders, prompt, subjects, tokens)
+    return BranchPrompt(embeds, tuple(spans), real)
 
 
 def motion_branch_prompt(
@@ -131,43 +148,51 @@ def motion_branch_prompt(
     words: Mapping[str, str],
     tokens: Mapping[str, str] = {},
 ) -> BranchPrompt:
-    """The motion branch's prompt and the same subjects: by their class nouns, or as the other prompt says.
+    """The motion branch's prompt and where it names the subjects of the subject branch.
 
-    Special tokens of the prompt stand where their nouns do, `tokens`. Several subjects of one noun ("a cat
-    chases a cat") are told apart by their order.
+    A subject is found by its noun in `words`, by its token's noun, or by its own name, in this order. Several
+    subjects with the same noun ("a cat chases a cat") are taken in the prompt's order.
+
+    Args:
+        encoders: The model's encoders.
+        prompt: The motion branch's prompt.
+        embeds: Its embedding, (1, L, D).
+        subjects: The subjects, as the subject branch's prompt names them.
+        words: Nouns by subject.
+        tokens: Noun by special token, from the LoRA files.
 
     Raises:
-        CastmixError: a subject is not named, or one noun stands there more or less often than its subjects.
+        CastmixError: a subject is not named, or a noun does not occur once for each of its subjects.
     """
     from toolkit.models.wan import clean_prompt
 
     text, _ = substitute(clean_prompt(prompt), tokens)
     nouns = []
     for subject in subjects:
-        called = [words.get(subject, subject), tokens.get(subject, subject), subject]
-        nouns.append(next((noun for noun in called if find_phrase(text, noun) >= 0), subject))
+        candidates = [words.get(subject, subject), tokens.get(subject, subject), subject]
+        nouns.append(next((noun for noun in candidates if find_phrase(text, noun) >= 0), subject))
     for noun, subject in zip(nouns, subjects, strict=True):
         if find_phrase(text, noun) < 0:
             raise CastmixError(
-                f"the motion prompt {prompt!r} does not name {subject}: say what it is called there, such as "
+                f"the motion prompt {prompt!r} does not name {subject}: give its noun there, such as "
                 f"--words {subject}=cat, or give another --motion-prompt"
             )
-    found = encoders.spans(text, nouns) if nouns else []
+    spans = encoders.spans(text, nouns) if nouns else []
     for noun in {noun for noun in nouns if nouns.count(noun) > 1}:
-        rows = [i for i, one in enumerate(nouns) if one == noun]
-        runs = _runs(found[rows[0]])
+        rows = [i for i, other in enumerate(nouns) if other == noun]
+        runs = _runs(spans[rows[0]])
         if len(runs) != len(rows):
             raise CastmixError(
                 f"{', '.join(subjects[i] for i in rows)} are each called {noun!r}, which the motion prompt "
-                f"{prompt!r} says {len(runs)} times: give --motion-prompt or --words that tell them apart"
+                f"{prompt!r} has {len(runs)} times: give different nouns with --words, or a --motion-prompt"
             )
         for i, run in zip(rows, runs, strict=True):
-            found[i] = run
-    return BranchPrompt(embeds, tuple(found), encoders.prompt_length(text))
+            spans[i] = run
+    return BranchPrompt(embeds, tuple(spans), encoders.prompt_length(text))
 
 
 def _runs(span: Span) -> list[Span]:
-    """Positions that follow each other, apart from the next such run."""
+    """Split positions into runs of consecutive ones."""
     runs: list[list[int]] = []
     for position in span:
         if runs and position == runs[-1][-1] + 1:

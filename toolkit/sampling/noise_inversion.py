@@ -1,12 +1,12 @@
-"""Back from a video to the noise that would draw it: flow inversion of the motion clip.
+"""Flow inversion: from a motion clip back to the noise from which the base model would sample it.
 
-Sampling goes down the noise levels by x' = x + (sigma' - sigma) v(x, sigma). Its inverse needs the velocity
-at the point that it is looking for. Guesses of that point, from the first to the best:
+A sampling step goes down by x' = x + (sigma' - sigma) v(x, sigma). Its inverse goes up, and needs the
+velocity at the unknown point x'. Two approximations, the second more exact:
 
-    next point    x' = x + (sigma' - sigma) v(x, sigma')         one forward a level
+    next point    x' = x + (sigma' - sigma) v(x, sigma')         one forward pass per level
     fixed point   the same again with v(x', sigma'), once or twice
 
-Taking v(x, sigma) instead would begin at sigma = 0, where no flow model was trained, and be least exact.
+v(x, sigma) is less exact than both, and starts at sigma = 0, where flow models are not trained.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from toolkit.models.pixels import frames_to_video
 from toolkit.models.registry import fingerprint
 from toolkit.sampling.denoise import guided_velocity
 
-FORMAT = "1"  # raise it when the content of a file changes its meaning
+FORMAT = "1"  # of the cache files; raise it when their content changes its meaning
 
 
 @torch.no_grad()
@@ -49,11 +49,14 @@ def invert(
     iterations: int = 1,
     callback: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """The point at sigmas[0] from which Euler steps along `sigmas` lead to the latents, nearly.
+    """The noise from which Euler steps along `sigmas` lead approximately to the latents.
 
-    latents: clean, (B, C, f, h, w). sigmas: as for sampling, falling from 1 to 0. iterations: forwards a
-    level; 1 is the next-point rule, 2 or 3 the fixed point. The velocity should be the plain conditional one:
-    guidance is no flow that can be followed back. callback(i) after each level i.
+    Args:
+        velocity: Of the network with a prompt, without guidance: a guided velocity cannot be inverted.
+        latents: Clean latents, (B, C, f, h, w).
+        sigmas: As for sampling, falling from 1 to 0.
+        iterations: Forward passes per level: 1 is the next-point rule, 2 or 3 the fixed point.
+        callback: Gets the number of each level after it.
     """
     for i, (sigma, following) in enumerate(itertools.pairwise(sigmas.flip(0))):
         point = latents
@@ -66,18 +69,17 @@ def invert(
 
 
 def standardised(noise: Tensor) -> Tensor:
-    """Zero mean and unit deviation in each channel of each sample, over all frames together.
+    """Scale noise (B, C, f, h, w) to zero mean and unit deviation per sample and channel, over all frames.
 
-    Inverted noise is too strong or too weak (0.7 to 1.2 were seen on the sandbox). Frame by frame would erase
-    the motion.
-    noise: (B, C, f, h, w).
+    Inverted noise is too strong or too weak (deviations of 0.7 to 1.2 on the sandbox). Scaling each frame
+    alone would erase the motion.
     """
     deviation, mean = torch.std_mean(noise, dim=(2, 3, 4), keepdim=True, correction=0)
     return (noise - mean) / deviation
 
 
 def mix_noise(inverted: Tensor, noise: Tensor, share: float) -> Tensor:
-    """sqrt(share) inverted + sqrt(1 - share) noise, of unit variance if both are (VideoMage, supplement).
+    """sqrt(share) inverted + sqrt(1 - share) noise, which keeps unit variance (VideoMage, supplement).
 
     inverted: (1 or B, C, f, h, w), standardised. noise: (B, C, f, h, w). share: in [0, 1].
     """
@@ -85,9 +87,9 @@ def mix_noise(inverted: Tensor, noise: Tensor, share: float) -> Tensor:
 
 
 def cached(folder: Path, stem: str, made_from: dict[str, str], make: Callable[[], Tensor]) -> Tensor:
-    """A tensor from the folder's file for exactly these facts, else made and put there; float32.
+    """A float32 tensor from a cache file. If there is none for these facts, make the tensor and save it.
 
-    made_from: all that the tensor depends on, by name: another value is another file.
+    made_from: All that the tensor depends on, by name. Each combination of values has a file of its own.
     """
     facts = {**made_from, "format": FORMAT}
     key = fingerprint_text("\n".join(f"{name}={facts[name]}" for name in sorted(facts)))
@@ -100,7 +102,7 @@ def cached(folder: Path, stem: str, made_from: dict[str, str], make: Callable[[]
 
 
 def clip_caption(clip: Path) -> str:
-    """What the clip's own json says that it shows; nothing if it has none: both will do for inverting it."""
+    """The caption in the clip's JSON file; "" without such a file. Inversion works with either."""
     beside = clip.with_suffix(".json")
     if not beside.is_file():
         return ""
@@ -109,16 +111,16 @@ def clip_caption(clip: Path) -> str:
 
 
 def read_clip(clip: Path, *, num_frames: int, height: int, width: int, fps: float) -> Tensor:
-    """A video of exactly that size as (1, 3, F, H, W) in [-1, 1].
+    """Read a video of exactly this size as (1, 3, F, H, W) in [-1, 1].
 
     Raises:
-        CastmixError: it has another size, or another number of frames a second by more than 5 %.
+        CastmixError: the video has another size, or its fps differ by more than 5 %.
     """
     frames, rate = read_video(clip)
     if frames.shape != (num_frames, height, width, 3) or abs(rate / fps - 1) > 0.05:
         found = f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]} at {rate:g} a second"
         raise CastmixError(
-            f"{clip} has {found}, the video to be made {num_frames} of {width}x{height} at {fps:g}: cut it "
+            f"{clip} has {found}, the new video has {num_frames} of {width}x{height} at {fps:g}: cut it "
             f"with `castmix prepare --fps {fps:g} --num-frames {num_frames} --height {height} "
             f"--width {width}`"
         )
@@ -137,11 +139,23 @@ def motion_noise(
     shift: float,
     iterations: int,
 ) -> Tensor:
-    """Noise (1, C, f, h, w) from which the base model draws the clip: no LoRAs, no guidance; standardised.
+    """The clip's inverted noise (1, C, f, h, w), standardised. The base model runs without LoRAs or guidance.
 
-    It is kept in the folder `inversions` beside the clip: steps x iterations forwards, once for each clip.
+    It takes steps * iterations forward passes, and is cached in the folder `inversions` beside the clip.
 
-    size: frames, height, width of the clip. caption_embeds: (1, L, D), of `clip_caption`.
+    Args:
+        clip: The motion clip.
+        spec: The base model.
+        encoders: Its encoders.
+        denoiser: Its network.
+        caption_embeds: (1, L, D), of `clip_caption`.
+        size: Frames, height, width of the clip and of the new video.
+        steps: Steps of the schedule.
+        shift: Shift of the schedule.
+        iterations: Forward passes per level; see `invert`.
+
+    Raises:
+        CastmixError: the clip has another size.
     """
     num_frames, height, width = size
     video = read_clip(clip, num_frames=num_frames, height=height, width=width, fps=spec.fps)
@@ -155,12 +169,12 @@ def motion_noise(
             noise = invert(
                 velocity, latents, sigmas, iterations=iterations, callback=lambda i: next(ticks, None)
             )
-        for _ in ticks:  # the bar ends
+        for _ in ticks:  # close the progress bar
             pass
-        say(f"{clip.name} inverted: deviation {noise.std():.2f} before it is made 1 in each channel")
+        say(f"{clip.name} inverted: deviation {noise.std():.2f}, scaled to 1 in each channel")
         return standardised(noise)
 
-    if not spec.path:  # a pipeline in memory has no fingerprint to file it under
+    if not spec.path:  # a pipeline in memory has no fingerprint, so its noise cannot be cached
         return make().float().cpu()
     made_from = {
         "clip": fingerprint_file(clip),

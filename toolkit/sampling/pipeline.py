@@ -16,7 +16,7 @@ from toolkit.lora.special_tokens import encode_prompts
 from toolkit.models.flow_matching import sigma_schedule
 from toolkit.models.interfaces import Denoiser, Encoders, Geometry, ModelSpec
 from toolkit.models.registry import shape_of
-from toolkit.sampling.collaborative import Report
+from toolkit.sampling.collaborative import StepReport
 from toolkit.sampling.denoise import denoise, initial_noise
 from toolkit.sampling.noise_inversion import clip_caption, mix_noise, motion_noise
 from toolkit.sampling.output import Video, new_video
@@ -92,7 +92,7 @@ def sample_videos(
         noise = mix_noise(_inverted(job, model), noise, job.request.collaboration.inversion)
     noise = noise.to(model.denoiser.device)
     sigmas = sigma_schedule(steps, shift).to(noise.device)
-    reports: list[Report] = []
+    reports: list[StepReport] = []
     network = Network(model.denoiser, loras, job.request)
     velocity = velocity_of(network, job.prompts.rows(rows), noise, sigmas, reports.append)
     latents = denoise(velocity, noise, sigmas, lambda step, latents: tick())
@@ -150,7 +150,7 @@ def _facts(job: Job, model: LoadedModel, loras: LoraSet, row: int) -> dict[str, 
     }
 
 
-def _records(job: Job, row: int, reports: Sequence[Report], k: int) -> dict[str, Any]:
+def _records(job: Job, row: int, reports: Sequence[StepReport], k: int) -> dict[str, Any]:
     """The log of collaborative sampling of the k-th video of a batch, and its maps if they are kept."""
     if not job.prompts.motion_prompts:
         return {}

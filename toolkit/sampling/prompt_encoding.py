@@ -21,7 +21,7 @@ from toolkit.sampling.collaborative_branches import (
     subject_branch_prompt,
     subjects_of,
 )
-from toolkit.sampling.collaborative_guides import Name
+from toolkit.sampling.collaborative_gradients import BranchName
 from toolkit.sampling.masked_layout import PlainPrompts
 from toolkit.sampling.masked_loras import PromptSubjects, find_subjects
 from toolkit.sampling.request import Request
@@ -45,7 +45,7 @@ class EncodedPrompts:
     negative: Tensor
     subjects: tuple[PromptSubjects, ...] = ()
     plain: PlainPrompts | None = None
-    branches: tuple[Mapping[Name, BranchPrompt], ...] = ()
+    branches: tuple[Mapping[BranchName, BranchPrompt], ...] = ()
     motion_prompts: tuple[str, ...] = ()
     branch_subjects: tuple[tuple[str, ...], ...] = ()
 
@@ -148,7 +148,7 @@ def _for_branches(
     motion_prompts = _motion_prompts(prompts, nouns, request)
     embeds = encode_prompts(encoders, motion_prompts, loras.files)
     spatial = request.sampling.sampler == "scs" and request.collaboration.spatial
-    branches: list[Mapping[Name, BranchPrompt]] = []
+    branches: list[Mapping[BranchName, BranchPrompt]] = []
     named: list[tuple[str, ...]] = []
     for i, (prompt, other) in enumerate(zip(prompts, motion_prompts, strict=True)):
         subjects = subjects_of(prompt, nouns) if spatial else []

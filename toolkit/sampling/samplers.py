@@ -16,9 +16,9 @@ from toolkit.lora.loading import LoraSet
 from toolkit.lora.parts import Part
 from toolkit.models.flow_matching import Velocity
 from toolkit.models.interfaces import Denoiser
-from toolkit.sampling.collaborative import Report, collaborative_velocity
-from toolkit.sampling.collaborative_branches import BranchPrompt, new_branch
-from toolkit.sampling.collaborative_guides import GUIDES, Branch, Name
+from toolkit.sampling.collaborative import StepReport, collaborative_velocity
+from toolkit.sampling.collaborative_branches import BranchPrompt, make_branch
+from toolkit.sampling.collaborative_gradients import GRADIENT_FUNCTIONS, Branch, BranchName
 from toolkit.sampling.denoise import guided_velocity
 from toolkit.sampling.masked_layout import laid_out
 from toolkit.sampling.masked_loras import confine, find_shares
@@ -43,7 +43,7 @@ def velocity_of(
     prompts: EncodedPrompts,
     noise: Tensor,
     sigmas: Tensor,
-    report: Callable[[Report], object] | None = None,
+    report: Callable[[StepReport], object] | None = None,
 ) -> Velocity:
     """The velocity function of a batch, for one run of `denoise` from this noise along these sigmas.
 
@@ -61,8 +61,8 @@ def velocity_of(
     )
     if request.sampling.sampler != "euler":
         branches = _branches(network, prompts, noise, sigmas, guided)
-        guide = GUIDES[request.sampling.sampler]
-        return collaborative_velocity(branches, sigmas, request.collaboration, guide, report)
+        gradients_of = GRADIENT_FUNCTIONS[request.sampling.sampler]
+        return collaborative_velocity(branches, sigmas, request.collaboration, gradients_of, report)
     if prompts.plain is not None:
         return laid_out(
             denoiser,
@@ -125,21 +125,23 @@ def _branches(
     noise: Tensor,
     sigmas: Tensor,
     guided: Callable[[Tensor], Velocity],
-) -> Mapping[Name, Branch]:
+) -> Mapping[BranchName, Branch]:
     """The subject and the motion branch of collaborative sampling."""
-    branches: dict[Name, Branch] = {}
-    names: tuple[Name, ...] = ("subject", "motion")
+    branches: dict[BranchName, Branch] = {}
+    names: tuple[BranchName, ...] = ("subject", "motion")
     for name in names:
         own = [row[name] for row in prompts.branches]
         # Several prompts at a time only without maps, where spans and lengths do not matter.
         prompt = own[0] if len(own) == 1 else BranchPrompt(torch.cat([one.embeds for one in own]))
         velocity = guided(prompt.embeds)
         active = adapters_in_place(network, network.loras.of_role(name), velocity, prompts, noise, sigmas)
-        branches[name] = new_branch(network.denoiser, prompt, velocity, active, network.request.collaboration)
+        branches[name] = make_branch(
+            network.denoiser, prompt, velocity, active, network.request.collaboration
+        )
     return branches
 
 
-def log_lines(reports: Sequence[Report], sample: int) -> list[dict[str, Any]]:
+def log_lines(reports: Sequence[StepReport], sample: int) -> list[dict[str, Any]]:
     """What the steps did to one sample of a batch: a mapping for each step, for a file of lines."""
     lines: list[dict[str, Any]] = []
     for i, report in enumerate(reports):
@@ -156,7 +158,7 @@ def log_lines(reports: Sequence[Report], sample: int) -> list[dict[str, Any]]:
     return lines
 
 
-def kept_maps(reports: Sequence[Report], sample: int) -> dict[str, Tensor]:
+def kept_maps(reports: Sequence[StepReport], sample: int) -> dict[str, Tensor]:
     """Spatial maps (subjects, f, h, w) of one sample's guided steps, by "step.branch", in half precision."""
     return {
         f"{i:03d}.{name}": maps[sample].half().cpu()
