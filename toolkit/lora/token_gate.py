@@ -29,8 +29,9 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
 
     Args:
         module: The network.
-        shares: (B, N) in [0, 1] by adapter: 0 is no effect, 1 the full effect. N is in the network's order
-            (frame, row, column). The network may get several copies of the B rows one after the other.
+        shares: (B, N) in [0, 1] by adapter: 0 is no effect, 1 the full effect. The N tokens
+            are in the order frame, row, column. The network may get several copies of the B rows, one after
+            the other, as in classifier-free guidance.
 
     Raises:
         CastmixError: the network gets another number of tokens or rows.
@@ -79,7 +80,7 @@ def gate(module: torch.nn.Module, shares: Mapping[str, torch.Tensor]) -> Iterato
 
 
 def _scale_by_share(share: torch.Tensor) -> Any:
-    """A forward hook that multiplies each row of a layer's output by its share."""
+    """A forward hook that multiplies each token of a layer's output by its share."""
     return lambda layer, inputs, output: output * _share_of_rows(share, output)
 
 
