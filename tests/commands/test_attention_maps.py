@@ -25,7 +25,7 @@ from toolkit.attention.block_ranking import (
 )
 from toolkit.attention.heatmap import MIN_HEIGHT, overlay, upsampled
 from toolkit.cli.click_app import castmix
-from toolkit.commands.attention_maps import attention_maps, shared
+from toolkit.commands.attention_maps import attention_maps, overlap
 from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips, write_clip
 from toolkit.footage.masks import mask_path, write_mask
@@ -106,8 +106,8 @@ def test_the_block_with_the_best_maps_is_ranked_first() -> None:
 
 def test_overlap_counts_shared_maxima_of_two_subjects() -> None:
     one = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    assert shared(one, 3 * one + 1) == 1
-    assert shared(one, -one) == 0
+    assert overlap(one, 3 * one + 1) == 1
+    assert overlap(one, -one) == 0
 
 
 def test_a_prompt_becomes_heat_maps(small_wan: str, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_block_ranking_is_deterministic(small_wan: str) -> None:
     [
         ({}, "give either --prompt"),
         ({"prompt": PROMPT, "probe": Path("x")}, "give either --prompt"),
-        ({"prompt": "the moon"}, "no subject to look for"),
+        ({"prompt": "the moon"}, "no subject in .the moon.: give words"),
         ({"prompt": PROMPT, "subject": ["Bruk"]}, "'Bruk' is not in the prompt"),
         ({"prompt": PROMPT, "sigma": [0.0]}, "sigma must be above 0 and at most 1, got 0.0"),
         ({"prompt": PROMPT, "steps": 0}, "steps must be 1 or more"),

@@ -18,14 +18,14 @@ from toolkit.lora.token_gate import gate
 from toolkit.models import registry as models
 from toolkit.models.flow_matching import Velocity, sigma_schedule
 from toolkit.sampling.denoise import denoise
-from toolkit.sampling.masked_layout import PlainPrompts, laid_out
+from toolkit.sampling.masked_layout import PlainPrompts, base_layout_velocity
 from toolkit.sampling.masked_loras import (
     PromptSubjects,
     confine,
     find_shares,
     find_subjects,
     read_shares,
-    shares,
+    shares_from_maps,
 )
 from toolkit.sampling.settings import Masked
 
@@ -170,7 +170,7 @@ def blobs() -> Tensor:
 
 def test_each_lora_gets_its_subjects_tokens_in_every_frame() -> None:
     maps = blobs()
-    found = shares(maps, ("a", "b"), ("a", "b", "absent"))
+    found = shares_from_maps(maps, ("a", "b"), ("a", "b", "absent"))
     for frame in (0, 1, 2):  # before they meet
         for adapter, column in (("a", frame + 1), ("b", 10 - frame)):
             assert found[adapter][frame, 2:4, column].min() == 1
@@ -178,23 +178,23 @@ def test_each_lora_gets_its_subjects_tokens_in_every_frame() -> None:
     total = found["a"] + found["b"]
     assert torch.equal(total, torch.ones_like(total))
     assert found["a"][0, 0, 6] == 0.5  # nobody is there
-    nobody = shares(maps, ("a", "b"), ("a", "b"), Masked(nobody=0))
+    nobody = shares_from_maps(maps, ("a", "b"), ("a", "b"), Masked(nobody=0))
     assert nobody["a"][0, 0, 6] == 0
 
 
 def test_voting_removes_a_stray_token() -> None:
     maps = blobs()
     maps[0, 2, 3, 8] = 0.02  # for one frame, inside the other
-    assert shares(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"][2, 3, 8] == 1
-    assert shares(maps, ("a", "b"), ("a", "b"))["a"][2, 3, 8] == 0
+    assert shares_from_maps(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"][2, 3, 8] == 1
+    assert shares_from_maps(maps, ("a", "b"), ("a", "b"))["a"][2, 3, 8] == 0
 
 
 def test_several_phrases_may_belong_to_one_lora() -> None:
     maps = blobs()
-    joint = shares(torch.cat([maps, maps[:1].flip(2)]), ("a", "b", "a"), ("a", "b"))
-    alone = shares(maps, ("a", "b"), ("a", "b"))
+    joint = shares_from_maps(torch.cat([maps, maps[:1].flip(2)]), ("a", "b", "a"), ("a", "b"))
+    alone = shares_from_maps(maps, ("a", "b"), ("a", "b"))
     assert joint["a"].sum() >= alone["a"].sum()
-    everywhere = shares(maps, ("a", "a"), ("a", "b"))
+    everywhere = shares_from_maps(maps, ("a", "a"), ("a", "b"))
     assert everywhere["a"].min() == 1
     assert everywhere["b"].max() == 0
 
@@ -246,7 +246,7 @@ def test_masks_are_read_at_an_early_step_of_the_plain_sum(denoiser: models.Denoi
                 layers=MapLayers((1,), ()),
                 kind="token",
             )
-            wanted = shares(maps[0], one.owners, ("a", "b"), settings)
+            wanted = shares_from_maps(maps[0], one.owners, ("a", "b"), settings)
             for adapter in "ab":
                 assert torch.equal(found[adapter][row], wanted[adapter])
                 assert found[adapter].shape == (2, *GRID)
@@ -258,7 +258,7 @@ def test_the_base_layout_is_found_for_each_prompt(denoiser: models.Denoiser) -> 
     plain = PlainPrompts(
         embeds(2).flip(0), (PromptSubjects(((0, 1), (3,)), ("a", "b"), 5), PromptSubjects(((2,),), ("a",), 6))
     )
-    follow = laid_out(
+    follow = base_layout_velocity(
         denoiser,
         lambda prompts: velocity_of(denoiser, prompts),
         embeds(2),
@@ -317,9 +317,9 @@ def test_voting_includes_neighbouring_frames() -> None:
     """In one frame somebody is missed altogether; in space alone there is nobody to ask."""
     maps = blobs()
     maps[0, 2] = 0
-    missed = shares(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"]
+    missed = shares_from_maps(maps, ("a", "b"), ("a", "b"), Masked(voting=0))["a"]
     assert missed[2, 2:4, 3].max() < 1
-    assert shares(maps, ("a", "b"), ("a", "b"))["a"][2, 2:4, 3].min() == 1
+    assert shares_from_maps(maps, ("a", "b"), ("a", "b"))["a"][2, 2:4, 3].min() == 1
 
 
 def test_a_nested_masked_fusion_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

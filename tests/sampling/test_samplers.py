@@ -301,9 +301,7 @@ def test_a_masked_fusion_in_both_samplers(
     assert video("e", PROMPT, subject=[str(both)], **together) != video(
         "f", PROMPT, subject=summed, **together
     )
-    with pytest.raises(
-        CastmixError, match="a masked fusion is a subject LoRA here, give its file with --subject"
-    ):
+    with pytest.raises(CastmixError, match="collaborative sampling needs a masked fusion as --subject"):
         video("g", PROMPT, subject=summed, lora=[str(both)], **together)
 
 
@@ -329,7 +327,9 @@ def test_a_masked_fusion_on_the_bases_layout(
     assert videos("alone", [alone], masked=base_layout, **own) == plain
     base = videos("base", ["cat jumps over the moon and dog walks"])
     assert videos("to the end", [PROMPT], masked=Masked(layout="base", sigma=1e-6), **own) == base
-    with pytest.raises(CastmixError, match=r"--masked\.layout base needs a noun for Bruk: say --words Bruk="):
+    with pytest.raises(
+        CastmixError, match=r"--masked\.layout base needs a noun for Bruk: give --words Bruk="
+    ):
         videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(both)], words=WORDS[:1])
     with pytest.raises(CastmixError, match="needs a masked fusion, and no --lora or --subject is one"):
         videos("x", [PROMPT], masked=Masked(layout="base"), lora=[str(loras["pixo"])], words=WORDS)

@@ -186,10 +186,10 @@ def test_attention_maps_see_the_network_of_generate(tiny_wan: Path, loras: dict[
     with castmix.load(str(tiny_wan), lora=[loras["masked"]]) as studio:
         studio.spec = dataclasses.replace(studio.spec, num_frames=9, height=32, width=48)
         view = AttentionView(studio, PROMPT, ("Pixo", "Bruk"), (0.9, 0.5), (), seed=3)
-        seen = view.generated(steps=2)
+        seen = view.of_new_video(steps=2)
         video = studio.generate(PROMPT, seed=3, **SIZE)
         studio.use(lora=summed)
-        plain = view.generated(steps=2)
+        plain = view.of_new_video(steps=2)
         assert (plain.frames == studio.generate(PROMPT, seed=3, **SIZE).frames).all()
     assert (seen.frames == video.frames).all()
     assert (seen.frames != plain.frames).any()

@@ -1,4 +1,4 @@
-"""`castmix attention-maps`: where in the picture a prompt's words are, drawn over the video."""
+"""`castmix attention-maps`: attention to the words of a prompt, drawn over the video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from toolkit.footage.decoding import Frames
-    from toolkit.sampling.attention_view import AttentionView, Seen
+    from toolkit.sampling.attention_view import AttentionView, ViewedVideo
     from toolkit.sampling.session import Studio
 
 
@@ -39,26 +39,26 @@ def attention_maps(
     steps: int | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw where the network attends to each subject of a prompt, or rank its blocks by how well they do.
+    """Draw the attention to each subject of a prompt, or rank blocks by how well their attention finds it.
 
     With --prompt: attention to each subject as heat over a generated or given video, at several noise levels.
     Subjects that bleed into each other are bright in the same places.
 
-    With --probe: attention of every block, compared with the masks of clips (`castmix segment`).
+    With --probe: every block's attention, compared with the masks of clips (`castmix segment`).
 
     Args:
         out: Folder to write: sheet.png, an .mp4 per subject and noise level, and maps.safetensors; with
             --probe layers.json and layers.md.
         prompt: What the video shows.
         subject: Words of the prompt, as written there. Default: its tagged characters.
-        video: Video to look at. Default: one is generated.
+        video: Video to read maps of. Default: one is generated.
         probe: Folder of clips with masks, instead of a prompt. Their captions name the masked characters.
         count: Most clips to probe.
         lora: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8).
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
         sigma: Noise levels, in (0, 1].
-        layers: Blocks whose maps are averaged. Default: good blocks of known models, else some of the first
-            half.
+        layers: Blocks whose maps are averaged. Default: the best blocks of known models; for other models,
+            some of the first half.
         steps: Denoising steps of a generated video. Default: the model's setting.
         seed: Seed of the noise.
 
@@ -79,8 +79,8 @@ def attention_maps(
             made = _probe(studio, Path(probe), count, sigma, seed, out)
         else:
             view = AttentionView(studio, prompt, subjects, tuple(sigma), tuple(layers), seed)
-            seen = view.generated(steps) if video is None else view.given(Path(video))
-            made = _write(seen, view, out, generated=video is None)
+            viewed = view.of_new_video(steps) if video is None else view.of_video(Path(video))
+            made = _write(viewed, view, out, generated=video is None)
     write_run(out / "run.yaml", "attention-maps", arguments)
     return made
 
@@ -96,34 +96,34 @@ def _check(
         raise CastmixError(f"steps must be 1 or more, got {steps}")
     if prompt and not subjects:
         raise CastmixError(
-            f"no subject to look for in {prompt!r}: give --subject 'red ball', as written there"
+            f"no subject in {prompt!r}: give words of the prompt, such as --subject 'red ball'"
         )
 
 
-def _write(seen: Seen, view: AttentionView, out: Path, *, generated: bool) -> list[Path]:
-    """Save the maps, say where they overlap, and draw them."""
+def _write(viewed: ViewedVideo, view: AttentionView, out: Path, *, generated: bool) -> list[Path]:
+    """Save the maps, print how much they overlap, and draw them."""
     from toolkit.attention.maps import normalised
 
     tensors = {
-        f"sigma_{level:.2f}/{name}": one
-        for level, own in seen.maps.items()
-        for name, one in zip(view.subjects, own, strict=True)
+        f"sigma_{level:.2f}/{name}": subject_map
+        for level, maps in viewed.maps.items()
+        for name, subject_map in zip(view.subjects, maps, strict=True)
     }
-    metadata = {"prompt": view.prompt, "layers": json.dumps(seen.layers)}
+    metadata = {"prompt": view.prompt, "layers": json.dumps(viewed.layers)}
     write_atomic(out / "maps.safetensors", safetensors_bytes(tensors, metadata))
-    for level, own in seen.maps.items():
-        for (a, one), (b, other) in itertools.combinations(zip(view.subjects, own, strict=True), 2):
-            say(f"sigma {level:.2f}: {a} and {b} share {shared(one, other):.0%} of their hottest places")
-    drawn = {level: normalised(own) for level, own in seen.maps.items()}
+    for level, maps in viewed.maps.items():
+        for (a, first), (b, second) in itertools.combinations(zip(view.subjects, maps, strict=True), 2):
+            say(f"sigma {level:.2f}: {a} and {b} share {overlap(first, second):.0%} of their hottest places")
+    drawn = {level: normalised(maps) for level, maps in viewed.maps.items()}
     fps = view.studio.spec.fps
-    return _draw(out, seen.frames, fps, view.subjects, drawn, view.prompt, generated=generated)
+    return _draw(out, viewed.frames, fps, view.subjects, drawn, view.prompt, generated=generated)
 
 
-def shared(one: Tensor, other: Tensor) -> float:
-    """Overlap (IoU) of the hottest tenth of places of two maps (f, h, w): 1 is bleeding, 0 is apart."""
-    count = max(1, one.numel() // 10)
-    first, second = (set(m.flatten().topk(count).indices.tolist()) for m in (one, other))
-    return len(first & second) / len(first | second)
+def overlap(first: Tensor, second: Tensor) -> float:
+    """IoU of the hottest tenth of two maps (f, h, w): 1 means that subjects bleed into each other, 0 none."""
+    count = max(1, first.numel() // 10)
+    a, b = (set(heat.flatten().topk(count).indices.tolist()) for heat in (first, second))
+    return len(a & b) / len(a | b)
 
 
 def _draw(
@@ -136,7 +136,7 @@ def _draw(
     *,
     generated: bool,
 ) -> list[Path]:
-    """The sheet and a video for each subject and noise level."""
+    """Draw the sheet, and a video for each subject and noise level."""
     from toolkit.attention.heatmap import overlay, upsampled, with_title
     from toolkit.footage.video import contact_sheet, write_video
     from toolkit.sampling.output import NOTICE
@@ -144,8 +144,8 @@ def _draw(
     about = {"description": prompt, **({"comment": NOTICE} if generated else {})}
     rows, paths = [with_title(shown, "the video")], []
     for i, name in enumerate(subjects):
-        for level, own in sorted(maps.items(), reverse=True):
-            heat = upsampled(own[i], len(shown), *shown.shape[1:3])
+        for level, maps_of_level in sorted(maps.items(), reverse=True):
+            heat = upsampled(maps_of_level[i], len(shown), *shown.shape[1:3])
             rows.append(overlay(shown, heat, f"{name}, sigma {level:.2f}"))
             slug = re.sub(r"\W+", "-", name.casefold()).strip("-")
             paths.append(out / f"{i}-{slug}-sigma{level:.2f}.mp4")
@@ -157,7 +157,7 @@ def _draw(
 def _probe(
     studio: Studio, clips: Path, count: int, sigmas: Sequence[float], seed: int, out: Path
 ) -> list[Path]:
-    """Rank all blocks, and find those that see best together."""
+    """Rank all blocks, and find the combination whose mean map is best."""
     from toolkit.attention.block_ranking import (
         MaskedClipReader,
         best_combination,
@@ -177,7 +177,7 @@ def _probe(
     record = {
         "model": studio.spec.name,
         "clips": [clip.name for clip in masked],
-        "layers": [vars(one) for one in ranked],
+        "layers": [vars(score) for score in ranked],
         "best": {"cross": best.cross, **{k: v for k, v in vars(combined).items() if k != "layer"}},
     }
     write_atomic(out / "layers.json", json.dumps(record, indent=1, default=float) + "\n")

@@ -86,13 +86,12 @@ def _generate(
     job = studio.encode(prompts, request)
     studio.encoders.release_text()  # before the network is loaded
     batches = [range(i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
-    steps, *_ = request.number
-    bar = iter(track(range(len(batches) * steps), "generating"))
+    bar = iter(track(range(len(batches) * request.numbers.steps), "generating"))
     for rows in batches:
         videos = studio.sample(job, rows, [seed + row for row in rows], lambda: next(bar, None))
         for row, video in zip(rows, videos, strict=True):
             video.save(paths[row])
-    next(bar, None)  # the bar ends
+    next(bar, None)  # close the progress bar
 
 
 def _paths(out: Path, count: int) -> list[Path]:

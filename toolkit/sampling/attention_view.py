@@ -1,7 +1,7 @@
-"""Where a model sees the subjects of a prompt: attention maps of a generated or a given video.
+"""Attention maps of a prompt's subjects, from a new video or an existing one.
 
-The maps are read from the network that `generate` uses: the same LoRAs, and the parts of a masked fusion each
-in its own place.
+The network is the one that `generate` uses: it has the same LoRAs, and each part of a masked fusion acts in
+its own region.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ from toolkit.lora.special_tokens import subject_spans, token_nouns
 from toolkit.models.flow_matching import Velocity, interpolate, sigma_schedule
 from toolkit.sampling.denoise import denoise, guided_velocity, initial_noise
 from toolkit.sampling.output import new_video
-from toolkit.sampling.prompt_encoding import EncodedPrompts, encode_plainly
-from toolkit.sampling.samplers import Active, Network, adapters_in_place, within
+from toolkit.sampling.prompt_encoding import EncodedPrompts, encode_with_subjects
+from toolkit.sampling.samplers import Active, Network, adapters_in_place, with_adapters
 from toolkit.sampling.session import Studio
 from toolkit.sampling.settings import Sampling
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What was seen: frames (F, H, W, 3), maps (subjects, f, h, w) by noise level, and the blocks read."""
+class ViewedVideo:
+    """A video with its attention maps.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8, RGB.
+        maps: (subjects, f, h, w) by noise level.
+        layers: The blocks whose maps were averaged.
+    """
 
     frames: Frames
     maps: Mapping[float, Tensor]
@@ -41,14 +47,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class AttentionView:
-    """Reads where a model sees the subjects of a prompt, at several noise levels.
+    """Reads attention maps of a prompt's subjects, at several noise levels.
 
     Attributes:
         studio: The model with its LoRAs.
         prompt: The prompt.
-        subjects: Phrases of the prompt.
+        subjects: Phrases of the prompt, or special tokens.
         sigmas: Noise levels in (0, 1].
-        layers: Blocks whose maps are averaged; empty for the model's own.
+        layers: Blocks whose maps are averaged. Empty: the model's default.
         seed: Of the noise.
     """
 
@@ -59,14 +65,13 @@ class AttentionView:
     layers: tuple[int, ...]
     seed: int
 
-    def generated(self, steps: int | None) -> Seen:
-        """Sample the prompt as `generate` does, and read the latents on the way, at the nearest levels."""
-
+    def of_new_video(self, steps: int | None) -> ViewedVideo:
+        """Sample the prompt as `generate` does. Maps are read at the schedule's nearest noise levels."""
         studio, (network, prompts) = self.studio, self._encoded(steps)
-        count, _, shift, *size = network.request.number
-        schedule = sigma_schedule(count, shift).to(studio.denoiser.device)
-        noise = initial_noise([self.seed], studio.latent_shape(*size)).to(studio.denoiser.device)
-        active, velocity = in_place(network, prompts, noise, schedule)
+        numbers = network.request.numbers
+        schedule = sigma_schedule(numbers.steps, numbers.shift).to(studio.denoiser.device)
+        noise = initial_noise([self.seed], studio.latent_shape(*numbers.size)).to(studio.denoiser.device)
+        active, velocity = adapters_and_velocity(network, prompts, noise, schedule)
         wanted = {int((schedule[:-1] - sigma).abs().argmin()) for sigma in self.sigmas}
         noised = {1.0: noise} if 0 in wanted else {}
 
@@ -74,12 +79,12 @@ class AttentionView:
             if step + 1 in wanted:
                 noised[float(schedule[step + 1])] = latents.clone()
 
-        latents = denoise(within(active, velocity), noise, schedule, keep)
+        latents = denoise(with_adapters(active, velocity), noise, schedule, keep)
         video = new_video(studio.encoders.decode_video(latents)[0], studio.spec.fps, {"prompt": self.prompt})
-        return Seen(video.frames, *self._read(noised, active, prompts))
+        return ViewedVideo(video.frames, *self._read(noised, active, prompts))
 
-    def given(self, path: Path) -> Seen:
-        """Resize a video to the model's size, add noise, and read it."""
+    def of_video(self, path: Path) -> ViewedVideo:
+        """Read maps of an existing video: resized to the model's size, encoded, with noise added."""
         spec, (network, prompts) = self.studio.spec, self._encoded(None)
         frames, _ = read_video(path)
         length = whole_chunks(min(len(frames), spec.num_frames))
@@ -91,23 +96,22 @@ class AttentionView:
             noised[float(sigma)] = interpolate(latents, noise.to(latents), torch.tensor(sigma))
         level = torch.tensor(network.request.masked.level)
         at_level = interpolate(latents, noise.to(latents), level)
-        active, _ = in_place(network, prompts, at_level, torch.stack([level, torch.zeros(())]))
-        return Seen(frames, *self._read(noised, active, prompts))
+        active, _ = adapters_and_velocity(network, prompts, at_level, torch.stack([level, torch.zeros(())]))
+        return ViewedVideo(frames, *self._read(noised, active, prompts))
 
     def _encoded(self, steps: int | None) -> tuple[Network, EncodedPrompts]:
-
         studio = self.studio
         request = studio.request(Sampling(steps=steps))
-        prompts = encode_plainly(studio.encoders, [self.prompt], "", studio.loras)
+        prompts = encode_with_subjects(studio.encoders, [self.prompt], "", studio.loras)
         return Network(studio.denoiser, studio.loras, request), prompts
 
     def _read(
         self, noised: Mapping[float, Tensor], active: Active, prompts: EncodedPrompts
     ) -> tuple[dict[float, Tensor], tuple[int, ...]]:
-        """Maps (subjects, f, h, w) by noise level, and the blocks that they are of."""
+        """Maps (subjects, f, h, w) of the latents by noise level, and the blocks that were averaged."""
         studio = self.studio
         nouns = token_nouns(studio.loras.files)
-        found, real = subject_spans(studio.encoders, self.prompt, self.subjects, nouns)
+        spans, real = subject_spans(studio.encoders, self.prompt, self.subjects, nouns)
         chosen = MapLayers(self.layers, ()) if self.layers else map_layers(blocks(studio))
         maps: dict[float, Tensor] = {}
         with active(), torch.no_grad():
@@ -117,7 +121,7 @@ class AttentionView:
                     latents,
                     torch.tensor(level),
                     prompts.embeds,
-                    spans=found,
+                    spans=spans,
                     real=real,
                     layers=chosen,
                     kind="token",
@@ -125,27 +129,30 @@ class AttentionView:
         return maps, chosen.cross
 
 
-def in_place(
+def adapters_and_velocity(
     network: Network, prompts: EncodedPrompts, latents: Tensor, sigmas: Tensor
 ) -> tuple[Active, Velocity]:
-    """The network's LoRAs where they act, as `generate` has them, and the guided velocity of the prompt."""
-    _, guidance_scale, *_ = network.request.number
-    velocity = guided_velocity(network.denoiser, prompts.embeds, prompts.negative, guidance_scale)
+    """The context in which the LoRAs are active, as in `generate`, and the guided velocity of the prompt.
+
+    latents: At noise level sigmas[0]; a masked fusion finds its regions from there.
+    """
+    scale = network.request.numbers.guidance_scale
+    velocity = guided_velocity(network.denoiser, prompts.embeds, prompts.negative, scale)
     return adapters_in_place(network, network.loras.parts, velocity, prompts, latents, sigmas), velocity
 
 
 def blocks(studio: Studio) -> int:
-    """How many blocks the network has."""
+    """Number of the network's blocks."""
     module: Any = studio.denoiser.module
     return int(module.config.num_layers)
 
 
 def at_clip(studio: Studio, clip: MaskedClip) -> AbstractContextManager[None]:
-    """The LoRAs as they act in a clip: those of a masked fusion where their subjects are."""
+    """A context in which the LoRAs are active; the parts of a masked fusion act on the clip's subjects."""
     network = Network(studio.denoiser, studio.loras, studio.request(Sampling()))
-    prompts = encode_plainly(studio.encoders, [clip.prompt], "", studio.loras)
+    prompts = encode_with_subjects(studio.encoders, [clip.prompt], "", studio.loras)
     level = torch.tensor(network.request.masked.level)
     noise = torch.randn(clip.latents.shape, generator=generator_for(0, 0, f"masks/{clip.name}"))
     latents = interpolate(clip.latents, noise, level).unsqueeze(0)
-    active, _ = in_place(network, prompts, latents, torch.stack([level, torch.zeros(())]))
+    active, _ = adapters_and_velocity(network, prompts, latents, torch.stack([level, torch.zeros(())]))
     return active()

@@ -1,8 +1,8 @@
 """From noise to latents: the one sampling loop, and the network with a prompt as a velocity function.
 
 A *velocity function* maps ``(latents, sigma)`` to the velocity there. Guidance (`guided_velocity`), LoRAs
-(`samplers.within`), masked LoRAs and collaborative sampling are velocity functions that wrap one another;
-`denoise` follows whichever it is given. Previews, reports, `generate` and attention maps all sample with it.
+(`samplers.with_adapters`), masked LoRAs and collaborative sampling are velocity functions that wrap one
+another. `denoise` follows any velocity function; `generate`, previews, reports and attention maps use it.
 """
 
 from __future__ import annotations

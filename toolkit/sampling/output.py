@@ -1,4 +1,4 @@
-"""Generated videos: frames in memory that play in a notebook, and files that say how they were made."""
+"""Generated videos: frames that play in a notebook, and files that record how they were made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Video:
         frames: (F, H, W, 3) uint8, RGB.
         fps: Frames a second.
         facts: How it was made: prompt, seed, model, LoRAs, settings, versions.
-        log: What each step of collaborative sampling did.
+        log: One record per step of collaborative sampling.
         maps: Attention maps of guided steps, if `collaboration.keep_maps` asked for them.
         subjects: The subjects that the maps are of.
     """

@@ -1,4 +1,7 @@
-"""How a prompt becomes a video: encode it, follow a velocity function from noise to latents, decode them."""
+"""How a prompt becomes a video: encode it, denoise from noise to latents, decode them to frames.
+
+`encode_job` and `sample_videos` are called by `session.Studio`, in this order.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,15 @@ from toolkit.sampling.samplers import Network, kept_maps, log_lines, velocity_of
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A base model in memory. base: its fingerprint. denoiser: the network with the LoRAs attached."""
+    """A base model in memory.
+
+    Attributes:
+        spec: Its name, path and defaults.
+        geometry: How latents relate to frames.
+        base: Fingerprint of the network.
+        encoders: Text encoder and VAE.
+        denoiser: The network with the LoRAs attached.
+    """
 
     spec: ModelSpec
     geometry: Geometry
@@ -38,11 +49,11 @@ class LoadedModel:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Prompts that are encoded and can be sampled.
+    """Encoded prompts with the settings to sample them.
 
     Attributes:
         texts: The prompts.
-        request: How they are sampled.
+        request: The settings.
         prompts: The encoded prompts.
         caption: (1, L, D), the motion clip's caption; None without a clip.
         inverted: The motion clip's noise, once it has been computed.
@@ -58,7 +69,7 @@ class Job:
 def encode_job(
     spec: ModelSpec, encoders: Encoders, loras: LoraSet, prompts: Sequence[str], request: Request
 ) -> Job:
-    """Encode prompts; print notes about those that the LoRAs do not know, or that are too long.
+    """Encode prompts. Print notes about prompts that the LoRAs do not know or that are too long.
 
     Raises:
         CastmixError: a subject is not named, has no noun, or the LoRAs do not fit the sampler.
@@ -86,12 +97,12 @@ def sample_videos(
     for seed in seeds:
         if not 0 <= seed < 2**63:
             raise CastmixError(f"seed must be between 0 and 2^63 - 1, got {seed}")
-    steps, _, shift, *size = job.request.number
-    noise = initial_noise(seeds, shape_of(model.geometry, *size))
+    numbers = job.request.numbers
+    noise = initial_noise(seeds, shape_of(model.geometry, *numbers.size))
     if job.caption is not None:
         noise = mix_noise(_inverted(job, model), noise, job.request.collaboration.inversion)
     noise = noise.to(model.denoiser.device)
-    sigmas = sigma_schedule(steps, shift).to(noise.device)
+    sigmas = sigma_schedule(numbers.steps, numbers.shift).to(noise.device)
     reports: list[StepReport] = []
     network = Network(model.denoiser, loras, job.request)
     velocity = velocity_of(network, job.prompts.rows(rows), noise, sigmas, reports.append)
@@ -115,7 +126,7 @@ def _caption(encoders: Encoders, loras: LoraSet, request: Request) -> Tensor | N
 
 def _inverted(job: Job, model: LoadedModel) -> Tensor:
     """The motion clip's noise (1, C, f, h, w), computed once for a job."""
-    steps, _, shift, *size = job.request.number
+    numbers = job.request.numbers
     clip = job.request.sampling.motion_clip
     assert clip is not None
     assert job.caption is not None
@@ -126,9 +137,9 @@ def _inverted(job: Job, model: LoadedModel) -> Tensor:
             model.encoders,
             model.denoiser,
             job.caption,
-            size=(size[0], size[1], size[2]),
-            steps=steps,
-            shift=shift,
+            size=numbers.size,
+            steps=numbers.steps,
+            shift=numbers.shift,
             iterations=job.request.collaboration.iterations,
         )
         job.inverted.append(noise)
@@ -136,7 +147,7 @@ def _inverted(job: Job, model: LoadedModel) -> Tensor:
 
 
 def _facts(job: Job, model: LoadedModel, loras: LoraSet, row: int) -> dict[str, Any]:
-    """What a video's JSON file says of how it was made, beside prompt and seed."""
+    """A video's JSON file without prompt and seed: model, settings, LoRAs."""
     prompts, request = job.prompts, job.request
     return {
         **({"motion_prompt": prompts.motion_prompts[row]} if prompts.motion_prompts else {}),
@@ -144,7 +155,7 @@ def _facts(job: Job, model: LoadedModel, loras: LoraSet, row: int) -> dict[str, 
         "model_fingerprint": model.base,
         **request.facts(),
         "fps": model.spec.fps,
-        "loras": [one.facts() for one in loras.references],
+        "loras": [reference.facts() for reference in loras.references],
         **request.collaboration_facts(),
         **({"masked": asdict(request.masked)} if loras.confined else {}),
     }

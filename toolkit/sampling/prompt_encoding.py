@@ -36,7 +36,7 @@ class EncodedPrompts:
         negative: (1, L, D).
         subjects: For a masked fusion: which adapters' subjects each prompt names, and where.
         plain: For a masked fusion with layout base: the prompts in plain words.
-        branches: For collaborative sampling: what each branch reads of each prompt.
+        branches: For collaborative sampling: the prompt of each branch, by branch.
         motion_prompts: For collaborative sampling: the motion branch's prompts as text.
         branch_subjects: For collaborative sampling: the subjects that both branches name.
     """
@@ -72,12 +72,12 @@ def encode_request(
     Raises:
         CastmixError: a subject is not named, has no noun, or the LoRAs do not fit the sampler.
     """
-    encoded = encode_plainly(encoders, prompts, request.sampling.negative_prompt, loras)
+    encoded = encode_with_subjects(encoders, prompts, request.sampling.negative_prompt, loras)
     if request.sampling.sampler != "euler":
         wrong = [part.name for part in loras.parts if part.subjects and part.role != "subject"]
         if wrong:
             raise CastmixError(
-                f"{', '.join(wrong)}: a masked fusion is a subject LoRA here, give its file with --subject"
+                f"{', '.join(wrong)}: collaborative sampling needs a masked fusion as --subject"
             )
         encoded = _for_branches(encoders, prompts, encoded, loras, request)
     elif request.masked.layout == "base":
@@ -86,16 +86,19 @@ def encode_request(
                 "--masked.layout base needs a masked fusion, and no --lora or --subject is one: make it with "
                 "castmix fuse --method masked"
             )
-        plain = _in_plain_words(encoders, prompts, loras, request)
+        plain = _plain_prompts(encoders, prompts, loras, request)
         encoded = replace(encoded, plain=plain)
     _warn_of_length(spec, encoders, [*prompts, request.sampling.negative_prompt, *encoded.motion_prompts])
     return encoded
 
 
-def encode_plainly(
+def encode_with_subjects(
     encoders: Encoders, prompts: Sequence[str], negative_prompt: str, loras: LoraSet
 ) -> EncodedPrompts:
-    """Encode prompts with the LoRAs' special tokens, and find the subjects of masked fusions in them."""
+    """Encode prompts with the LoRAs' special tokens, and find the subjects of masked fusions in them.
+
+    This is all for sampler euler; `encode_request` adds what the other ways of sampling need.
+    """
     embeds = encode_prompts(encoders, [*prompts, negative_prompt], loras.files)
     confined = {part.name: part.subjects for part in loras.parts if part.subjects}
     tokens = read_tokens(loras.files)
@@ -104,14 +107,14 @@ def encode_plainly(
 
 
 def _nouns(loras: LoraSet, request: Request) -> dict[str, str]:
-    """What the base model calls each subject: `--words` first, then what LoRA files and cast say."""
+    """Noun by subject: from `--words`, else from the LoRA files and the cast."""
     return {**class_nouns(loras.files, read_cast()), **request.words}
 
 
-def _in_plain_words(
+def _plain_prompts(
     encoders: Encoders, prompts: Sequence[str], loras: LoraSet, request: Request
 ) -> PlainPrompts:
-    """The prompts for the base model, which lays out a masked fusion, and where they name its subjects.
+    """The prompts in plain words, for the base model, and where they name the subjects.
 
     Raises:
         CastmixError: a subject has no noun, or its noun is not in the plain prompt.
@@ -125,7 +128,7 @@ def _in_plain_words(
         subjects = [subject for subject in subjects_of(prompt, nouns) if subject in owner]
         if unknown := [subject for subject in subjects if subject not in nouns]:
             raise CastmixError(
-                f"--masked.layout base needs a noun for {', '.join(unknown)}: say --words {unknown[0]}=cat"
+                f"--masked.layout base needs a noun for {', '.join(unknown)}: give --words {unknown[0]}=cat"
             )
         read = motion_branch_prompt(encoders, text, embeds[i : i + 1], subjects, nouns, tokens)
         found.append(PromptSubjects(read.spans, tuple(owner[subject] for subject in subjects), read.real))
@@ -139,7 +142,7 @@ def _for_branches(
     loras: LoraSet,
     request: Request,
 ) -> EncodedPrompts:
-    """Add what each branch of collaborative sampling reads, and where it names the subjects.
+    """Add the prompts of both branches of collaborative sampling, and where they name the subjects.
 
     Raises:
         CastmixError: a prompt names no subject, or its motion prompt does not name it.
@@ -150,18 +153,18 @@ def _for_branches(
     spatial = request.sampling.sampler == "scs" and request.collaboration.spatial
     branches: list[Mapping[BranchName, BranchPrompt]] = []
     named: list[tuple[str, ...]] = []
-    for i, (prompt, other) in enumerate(zip(prompts, motion_prompts, strict=True)):
+    for i, (prompt, motion_prompt) in enumerate(zip(prompts, motion_prompts, strict=True)):
         subjects = subjects_of(prompt, nouns) if spatial else []
         if spatial and not subjects:
             raise CastmixError(
                 f"{prompt!r} names no subject for the motion branch to find: use [Character: <name>], give "
                 "--words NAME=NOUN, or --collaboration.no-spatial"
             )
-        own = encoded.embeds[i : i + 1]
+        one = slice(i, i + 1)
         branches.append(
             {
-                "subject": subject_branch_prompt(encoders, prompt, own, subjects, tokens),
-                "motion": motion_branch_prompt(encoders, other, embeds[i : i + 1], subjects, nouns, tokens),
+                "subject": subject_branch_prompt(encoders, prompt, encoded.embeds[one], subjects, tokens),
+                "motion": motion_branch_prompt(encoders, motion_prompt, embeds[one], subjects, nouns, tokens),
             }
         )
         named.append(tuple(subjects))
@@ -171,13 +174,13 @@ def _for_branches(
 
 
 def _motion_prompts(prompts: Sequence[str], nouns: Mapping[str, str], request: Request) -> tuple[str, ...]:
-    """The motion branch's prompt for each prompt. Default: the prompt in words that the base model knows."""
+    """The motion branch's prompt for each prompt. Default: the prompt in plain words."""
     given = tuple(request.sampling.motion_prompt)
     if given:
         return given * len(prompts) if len(given) == 1 else given
     made = tuple(in_plain_words(prompt, nouns) for prompt in prompts)
     unknown = {name for prompt in made for name in TAG.findall(prompt) if name not in nouns}
-    if unknown:  # a prompt with such a name keeps all its tags: half in prose it would be neither
+    if unknown:  # `in_plain_words` leaves all tags of such a prompt as they are
         say(
             f"note: the motion branch's prompt keeps the names {', '.join(sorted(unknown))}, for which "
             f"castmix knows no noun. Give one, --words {min(unknown)}=cat, or give --motion-prompt"

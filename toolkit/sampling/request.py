@@ -1,4 +1,4 @@
-"""What a call of `generate` asks for, checked before anything is loaded. Light: it imports no torch."""
+"""The checked settings of a call of `generate`. Light: it imports no torch, so errors come at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import SCENE_TAG, TAG, tag
@@ -20,19 +20,32 @@ from toolkit.lora.special_tokens import TOKEN
 from toolkit.models.interfaces import ModelSpec
 from toolkit.sampling.settings import Collaboration, Masked, Sampling
 
-OWN = ("steps", "guidance_scale", "shift", "num_frames", "height", "width")
-"""Settings whose default is the model's."""
+
+class Numbers(NamedTuple):
+    """Settings whose default is the model's, filled in."""
+
+    steps: int
+    guidance_scale: float
+    shift: float
+    num_frames: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height, width."""
+        return self.num_frames, self.height, self.width
 
 
 @dataclass(frozen=True)
 class Request:
-    """Settings of sampling that hold for all videos of a call, checked, with the model's own filled in.
+    """Settings of sampling for all videos of a call, checked, with the model's defaults filled in.
 
     Attributes:
-        sampling: No None among `OWN`.
-        words: What the motion branch, or the base model of masked.layout base, calls each subject.
-        collaboration: Of samplers scs and scs-lite.
-        masked: Of masked fusions.
+        sampling: Without None for any of `Numbers`.
+        words: Noun of each subject, for the motion branch or for masked.layout base.
+        collaboration: Settings of the samplers scs and scs-lite.
+        masked: Settings of masked fusions.
     """
 
     sampling: Sampling
@@ -41,28 +54,27 @@ class Request:
     masked: Masked
 
     @property
-    def number(self) -> tuple[int, float, float, int, int, int]:
-        """`OWN` as numbers: steps, guidance_scale, shift, num_frames, height, width."""
-        one = self.sampling
-        values = (one.steps, one.guidance_scale, one.shift, one.num_frames, one.height, one.width)
+    def numbers(self) -> Numbers:
+        """Steps, guidance_scale, shift and size."""
+        values = [getattr(self.sampling, name) for name in Numbers._fields]
         assert None not in values
-        return values  # type: ignore[return-value]
+        return Numbers(*values)
 
     def facts(self) -> dict[str, Any]:
-        """What a video's JSON file says of it."""
-        names = ("negative_prompt", *OWN)
+        """The request's entries in a video's JSON file."""
+        names = ("negative_prompt", *Numbers._fields)
         return {name: getattr(self.sampling, name) for name in names}
 
     def collaboration_facts(self) -> dict[str, Any]:
-        """What a video's JSON file says of collaborative sampling and of a motion clip."""
+        """The entries of collaborative sampling and of a motion clip in a video's JSON file."""
         facts: dict[str, Any] = {}
         clip = self.sampling.motion_clip
         if self.sampling.sampler != "euler":
             facts = {"sampler": self.sampling.sampler, "collaboration": asdict(self.collaboration)}
         if clip is not None:
             share = self.collaboration.inversion
-            about = {"path": clip.as_posix(), "fingerprint": fingerprint_file(clip), "share": share}
-            facts["motion_clip"] = about
+            fingerprint = fingerprint_file(clip)
+            facts["motion_clip"] = {"path": clip.as_posix(), "fingerprint": fingerprint, "share": share}
         return facts
 
 
@@ -75,7 +87,7 @@ def new_request(
     collaboration: Collaboration = Collaboration(),
     masked: Masked = Masked(),
 ) -> Request:
-    """Fill in the model's settings and check everything that needs no network.
+    """Fill in the model's defaults and check everything that needs no network.
 
     Raises:
         CastmixError: a number out of range, a missing clip, or a sampler without the LoRAs that it needs.
@@ -103,30 +115,30 @@ def _filled_in(sampling: Sampling, spec: ModelSpec) -> Sampling:
             raise CastmixError(f"{name} must be above 0, got {value:g}")
     if sampling.guidance_scale is not None and not math.isfinite(sampling.guidance_scale):
         raise CastmixError(f"guidance_scale must be finite, got {sampling.guidance_scale}")
-    own = {name: getattr(spec, name) for name in OWN if getattr(sampling, name) is None}
-    return replace(sampling, **own)
+    defaults = {name: getattr(spec, name) for name in Numbers._fields if getattr(sampling, name) is None}
+    return replace(sampling, **defaults)
 
 
 def _check_branches(sampling: Sampling, masked: Masked, references: Sequence[LoraReference]) -> None:
     sampler = sampling.sampler
     if masked.layout == "base":
         raise CastmixError(
-            f"--masked.layout base needs --sampler euler: with {sampler} the motion branch decides it"
+            f"--masked.layout base needs --sampler euler: with {sampler} the motion branch decides the layout"
         )
-    roles = {one.role for one in references}
-    if absent := [f"--{role}" for role in ("subject", "motion") if role not in roles]:
+    roles = {reference.role for reference in references}
+    if missing := [f"--{role}" for role in ("subject", "motion") if role not in roles]:
         raise CastmixError(
-            f"--sampler {sampler} needs a LoRA for each branch: {' and '.join(absent)} is missing"
+            f"--sampler {sampler} needs a LoRA for each branch: {' and '.join(missing)} is missing"
         )
     if sampling.num_frames is not None and sampling.num_frames < 5:
         raise CastmixError(f"--sampler {sampler} needs num_frames 5 or more, got {sampling.num_frames}")
 
 
 def check_batch(request: Request, prompts: int, batch_size: int) -> None:
-    """Refuse a batch size, or a number of motion prompts, that does not fit the number of prompts.
+    """Check the batch size and the number of motion prompts against the number of prompts.
 
     Raises:
-        CastmixError: one does not fit.
+        CastmixError: either does not fit.
     """
     if batch_size < 1:
         raise CastmixError(f"batch_size must be above 0, got {batch_size}")
@@ -142,7 +154,7 @@ def check_batch(request: Request, prompts: int, batch_size: int) -> None:
 
 
 def parse_words(words: Sequence[str]) -> dict[str, str]:
-    """``NAME=NOUN`` or ``NOUN`` to the noun of each subject.
+    """Parse ``NAME=NOUN``, or ``NOUN`` for a subject that is named by its noun, to nouns by subject.
 
     Raises:
         CastmixError: a side is empty, or a name has two nouns.
@@ -183,31 +195,31 @@ def check_collaboration(settings: Collaboration) -> None:
 
 
 def note_prompts(prompts: Sequence[str], metadata: Sequence[Mapping[str, str]]) -> None:
-    """Print a note for each prompt with a misspelt tag, without a character, or with an unknown character.
+    """Print notes about misspelt tags, unknown special tokens, and missing or unknown characters.
 
-    metadata: Of the LoRA files, which say what characters and special tokens they know.
+    metadata: Of the LoRA files. It names the characters and special tokens that they know.
     """
     rest = [SCENE_TAG.sub("", TAG.sub("", prompt)) for prompt in prompts]
     if broken := sorted({word for text in rest for word in text.split() if "[" in word}):
         tags = "[Character: <name>] and [scene-style:<style>]"
-        say(f"note: {broken[0]!r} begins no tag: there are {tags}")
-    brought = {token for one in metadata for token in json.loads(one.get(TOKENS, "{}"))}
-    if lost := sorted({token for prompt in prompts for token in TOKEN.findall(prompt)} - brought):
-        there = f"they have {', '.join(sorted(brought))}" if brought else "they have none"
-        say(f"note: no LoRA has the special token {lost[0]} ({there}): it is read as ordinary text")
-    known = {name for one in metadata for name in json.loads(one.get("castmix.cast", "[]"))}
+        say(f"note: {broken[0]!r} is not the start of a tag; tags are {tags}")
+    tokens = {token for entries in metadata for token in json.loads(entries.get(TOKENS, "{}"))}
+    if missing := sorted({token for prompt in prompts for token in TOKEN.findall(prompt)} - tokens):
+        there = f"they have {', '.join(sorted(tokens))}" if tokens else "they have none"
+        say(f"note: no LoRA has the special token {missing[0]} ({there}): it is read as ordinary text")
+    known = {name for entries in metadata for name in json.loads(entries.get("castmix.cast", "[]"))}
     if not known:
         return
     notes: dict[str, list[str]] = {}
     for prompt in prompts:
         tagged = set(TAG.findall(prompt))
-        if strange := tagged - known:
-            notes.setdefault(f"names {', '.join(sorted(strange))}", []).append(prompt)
+        if unknown := tagged - known:
+            notes.setdefault(f"names {', '.join(sorted(unknown))}", []).append(prompt)
         elif not tagged:
             notes.setdefault("has no [Character: <name>]", []).append(prompt)
     for what, [first, *others] in notes.items():
-        meant = ""
+        hint = ""
         with contextlib.suppress(CastmixError):
-            meant = f"; did you mean {tag(first, read_cast())!r}?" if not TAG.search(first) else ""
+            hint = f"; did you mean {tag(first, read_cast())!r}?" if not TAG.search(first) else ""
         more = f" (and {len(others)} more like it)" if others else ""
-        say(f"note: {first[:60]!r} {what}{more}, the LoRAs know {', '.join(sorted(known))}{meant}")
+        say(f"note: {first[:60]!r} {what}{more}, the LoRAs know {', '.join(sorted(known))}{hint}")

@@ -1,4 +1,7 @@
-"""The velocity function that a request asks for: guidance, then LoRAs in place, then collaboration."""
+"""The velocity function for a request: guidance around the network, then LoRAs, then collaboration.
+
+`velocity_of` chooses it. `denoise` then follows it from noise to latents.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,18 @@ from toolkit.sampling.collaborative import StepReport, collaborative_velocity
 from toolkit.sampling.collaborative_branches import BranchPrompt, make_branch
 from toolkit.sampling.collaborative_gradients import GRADIENT_FUNCTIONS, Branch, BranchName
 from toolkit.sampling.denoise import guided_velocity
-from toolkit.sampling.masked_layout import laid_out
+from toolkit.sampling.masked_layout import base_layout_velocity
 from toolkit.sampling.masked_loras import confine, find_shares
 from toolkit.sampling.prompt_encoding import EncodedPrompts
 from toolkit.sampling.request import Request
 
 Active = Callable[[], AbstractContextManager[None]]
-"""Makes a context in which the network has certain adapters, each where it is to act."""
+"""Makes a context in which certain adapters are active, each in the region where it should act."""
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A denoiser, the LoRAs attached to it, and the request that they serve."""
+    """A denoiser, the LoRAs attached to it, and the settings of the call."""
 
     denoiser: Denoiser
     loras: LoraSet
@@ -49,22 +52,24 @@ def velocity_of(
 
     Args:
         network: The denoiser with its LoRAs attached.
-        prompts: Of the batch, B of them.
-        noise: (B, C, f, h, w), where sampling starts: a masked fusion finds its masks from there.
+        prompts: The B prompts of the batch.
+        noise: (B, C, f, h, w), where sampling starts. A masked fusion finds its masks from there.
         sigmas: The schedule.
-        report: Gets what each step of collaborative sampling did.
+        report: Gets the report of each step of collaborative sampling.
     """
     denoiser, request = network.denoiser, network.request
-    _, guidance_scale, *_ = request.number
     guided = functools.partial(
-        guided_velocity, denoiser, negative_embeds=prompts.negative, guidance_scale=guidance_scale
+        guided_velocity,
+        denoiser,
+        negative_embeds=prompts.negative,
+        guidance_scale=request.numbers.guidance_scale,
     )
     if request.sampling.sampler != "euler":
         branches = _branches(network, prompts, noise, sigmas, guided)
         gradients_of = GRADIENT_FUNCTIONS[request.sampling.sampler]
         return collaborative_velocity(branches, sigmas, request.collaboration, gradients_of, report)
     if prompts.plain is not None:
-        return laid_out(
+        return base_layout_velocity(
             denoiser,
             guided,
             prompts.embeds,
@@ -75,17 +80,17 @@ def velocity_of(
         )
     velocity = guided(prompts.embeds)
     active = adapters_in_place(network, network.loras.parts, velocity, prompts, noise, sigmas)
-    return within(active, velocity)
+    return with_adapters(active, velocity)
 
 
-def within(active: Active, velocity: Velocity) -> Velocity:
-    """The same velocity function, always called inside a context of adapters."""
+def with_adapters(active: Active, velocity: Velocity) -> Velocity:
+    """The same velocity function, called with these adapters active."""
 
-    def follow(latents: Tensor, sigma: Tensor) -> Tensor:
+    def velocity_with_adapters(latents: Tensor, sigma: Tensor) -> Tensor:
         with active():
             return velocity(latents, sigma)
 
-    return follow
+    return velocity_with_adapters
 
 
 def adapters_in_place(
@@ -96,9 +101,9 @@ def adapters_in_place(
     latents: Tensor,
     sigmas: Tensor,
 ) -> Active:
-    """Makes contexts in which the network has these adapters, each where it is to act.
+    """Makes contexts in which these adapters are active, each in the region where it should act.
 
-    The parts of a masked fusion act where their subjects are. To find these places, the plain sum of all
+    The parts of a masked fusion act where their subjects are. To find these regions, the plain sum of all
     adapters runs a few steps from `latents` at noise level sigmas[0]; see `masked_loras.find_shares`.
     """
     module, weights = network.denoiser.module, {part.name: part.weight for part in parts}
@@ -130,9 +135,9 @@ def _branches(
     branches: dict[BranchName, Branch] = {}
     names: tuple[BranchName, ...] = ("subject", "motion")
     for name in names:
-        own = [row[name] for row in prompts.branches]
-        # Several prompts at a time only without maps, where spans and lengths do not matter.
-        prompt = own[0] if len(own) == 1 else BranchPrompt(torch.cat([one.embeds for one in own]))
+        rows = [row[name] for row in prompts.branches]
+        # A batch of several prompts reads no maps (see `check_batch`), so it needs no spans.
+        prompt = rows[0] if len(rows) == 1 else BranchPrompt(torch.cat([row.embeds for row in rows]))
         velocity = guided(prompt.embeds)
         active = adapters_in_place(network, network.loras.of_role(name), velocity, prompts, noise, sigmas)
         branches[name] = make_branch(
@@ -142,7 +147,7 @@ def _branches(
 
 
 def log_lines(reports: Sequence[StepReport], sample: int) -> list[dict[str, Any]]:
-    """What the steps did to one sample of a batch: a mapping for each step, for a file of lines."""
+    """The reports for one sample of a batch as JSON objects, one per step, for NAME.steps.jsonl."""
     lines: list[dict[str, Any]] = []
     for i, report in enumerate(reports):
         line: dict[str, Any] = {"step": i, "sigma": round(report.sigma, 6), "guided": report.guided}

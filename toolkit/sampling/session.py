@@ -1,10 +1,10 @@
-"""A base model that stays in memory, with LoRAs that can be changed: for notebooks, pages and `generate`.
+"""A base model that stays in memory, with LoRAs that can be exchanged: for notebooks, pages and `generate`.
 
     studio = load("sandbox", lora=["runs/mine:0.8"])
     video = studio.generate("[Character: Mimi], jumps. [scene-style:cartoon]", seed=3)
     studio.use(subject=["mimi", "bruno"], motion="leans")
 
-How a prompt becomes a video is in `pipeline`: encode, sample, decode.
+`Studio` keeps the model and the LoRAs. How a prompt becomes a video is in `pipeline`: encode, sample, decode.
 """
 
 from __future__ import annotations
@@ -174,10 +174,9 @@ class Studio:
             motion_clip=self.motion_clip,
         )
         job = self.encode([prompt], self.request(sampling))
-        total, *_ = job.request.number
-        bar = iter(track(range(total), "generating"))
+        bar = iter(track(range(job.request.numbers.steps), "generating"))
         (video,) = self.sample(job, range(1), [seed], lambda: next(bar, None))
-        next(bar, None)  # the bar ends
+        next(bar, None)  # close the progress bar
         return video
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -189,7 +188,7 @@ class Studio:
         return shape_of(self.geometry, num_frames, height, width)
 
     def request(self, sampling: Sampling) -> Request:
-        """The settings of a call, checked, with the model's own filled in."""
+        """Check the settings of a call and fill in the model's defaults."""
         return new_request(
             self.spec,
             self.loras.references,
@@ -200,7 +199,7 @@ class Studio:
         )
 
     def encode(self, prompts: Sequence[str], request: Request) -> Job:
-        """Encode prompts. After it the text encoder may be freed: `studio.encoders.release_text()`."""
+        """Encode prompts. The text encoder is not needed afterwards: `studio.encoders.release_text()`."""
         check_batch(request, len(prompts), 1)
         return encode_job(self.spec, self.encoders, self.loras, prompts, request)
 
