@@ -256,7 +256,7 @@ def test_maps_are_read_in_three_passes(toys: dict[BranchName, Toy]) -> None:
             asked.append((name, "+".join(kinds), latents.requires_grad))
             return toy.read(latents, sigma, kinds)
 
-        return replace(toy, read=read)
+        return replace(toy, read_maps=read)
 
     pair: dict[BranchName, Branch] = {"subject": noted("subject"), "motion": noted("motion")}
     attention_gradients(pair, latents(), SIGMA, BOTH)
@@ -412,6 +412,6 @@ def test_branches_with_different_numbers_of_subjects_are_an_error(toys: dict[Bra
         found = toys["motion"].read(latents, sigma, kinds)
         return {kind: (maps[:, :1],) for kind, (maps,) in found.items()}
 
-    pair["motion"] = replace(pair["motion"], read=fewer)
+    pair["motion"] = replace(pair["motion"], read_maps=fewer)
     with pytest.raises(CastmixError, match="both prompts must name the same number of subjects"):
         attention_gradients(pair, latents(), SIGMA, ["spatial"])

@@ -122,13 +122,13 @@ def test_pulls_through_the_network_equal_finite_differences(
         one = prompts[name]
         with branches[name].active():
             if temporal:
-                return torch.stack(branches[name].read(at, sigma, ["temporal"])["temporal"])
+                return torch.stack(branches[name].read_maps(at, sigma, ["temporal"])["temporal"])
             kind: Any = {"kind": "token", "layers": layers, "spans": one.spans, "real": one.real}
             return read_maps(denoiser, at, sigma, one.embeds, **kind)
 
     for name, other in zip(names, reversed(names), strict=True):
-        pulls = found[False].pulls[name]
-        torch.testing.assert_close(found[True].pulls[name].gradient, pulls.gradient, rtol=1e-9, atol=0)
+        pulls = found[False].gradients[name]
+        torch.testing.assert_close(found[True].gradients[name].gradient, pulls.gradient, rtol=1e-9, atol=0)
         temporal, peak, constant = name == "subject", torch.ones(()), maps(other, x, name == "subject")
         if not temporal:  # the largest value of a map is a constant to its gradient
             peak, peaks = (maps(one, x, False).amax((2, 3, 4), keepdim=True) + 1e-6 for one in (name, other))
@@ -415,7 +415,7 @@ def test_a_window_samples_every_second_site(
     for window in (0, 1):
         branch = pair(denoiser, members, Collaboration(window=window))["subject"]
         with torch.no_grad(), branch.active():
-            maps = branch.read(x, sigma, ["temporal"])["temporal"]
+            maps = branch.read_maps(x, sigma, ["temporal"])["temporal"]
         shapes.append({tuple(one.shape[2:]) for one in maps})
     frames, rows, columns = token_grid(denoiser, x)
     places = -(-rows // 2) * -(-columns // 2)
