@@ -254,7 +254,7 @@ def test_maps_are_read_in_three_passes(toys: dict[BranchName, Toy]) -> None:
 
         def read(latents: Tensor, sigma: Tensor, kinds: Collection[MapKind]) -> Maps:
             asked.append((name, "+".join(kinds), latents.requires_grad))
-            return toy.read(latents, sigma, kinds)
+            return toy.read_maps(latents, sigma, kinds)
 
         return replace(toy, read_maps=read)
 
