@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from toolkit.models import registry as models
 from toolkit.training import objectives
 from toolkit.training.batches import Batch
 from toolkit.training.objectives import motion_target, velocity_loss
-from toolkit.training.settings import Motion
+from toolkit.training.settings import Motion, Objective, ObjectiveName
 
 
 def batch_of(count: int = 3, frames: int = 3, seed: int = 0) -> Batch:
@@ -72,13 +72,17 @@ def losses(denoiser: models.Denoiser, batch: Batch, criterion: objectives.Criter
 
 
 def velocity(denoiser: models.Denoiser, batch: Batch) -> Tensor:
-    return losses(denoiser, batch, objectives.velocity())
+    return losses(denoiser, batch, objectives.velocity(Objective()))
 
 
 def motion(
     denoiser: models.Denoiser, batch: Batch, settings: Motion, appearance: Tensor | None = None
 ) -> Tensor:
-    return losses(denoiser, batch, objectives.motion(settings, appearance))
+    return losses(denoiser, batch, objectives.motion(Objective(motion=settings), appearance))
+
+
+def test_every_objective_has_its_name() -> None:
+    assert set(objectives.OBJECTIVES) == set(get_args(ObjectiveName))
 
 
 def test_the_true_velocity_has_no_loss_and_a_constant_error_its_square() -> None:

@@ -30,13 +30,15 @@ from toolkit import Adapter, Batches, CastmixError, Memory, Objective, Optim, Wa
 from toolkit.training.plan import check
 show, run = Path({str(show)!r}), Path({str(tmp_path / "run")!r})
 
-def plan(data=show, steps=2, adapter=Adapter(), optim=Optim(), batches=Batches(1, holdout=0), seed=0):
+def plan(data=show, steps=2, adapter=Adapter(), optim=Optim(), batches=Batches(1, holdout=0), seed=0,
+         objective=Objective()):
     return check([data], run, model={str(tiny_wan)!r}, steps=steps, seed=seed, restart=False, adapter=adapter,
-                 optim=optim, batches=batches, objective=Objective(), memory=Memory(), watch=Watch())
+                 optim=optim, batches=batches, objective=objective, memory=Memory(), watch=Watch())
 
 print(plan().start)
 for wrong in (
     dict(steps=0), dict(seed=1), dict(data=run), dict(adapter=Adapter(targets=("x",))),
+    dict(objective=Objective("looks")),
     dict(optim=Optim(betas=(2, 2))), dict(batches=Batches(0)), dict(batches=Batches(composites=1)),
     dict(batches=Batches(1, preserve=run)), dict(batches=Batches(holdout=9)),
 ):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from toolkit.attention.temporal_heads import head_shares, temporal_heads
 from toolkit.core.errors import CastmixError
@@ -24,7 +23,7 @@ from toolkit.training.cached_clips import Item, load_empty_prompt
 from toolkit.training.checkpoint import load_checkpoint, restore
 from toolkit.training.loop import ADAPTER, Run
 from toolkit.training.lora_metadata import lora_metadata
-from toolkit.training.objectives import Criterion, motion, velocity
+from toolkit.training.objectives import OBJECTIVES
 from toolkit.training.optimizer import new_optimizer
 from toolkit.training.plan import Plan
 from toolkit.training.previews import previewer
@@ -51,7 +50,9 @@ def assemble(plan: Plan) -> Run:
     device, seed, sigma = accelerator.device, plan.mix.seed, plan.objective.sigma
     shift, precision = sigma.shift_or(plan.spec.shift), _precision(plan.memory, device)
     prompts = _embed_prompts(plan, device)
-    criterion, appearance = _criterion(plan, device)
+    appearance = None
+    if plan.objective.name == "motion":
+        appearance = embed_appearance(plan.objective.motion, plan.spec, device)
     denoiser = load_denoiser(plan.spec, device, precision)
     facts: dict[str, Any] = {"model_fingerprint": plan.result_settings["model"]}
     if appearance is not None:
@@ -71,7 +72,7 @@ def assemble(plan: Plan) -> Run:
         parameters=parameters,
         optimizer=optimizer,
         prompts=prompts,
-        criterion=criterion,
+        criterion=OBJECTIVES[plan.objective.name](plan.objective, appearance),
         shift=shift,
         precision=precision,
         metadata=_metadata(plan, heads),
@@ -94,15 +95,6 @@ def _embed_prompts(plan: Plan, device: torch.device) -> Prompts:
         return Prompts(empty)
     captions = [item.text for item in (*plan.clips, *plan.held, *plan.preserved)]
     return Prompts(empty, embed_special(captions, [plan.tokens], plan.spec, device))
-
-
-def _criterion(plan: Plan, device: torch.device) -> tuple[Criterion, Tensor | None]:
-    """The objective, and the embedding (1, L, D) of its appearance prompt, if it has one."""
-    if plan.objective.name == "velocity":
-        return velocity(), None
-    settings = plan.objective.motion
-    appearance = embed_appearance(settings, plan.spec, device)
-    return motion(settings, appearance), appearance
 
 
 def _find_temporal_heads(denoiser: Denoiser, clips: Sequence[Item], seed: int) -> Heads:

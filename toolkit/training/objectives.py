@@ -1,4 +1,5 @@
-"""Training objectives. To add one: a target, a loss, and a function like `motion` that joins them."""
+"""Training objectives. To add one: a function like `motion`, its line in OBJECTIVES, and its name in
+`toolkit.training.settings.ObjectiveName`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from toolkit.lora.layers import activate
 from toolkit.models.flow_matching import interpolate, velocity_target
 from toolkit.models.interfaces import Denoiser
 from toolkit.training.batches import Batch
-from toolkit.training.settings import Motion
+from toolkit.training.settings import Objective
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,20 @@ class Criterion:
     loss: Callable[[Tensor, Tensor, Batch], Tensor]
 
 
-def velocity() -> Criterion:
+def velocity(settings: Objective, appearance: Tensor | None = None) -> Criterion:
     """Plain flow matching (Lipman et al. 2023): the squared error of the velocity."""
     return Criterion(true_velocity, lambda predicted, target, batch: mean_square(predicted - target))
 
 
-def motion(settings: Motion, appearance: Tensor | None) -> Criterion:
+def motion(settings: Objective, appearance: Tensor | None = None) -> Criterion:
     """VideoMage's motion objective: see `motion_target` and `motion_loss`.
 
     appearance: embedding (1, L, D) of the appearance prompt; may be None if omega is 0.
     """
+    motion = settings.motion
     return Criterion(
-        partial(motion_target, omega=settings.omega, appearance=appearance),
-        partial(motion_loss, debiased=settings.debiased, adjacent=settings.adjacent),
+        partial(motion_target, omega=motion.omega, appearance=appearance),
+        partial(motion_loss, debiased=motion.debiased, adjacent=motion.adjacent),
     )
 
 
@@ -119,3 +121,10 @@ def motion_loss(
         cosine = torch.nn.functional.cosine_similarity(changes, wanted, dim=2)
         loss = loss + adjacent * learned * (1 - cosine.mean(1))
     return loss
+
+
+OBJECTIVES: dict[str, Callable[[Objective, Tensor | None], Criterion]] = {
+    "velocity": velocity,
+    "motion": motion,
+}
+"""By name: settings, and the embedding (1, L, D) of the appearance prompt, to the objective."""

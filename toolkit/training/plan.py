@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import fingerprint_text
@@ -20,7 +20,7 @@ from toolkit.training.cached_clips import Item, hold_back, load_items
 from toolkit.training.checkpoint import resumable_step
 from toolkit.training.mix import Mix, new_mix
 from toolkit.training.prompts import captions_with_tokens
-from toolkit.training.settings import Batches, Memory, Objective, Optim, Watch, check_optim
+from toolkit.training.settings import Batches, Memory, Objective, ObjectiveName, Optim, Watch, check_optim
 
 if TYPE_CHECKING:
     from toolkit.lora.file import Lora
@@ -85,6 +85,9 @@ def check(
     """
     if steps < 1:
         raise CastmixError(f"steps must be 1 or more, got {steps}")
+    if objective.name not in get_args(ObjectiveName):
+        names = " or ".join(get_args(ObjectiveName))
+        raise CastmixError(f"objective.name must be {names}, got {objective.name!r}")
     check_adapter(adapter)
     check_optim(optim)
     data, spec = [Path(folder) for folder in data], find_model(model)

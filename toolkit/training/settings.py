@@ -110,6 +110,9 @@ class Motion:
     adjacent: float = 0.0
 
 
+ObjectiveName = Literal["velocity", "motion"]
+
+
 @dataclass(frozen=True)
 class Objective:
     """The training objective.
@@ -120,7 +123,7 @@ class Objective:
         motion: Settings of the objective motion.
     """
 
-    name: Literal["velocity", "motion"] = "velocity"
+    name: ObjectiveName = "velocity"
     sigma: Sigma = Sigma()
     motion: Motion = Motion()
 
