@@ -14,7 +14,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.footage.clips import read_clips, write_clip
 from toolkit.footage.video import read_video
 from toolkit.models.registry import find_model, load_encoders
-from toolkit.training.cached_clips import cache_folder, load_empty_prompt, load_items, load_samples
+from toolkit.training.cached_clips import cache_folder, load_cached_clips, load_empty_prompt, load_samples
 
 MakeClips = Callable[..., Path]
 
@@ -35,7 +35,7 @@ def test_cached_samples_equal_the_encoders_output(clips: Path, tiny_wan: Path) -
     assert torch.equal(samples[1].latents, encoders.encode_video(video)[0])
     assert torch.equal(samples[1].prompt_embeds, encoders.encode_text([rows[1].text])[0])
     assert torch.equal(load_empty_prompt(clips, spec), encoders.encode_text([""])[0])
-    items = load_items(clips, spec)
+    items = load_cached_clips(clips, spec)
     assert [item.shape for item in items] == [(16, 3, 4, 6)] * 3
     assert torch.equal(items[1].load()[0], samples[1].latents)
 
@@ -53,7 +53,7 @@ def test_only_what_changed_is_encoded_again(
     row = read_clips(clips)[0]
     write_clip(clips, replace(row, text="a red cat"))
     with pytest.raises(CastmixError, match=r"does not match its 3 clips: 1 caption changed.*castmix cache"):
-        load_items(clips, find_model(str(tiny_wan)))
+        load_cached_clips(clips, find_model(str(tiny_wan)))
     (clips / "clips" / "clip-01.mp4").write_bytes((clips / "clips" / "clip-02.mp4").read_bytes())
     (clips / "clips" / "clip-02.mp4").unlink()
     (clips / "clips" / "clip-02.json").unlink()
@@ -63,18 +63,18 @@ def test_only_what_changed_is_encoded_again(
     assert torch.equal(new[0].latents, old[0].latents)
     assert not torch.equal(new[0].prompt_embeds, old[0].prompt_embeds)
     assert torch.equal(new[1].latents, old[2].latents)
-    assert len(load_items(clips, find_model(str(tiny_wan)))) == 2
+    assert len(load_cached_clips(clips, find_model(str(tiny_wan)))) == 2
 
 
 def test_another_model_makes_a_cache_stale(clips: Path, tiny_wan: Path, tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="3 not cached yet"):
-        load_items(clips, find_model(str(tiny_wan)))
+        load_cached_clips(clips, find_model(str(tiny_wan)))
     model = tmp_path / "model"
     shutil.copytree(tiny_wan, model)
     cache(clips, model=str(model))
     (model / "castmix.json").write_text('{"text_length": 64}')
     with pytest.raises(CastmixError, match="3 model changed"):
-        load_items(clips, find_model(str(model)))
+        load_cached_clips(clips, find_model(str(model)))
 
 
 def test_an_unreadable_clip_is_rejected_with_the_reason(
@@ -88,7 +88,7 @@ def test_an_unreadable_clip_is_rejected_with_the_reason(
     assert [row["file_name"] for row in rejected] == ["clip-00.mp4", "clip-01.mp4"]
     assert "9 frames of 48x32, but its json says 5" in rejected[1]["reason"]
     assert "1 encoded, 0 unchanged, 2 set aside" in capsys.readouterr().err
-    assert len(load_items(clips, find_model(str(tiny_wan)))) == 1  # training goes on without them
+    assert len(load_cached_clips(clips, find_model(str(tiny_wan)))) == 1  # training goes on without them
     shutil.rmtree(folder)
     write_clip(clips, replace(rows[2], num_frames=8))
     with pytest.raises(CastmixError, match="none of 3 clips could be encoded"):

@@ -221,13 +221,14 @@ def test_the_lora_changes_the_model_as_trained(finished: Path, show: Path, tiny_
     from toolkit.lora import layers as adapters
     from toolkit.models.registry import find_model
     from toolkit.training.batches import validation
-    from toolkit.training.cached_clips import hold_back, load_items
+    from toolkit.training.cached_clips import load_cached_clips
+    from toolkit.training.mix import hold_out
     from toolkit.training.objectives import velocity_loss
     from toolkit.training.settings import Sigma
 
     denoiser = load_denoiser(str(tiny_wan))
     adapters.attach(denoiser.module, load_lora(finished), "a")
-    _, held = hold_back(load_items(show, find_model(str(tiny_wan))), 1)
+    _, held = hold_out(load_cached_clips(show, find_model(str(tiny_wan))), 1)
     (batch,) = validation(held, 4, Sigma(), 3.0, 0)
     with torch.no_grad(), adapters.activate(denoiser.module, {"a": 1}):
         loss = velocity_loss(denoiser, batch.latents, batch.prompt_embeds, batch.sigma, batch.noise).mean()

@@ -10,7 +10,7 @@ from toolkit.lora.file import Lora
 from toolkit.lora.special_tokens import Token, encode_prompts, tokens_metadata
 from toolkit.models import registry as models
 from toolkit.training.batches import load
-from toolkit.training.cached_clips import Item, Sample, save_sample
+from toolkit.training.cached_clips import CachedClip, Sample, save_sample
 from toolkit.training.prompts import captions_with_tokens, embed_special
 
 
@@ -31,6 +31,6 @@ def test_only_captions_with_tokens_are_embedded(tiny_wan: Path, tmp_path: Path) 
     assert embed_special(["a dog"], [lora], spec) == {}
 
     path = save_sample(tmp_path, Sample("a", torch.zeros(1, 1, 1, 1), torch.zeros(4, 24), "", {}))
-    item = Item(path, "<mimi> jumps", "a", (1, 1, 1, 1), "")
+    item = CachedClip(path, "<mimi> jumps", "a", (1, 1, 1, 1), "")
     assert torch.equal(load(item, found)[1], found["<mimi> jumps"])  # instead of the cached one
     assert torch.equal(load(item, {})[1], torch.zeros(4, 24))

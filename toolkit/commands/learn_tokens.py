@@ -18,7 +18,7 @@ from toolkit.footage.clips import read_clips
 from toolkit.lora.special_tokens import token_from_name
 from toolkit.models.interfaces import ModelSpec
 from toolkit.models.registry import default_device, find_model, fingerprint, load_denoiser, load_encoders
-from toolkit.training.cached_clips import Item, load_items
+from toolkit.training.cached_clips import CachedClip, load_cached_clips
 from toolkit.training.cutout import Cutout, cut_out
 from toolkit.training.settings import Sigma, Textual, Verb
 
@@ -105,7 +105,7 @@ class _Lesson:
     words: Sequence[str]
     print: str
     cutout: Cutout | None = None
-    items: Sequence[Item] = ()
+    items: Sequence[CachedClip] = ()
 
     def learn(self, learning: Learning, settings: Verb) -> Token:
         if self.cutout is not None:
@@ -137,7 +137,7 @@ def _read_lessons(
         known = _print(facts | vars(textual) | {"noun": noun}, cutout)
         lessons.append(_Lesson(token, [noun], known, cutout=cutout))
     for token, words in motions.items():
-        items = _showing(load_items(clips, spec), token, words[0])
+        items = _showing(load_cached_clips(clips, spec), token, words[0])
         own = {"words": words, "clips": [item.fingerprint for item in items]}
         known = fingerprint_text(json.dumps(facts | vars(verbs) | own, sort_keys=True))
         lessons.append(_Lesson(token, words[1:], known, items=items))
@@ -219,7 +219,7 @@ def spoken_as(caption: str, token: str, phrase: str) -> str:
     return "".join(text[:start] + token + text[end:] for start, end in places)
 
 
-def _showing(items: Sequence[Item], token: str, phrase: str) -> list[Item]:
+def _showing(items: Sequence[CachedClip], token: str, phrase: str) -> list[CachedClip]:
     """The clips whose captions contain the verb, with its token in the caption."""
     said = [(item, spoken_as(item.text, token, phrase)) for item in items]
     found = [dataclasses.replace(item, text=text) for item, text in said if text]

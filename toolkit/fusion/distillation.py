@@ -20,8 +20,7 @@ from toolkit.lora.parts import Part
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser
 from toolkit.training.batches import Batch, draw, load
-from toolkit.training.cached_clips import choose
-from toolkit.training.mix import Mix
+from toolkit.training.mix import Mix, shuffled
 from toolkit.training.prompts import Prompts
 
 STUDENT = "fused"
@@ -83,7 +82,7 @@ def add_map_gradient(lesson: Lesson, step: int) -> float:
     levels = low + (high - low) * torch.rand(size, generator=generator_for(seed, step, "pairs/sigma"))
     places = range(step * size, (step + 1) * size)
     total = 0.0
-    for row, k in enumerate(choose(len(lesson.pairs), places, seed=seed, what="pairs")):
+    for row, k in enumerate(shuffled(len(lesson.pairs), places, seed=seed, what="pairs")):
         generator = generator_for(seed, step, f"pairs/noise/{row}")
         loss = _pair_loss(lesson, lesson.pairs[k], levels[row : row + 1], generator) / size
         (distil.attention * loss).backward()  # type: ignore[no-untyped-call]

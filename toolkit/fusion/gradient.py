@@ -35,7 +35,7 @@ from toolkit.lora.layers import attach, extract, trainable
 from toolkit.lora.parts import Part, Tensors
 from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import default_device, fingerprint, load_denoiser, load_encoders
-from toolkit.training.cached_clips import Item, load_empty_prompt
+from toolkit.training.cached_clips import CachedClip, load_empty_prompt
 from toolkit.training.checkpoint import load_checkpoint, restore, resumable_step, save_checkpoint
 from toolkit.training.metrics_log import Metrics
 from toolkit.training.mix import new_mix
@@ -73,7 +73,7 @@ def gradient(parts: Sequence[Part], job: Job) -> tuple[Tensors, Facts]:
     return truncate(tensors, job.rank) if job.rank is not None else (tensors, {})
 
 
-def _check(parts: Sequence[Part], job: Job) -> tuple[dict[str, Any], list[list[Item]], list[Pair]]:
+def _check(parts: Sequence[Part], job: Job) -> tuple[dict[str, Any], list[list[CachedClip]], list[Pair]]:
     """Settings that the result depends on, the clips of each LoRA, and the clips of several subjects.
 
     Raises:
@@ -134,7 +134,7 @@ def _result_settings(job: Job) -> dict[str, Any]:
 
 
 def _assemble(
-    parts: Sequence[Part], job: Job, items: Sequence[Sequence[Item]], pairs: Sequence[Pair]
+    parts: Sequence[Part], job: Job, items: Sequence[Sequence[CachedClip]], pairs: Sequence[Pair]
 ) -> tuple[Lesson, dict[str, torch.nn.Parameter]]:
     """The lesson, and the tensors of the LoRA that is trained."""
     batches = Batches(job.distil.batch_size, caption_dropout=DROPOUT)

@@ -25,7 +25,7 @@ from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import default_device, fingerprint, load_denoiser
 from toolkit.training.batches import validation
-from toolkit.training.cached_clips import Item
+from toolkit.training.cached_clips import CachedClip
 from toolkit.training.prompts import embed_special
 
 
@@ -144,7 +144,7 @@ def solve(
 def _gram_matrices(
     denoiser: Denoiser,
     layers: Sequence[str],
-    items: Sequence[Item],
+    items: Sequence[CachedClip],
     job: Job,
     name: str,
     special: Mapping[str, Tensor],
@@ -181,7 +181,7 @@ def _gram_matrices(
     return {layer: sums[layer] / tokens[layer] for layer in layers}
 
 
-def _evenly_picked(items: Sequence[Item], most: int) -> list[Item]:
+def _evenly_picked(items: Sequence[CachedClip], most: int) -> list[CachedClip]:
     """At most `most` items, evenly spaced; all items if `most` is 0."""
     if not 0 < most < len(items):
         return list(items)

@@ -18,7 +18,7 @@ from toolkit.lora.parts import Part
 from toolkit.lora.special_tokens import subject_spans, token_from_name, token_nouns
 from toolkit.models.interfaces import Encoders, ModelSpec
 from toolkit.sampling.masked_loras import phrases_in
-from toolkit.training.cached_clips import Item, load_items
+from toolkit.training.cached_clips import CachedClip, load_cached_clips
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pair:
         masks: Mask file of each subject.
     """
 
-    item: Item
+    item: CachedClip
     subjects: tuple[str, ...]
     spans: tuple[tuple[int, ...], ...]
     real: int
@@ -44,7 +44,7 @@ class Pair:
         return torch.stack([mask_target(torch.from_numpy(read_mask(path)), grid) for path in self.masks])
 
 
-def clips_by_part(parts: Sequence[Part], job: Job) -> list[list[Item]]:
+def clips_by_part(parts: Sequence[Part], job: Job) -> list[list[CachedClip]]:
     """For each part, the cached clips whose captions name its subjects and no subject of another part.
 
     Raises:
@@ -54,10 +54,10 @@ def clips_by_part(parts: Sequence[Part], job: Job) -> list[list[Item]]:
         raise CastmixError(
             "this method runs each LoRA on clips of its own subjects: give their folders with --clips"
         )
-    found: list[list[Item]] = [[] for _ in parts]
+    found: list[list[CachedClip]] = [[] for _ in parts]
     all_subjects = [subject for part in parts for subject in part.subjects]
     for folder in job.examples.clips:
-        for item in load_items(Path(folder), job.spec):
+        for item in load_cached_clips(Path(folder), job.spec):
             named = phrases_in(item.text, all_subjects)
             owners = [i for i, part in enumerate(parts) if named & {*part.subjects}]
             if len(owners) == 1:
@@ -82,7 +82,7 @@ def load_pairs(folder: Path, spec: ModelSpec, parts: Sequence[Part], encoders: E
     nouns = token_nouns([part.lora for part in parts])
     clips = {clip.id: clip for clip in read_clips(folder)}
     pairs: list[Pair] = []
-    for item in load_items(folder, spec):
+    for item in load_cached_clips(folder, spec):
         clip = clips[item.path.stem]
         named = phrases_in(item.text, known)
         # masks are filed by name; the caption has the name or its special token

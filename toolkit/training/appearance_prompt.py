@@ -9,7 +9,7 @@ from toolkit.core.errors import CastmixError
 from toolkit.core.progress import say
 from toolkit.models.interfaces import Denoiser, ModelSpec
 from toolkit.models.registry import load_encoders
-from toolkit.training.cached_clips import Item
+from toolkit.training.cached_clips import CachedClip
 from toolkit.training.settings import Motion, Sigma
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def embed_appearance(motion: Motion, spec: ModelSpec, device: str | torch.device
 
 def compare_with_empty(
     denoiser: Denoiser,
-    item: Item,
+    clip: CachedClip,
     appearance: Tensor,
     empty: Tensor,
     sigma: Sigma,
@@ -100,14 +100,14 @@ def compare_with_empty(
     from toolkit.training.batches import validation
     from toolkit.training.objectives import velocity_loss
 
-    (batch,) = validation([item], LEVELS, sigma, shift, seed)
+    (batch,) = validation([clip], LEVELS, sigma, shift, seed)
     losses = []
     with torch.no_grad():
         for embeds in (appearance[0], empty):
             prompts = embeds.expand(LEVELS, -1, -1)
             losses.append(velocity_loss(denoiser, batch.latents, prompts, batch.sigma, batch.noise).tolist())
     gain = 1 - sum(losses[0]) / sum(losses[1])
-    say(f"the appearance prompt explains {gain:.1%} of the base model's error on {item.path.stem}")
+    say(f"the appearance prompt explains {gain:.1%} of the base model's error on {clip.path.stem}")
     if gain <= 0:
         say(
             "warning: the empty prompt explains as much, so the LoRA may learn the appearance. Train the "

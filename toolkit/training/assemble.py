@@ -19,7 +19,7 @@ from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import load_denoiser
 from toolkit.models.wan import attend_plainly
 from toolkit.training.appearance_prompt import compare_with_empty, embed_appearance
-from toolkit.training.cached_clips import Item, load_empty_prompt
+from toolkit.training.cached_clips import CachedClip, load_empty_prompt
 from toolkit.training.checkpoint import load_checkpoint, restore
 from toolkit.training.loop import ADAPTER, Run
 from toolkit.training.lora_metadata import lora_metadata
@@ -93,19 +93,19 @@ def _embed_prompts(plan: Plan, device: torch.device) -> Prompts:
     empty = load_empty_prompt(plan.data[0], plan.spec)
     if plan.tokens is None:
         return Prompts(empty)
-    captions = [item.text for item in (*plan.clips, *plan.held, *plan.preserved)]
+    captions = [clip.text for clip in (*plan.clips, *plan.held, *plan.preserved)]
     return Prompts(empty, embed_special(captions, [plan.tokens], plan.spec, device))
 
 
-def _find_temporal_heads(denoiser: Denoiser, clips: Sequence[Item], seed: int) -> Heads:
+def _find_temporal_heads(denoiser: Denoiser, clips: Sequence[CachedClip], seed: int) -> Heads:
     """The temporal heads of each block, measured on a few clips: see `toolkit.attention.temporal_heads`.
 
     Raises:
         CastmixError: there are none.
     """
     shares = []
-    for row, item in enumerate(clips[:HEAD_CLIPS]):
-        latents, embeds = item.load()
+    for row, clip in enumerate(clips[:HEAD_CLIPS]):
+        latents, embeds = clip.load()
         noise = torch.randn(latents.shape, generator=generator_for(seed, row, "heads/noise"))
         for sigma in map(torch.tensor, HEAD_LEVELS):
             x = interpolate(latents, noise, sigma).unsqueeze(0)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from toolkit.core.seeds import generator_for
 from toolkit.models.flow_matching import sample_sigmas, sigma_quantiles
-from toolkit.training.cached_clips import Item
-from toolkit.training.mix import Mix, step_items
+from toolkit.training.cached_clips import CachedClip
+from toolkit.training.mix import Mix, step_clips
 from toolkit.training.prompts import Prompts
 from toolkit.training.settings import Sigma
 
@@ -52,7 +52,7 @@ def draw(
     gets every so many rows.
     """
     seed, size = mix.seed, mix.batch_size
-    items = step_items(mix, step)
+    clips = step_clips(mix, step)
     sigmas = sample_sigmas(
         size, mean=sigma.mean, std=sigma.std, shift=shift, generator=generator_for(seed, step, "sigma")
     )
@@ -60,22 +60,22 @@ def draw(
     anchors = torch.rand(size, generator=generator_for(seed, step, "anchor"))
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for row in range(process[0], size, process[1]):
-        by_shape.setdefault(items[row].shape, []).append(row)
+        by_shape.setdefault(clips[row].shape, []).append(row)
     for rows in by_shape.values():
-        latents, embeds = zip(*(load(items[row], prompts.special) for row in rows), strict=True)
+        latents, embeds = zip(*(load(clips[row], prompts.special) for row in rows), strict=True)
         own = zip(rows, embeds, strict=True)
         yield Batch(
             latents=torch.stack(latents),
             prompt_embeds=torch.stack([prompts.empty if dropped[row] else one for row, one in own]),
             sigma=sigmas[rows],
-            noise=torch.stack([_noise(items[row], seed, step, f"noise/{row}") for row in rows]),
+            noise=torch.stack([_noise(clips[row], seed, step, f"noise/{row}") for row in rows]),
             preserved=torch.tensor([row >= size - mix.preserved_rows(step) for row in rows]),
             anchor=anchors[rows],
         )
 
 
 def validation(
-    held: Sequence[Item],
+    held: Sequence[CachedClip],
     levels: int,
     sigma: Sigma,
     shift: float,
@@ -101,14 +101,14 @@ def validation(
         )
 
 
-def load(item: Item, special: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def load(clip: CachedClip, special: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Latents (C, f, h, w) and prompt embeddings (L, D) of a clip.
 
     special: embeddings by caption that replace the cached ones.
     """
-    latents, embeds = item.load()
-    return latents, special.get(item.text, embeds)
+    latents, embeds = clip.load()
+    return latents, special.get(clip.text, embeds)
 
 
-def _noise(item: Item, seed: int, step: int, what: str) -> Tensor:
-    return torch.randn(item.shape, generator=generator_for(seed, step, what))
+def _noise(clip: CachedClip, seed: int, step: int, what: str) -> Tensor:
+    return torch.randn(clip.shape, generator=generator_for(seed, step, what))

@@ -1,14 +1,13 @@
-"""Cached clips: writing them, checking that they are up to date, holding some back, ordering them.
+"""The cache of a folder of clips: latents and prompt embeddings.
 
-A cache is a folder of samples (``<id>.safetensors``) below the folder of clips, with ``rejected.jsonl`` for
-the clips that could not be encoded and ``prompts/empty.safetensors`` for caption dropout.
+A cache is a folder of samples (``<id>.safetensors``) inside the folder of clips. ``rejected.jsonl`` lists
+clips that could not be encoded; ``prompts/empty.safetensors`` is the empty prompt, for caption dropout.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 REJECTED = "rejected.jsonl"
 EMPTY_PROMPT = Path("prompts") / "empty.safetensors"
-FORMAT = "1"  # raise it when the content of a sample changes its meaning
+FORMAT = "1"
+"""Version of the samples. Raise it when their content changes its meaning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +33,10 @@ class Sample:
 
     Attributes:
         id: The clip's id.
-        latents: float32 (C, f, h, w), normalised as the denoiser takes them.
+        latents: float32 (C, f, h, w), normalised for the denoiser.
         prompt_embeds: float32 (L, D).
         text: The caption that `prompt_embeds` encodes.
-        fingerprint: Fingerprints of what the sample was made from: file, caption, model, settings.
+        fingerprint: What the sample was made from (file, caption, model, settings), by name.
     """
 
     id: str
@@ -47,21 +47,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Item:
-    """A cached clip. Its tensors stay on disk until they are needed.
+class CachedClip:
+    """A clip with a sample in the cache. The sample's tensors stay on disk until they are needed.
 
     Attributes:
-        path: Its sample.
+        path: The sample.
         text: The caption.
-        take: The shot that the clip was cut from: clips of one take look alike.
-        shape: (C, f, h, w) of the latents.
-        fingerprint: Of the clip's id and everything that the sample was made from.
-        composite: Whether a character was pasted in.
+        shot: The shot that the clip was cut from. Clips of one shot look alike.
+        shape: Of the latents, (C, f, h, w).
+        fingerprint: Changes with everything that the sample was made from.
+        composite: A character was pasted in.
     """
 
     path: Path
     text: str
-    take: str
+    shot: str
     shape: tuple[int, ...]
     fingerprint: str
     composite: bool = False
@@ -73,12 +73,12 @@ class Item:
 
 
 def cache_folder(clips: Path, spec: ModelSpec) -> Path:
-    """Where the cache of a folder of clips lies by default."""
+    """The cache of a folder of clips for a model."""
     return Path(clips) / "cache" / spec.slug
 
 
 def clip_fingerprint(clip: Clip, encoders: str) -> dict[str, str]:
-    """What a sample is made from, by name. encoders: `models.fingerprint(model, "encoders")`."""
+    """What a sample is made from, by name. encoders: `models.registry.fingerprint(model, "encoders")`."""
     return {
         "file": fingerprint_file(clip.path),
         "caption": fingerprint_text(clip.text),
@@ -88,8 +88,8 @@ def clip_fingerprint(clip: Clip, encoders: str) -> dict[str, str]:
 
 
 def cached_fingerprint(path: Path) -> dict[str, str] | None:
-    """The fingerprint in a sample's header; None if there is no readable sample."""
-    header = _header(path)
+    """The fingerprint in a sample's header; None if the sample is missing or unreadable."""
+    header = _read_header(path)
     return None if header is None else header[0]
 
 
@@ -102,15 +102,15 @@ def read_rejected(cache: Path) -> dict[str, dict[str, Any]]:
     return {row["file_name"]: row for row in rows}
 
 
-def load_items(clips: Path, spec: ModelSpec) -> list[Item]:
-    """All cached clips of a folder, sorted by id; clips that its cache set aside are left out.
+def load_cached_clips(clips: Path, spec: ModelSpec) -> list[CachedClip]:
+    """All cached clips of a folder, sorted by id, without those that could not be encoded.
 
     Raises:
-        CastmixError: the cache is missing or stale; says of how many clips, and what changed.
+        CastmixError: the cache is missing or stale; the message says what changed in how many clips.
     """
     cache, encoders = cache_folder(clips, spec), fingerprint(spec, "encoders")
     rejected = read_rejected(cache)
-    items: list[Item] = []
+    cached: list[CachedClip] = []
     changed: Counter[str] = Counter()
     rows = read_clips(clips)
     for clip in rows:
@@ -118,25 +118,25 @@ def load_items(clips: Path, spec: ModelSpec) -> list[Item]:
         if rejected.get(clip.path.name, {}).get("fingerprint") == now:
             continue
         path = cache / f"{clip.id}.safetensors"
-        header = _header(path)
+        header = _read_header(path)
         if header is None:
             changed["not cached yet"] += 1
         elif header[0] != now:
             names = [name for name, value in now.items() if header[0].get(name) != value]
             changed[f"{' and '.join(names)} changed"] += 1
         else:
-            take = f"{clip.source}#{clip.shot}"
+            shot = f"{clip.source}#{clip.shot}"
             identity = fingerprint_text(json.dumps([clip.id, now], sort_keys=True))
-            items.append(Item(path, clip.text, take, header[1], identity, "composite" in clip.extra))
+            cached.append(CachedClip(path, clip.text, shot, header[1], identity, "composite" in clip.extra))
     if changed or not (cache / EMPTY_PROMPT).is_file():
         why = ", ".join(f"{count} {what}" for what, count in changed.items()) or "the empty prompt is missing"
         raise CastmixError(
             f"the cache {cache} does not match its {len(rows)} clips: {why}. "
             f"Run `castmix cache {clips} --model {spec.name if spec.name in MODELS else spec.path}` again"
         )
-    if not items:
+    if not cached:
         raise CastmixError(f"no clip of {clips} could be cached: see {cache / REJECTED}")
-    return items
+    return cached
 
 
 def load_empty_prompt(clips: Path, spec: ModelSpec) -> Tensor:
@@ -147,56 +147,14 @@ def load_empty_prompt(clips: Path, spec: ModelSpec) -> Tensor:
         return file.get_tensor("prompt_embeds")  # type: ignore[no-any-return]
 
 
-def hold_back(items: Sequence[Item], holdout: float) -> tuple[list[Item], list[Item]]:
-    """Split into what is trained on and what is held back for validation, always the same way.
-
-    Whole takes are held back: a clip that continues a trained one would flatter the loss.
-
-    Args:
-        items: Clips of one folder.
-        holdout: 1 or more is a number of clips (rounded up to whole takes), less is a share; 0 holds none.
-    """
-    if holdout < 0:
-        raise CastmixError(f"holdout must be a share below 1, or a number of clips, got {holdout}")
-    wanted = round(holdout * len(items)) if holdout < 1 else int(holdout)
-    takes = sorted({item.take for item in items}, key=lambda take: (fingerprint_text(take), take))
-    held: list[Item] = []
-    for take in takes:
-        if len(held) >= wanted:
-            break
-        held += [item for item in items if item.take == take]
-    learned = [item for item in items if item not in held]
-    if not learned:
-        raise CastmixError(
-            f"holdout {holdout:g} leaves nothing to train on: {len(items)} clips of {len(takes)} shots. "
-            "Use a smaller one (0 holds none back)"
-        )
-    return learned, held
-
-
-def choose(count: int, places: range, *, seed: int, what: str) -> list[int]:
-    """Which of `count` items stand at these places of an endless sequence with every item once an epoch.
-
-    A function of its arguments alone: place k lies in epoch k // count, which has a permutation of its own.
-    """
-    import torch
-
-    from toolkit.core.seeds import generator_for
-
-    orders = {
-        epoch: torch.randperm(count, generator=generator_for(seed, epoch, f"order/{what}")).tolist()
-        for epoch in {place // count for place in places}
-    }
-    return [orders[place // count][place % count] for place in places]
-
-
-def _header(path: Path) -> tuple[dict[str, str], tuple[int, ...]] | None:
+def _read_header(path: Path) -> tuple[dict[str, str], tuple[int, ...]] | None:
+    """A sample's fingerprint and its latents' shape, without torch; None if it is missing or unreadable."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="numpy") as file:  # without torch
+        with safe_open(path, framework="numpy") as file:
             found: dict[str, str] = json.loads((file.metadata() or {})["fingerprint"])
             return found, tuple(file.get_slice("latents").get_shape())
     except (SafetensorError, KeyError, ValueError):
@@ -204,7 +162,7 @@ def _header(path: Path) -> tuple[dict[str, str], tuple[int, ...]] | None:
 
 
 def save_sample(folder: Path, sample: Sample) -> Path:
-    """Write a sample as `<id>.safetensors` and return its path. Equal samples make equal bytes."""
+    """Write a sample as `<id>.safetensors` and return its path. Equal samples give equal bytes."""
     tensors = {"latents": sample.latents.float(), "prompt_embeds": sample.prompt_embeds.float()}
     fingerprint = json.dumps(sample.fingerprint, sort_keys=True, ensure_ascii=False)
     path = Path(folder) / f"{sample.id}.safetensors"
@@ -213,10 +171,10 @@ def save_sample(folder: Path, sample: Sample) -> Path:
 
 
 def load_samples(folder: Path) -> list[Sample]:
-    """Read every sample of a folder, sorted by id.
+    """Read all samples of a folder, sorted by id.
 
     Raises:
-        CastmixError: No samples there, or a file that is not a sample.
+        CastmixError: the folder has no samples, or a file is not a sample.
     """
     paths = sorted(Path(folder).glob("*.safetensors"))
     if not paths:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from toolkit.captions.grammar import TAG
 from toolkit.lora.settings import Adapter
 from toolkit.models.interfaces import ModelSpec
-from toolkit.training.cached_clips import Item
+from toolkit.training.cached_clips import CachedClip
 
 GRAMMAR = "[Character: <name>], <action>. … [scene-style:cartoon|realistic]"
 
@@ -17,7 +17,7 @@ def lora_metadata(
     spec: ModelSpec,
     base: str,
     adapter: Adapter,
-    clips: Sequence[Item],
+    clips: Sequence[CachedClip],
     *,
     heads: Mapping[int, Collection[int]] | None = None,
     objective: str = "velocity",
@@ -27,7 +27,7 @@ def lora_metadata(
     base: the network's fingerprint. heads: the heads of each block's self-attention that the LoRA changes, if
     not all.
     """
-    cast = sorted({name for item in clips for name in TAG.findall(item.text)})
+    cast = sorted({name for clip in clips for name in TAG.findall(clip.text)})
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{spec.slug}/lora",

@@ -1,4 +1,4 @@
-"""Which clips every step trains on.
+"""Which clips are held out, and which clips every step trains on.
 
 The clips are a function of the seed and the step. A run therefore needs no sampler state: row k of step n is
 the same clip whether the run was interrupted or not, on one process or on several.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from toolkit.core.errors import CastmixError
-from toolkit.training.cached_clips import Item, choose
+from toolkit.core.files import fingerprint_text
+from toolkit.training.cached_clips import CachedClip
 from toolkit.training.settings import Batches
 
 
@@ -31,9 +32,9 @@ class Mix:
         seed: Seed of all draws.
     """
 
-    learned: Sequence[Item]
-    composites: Sequence[Item]
-    preserved: Sequence[Item]
+    learned: Sequence[CachedClip]
+    composites: Sequence[CachedClip]
+    preserved: Sequence[CachedClip]
     batch_size: int
     composites_share: Fraction
     preserve_share: Fraction
@@ -49,7 +50,9 @@ class Mix:
         return self.preserved_before(step + 1) - self.preserved_before(step)
 
 
-def new_mix(learned: Sequence[Item], preserved: Sequence[Item], batches: Batches, seed: int) -> Mix:
+def new_mix(
+    learned: Sequence[CachedClip], preserved: Sequence[CachedClip], batches: Batches, seed: int
+) -> Mix:
     """The mix of these clips.
 
     Raises:
@@ -79,13 +82,15 @@ def new_mix(learned: Sequence[Item], preserved: Sequence[Item], batches: Batches
     )
 
 
-def _apart(clips: Sequence[Item], ratio: float | None) -> tuple[Sequence[Item], Sequence[Item]]:
+def _apart(
+    clips: Sequence[CachedClip], ratio: float | None
+) -> tuple[Sequence[CachedClip], Sequence[CachedClip]]:
     """Originals and composites; all clips count as originals if there is no ratio."""
     if ratio is None:
         return clips, ()
     if not 0 <= ratio < math.inf:
         raise CastmixError(f"composites must be 0 or more (0.1 is one for ten originals), got {ratio:g}")
-    originals, composites = ([item for item in clips if item.composite is side] for side in (False, True))
+    originals, composites = ([clip for clip in clips if clip.composite is side] for side in (False, True))
     if not originals or (ratio and not composites):
         raise CastmixError(
             f"composites {ratio:g} is a ratio of composites to originals, but {len(composites)} of the "
@@ -94,7 +99,7 @@ def _apart(clips: Sequence[Item], ratio: float | None) -> tuple[Sequence[Item], 
     return originals, composites
 
 
-def step_items(mix: Mix, step: int) -> list[Item]:
+def step_clips(mix: Mix, step: int) -> list[CachedClip]:
     """The clips of a step, one per row: learned ones, then composites, then preserved ones."""
     preserved = [mix.preserved_before(n) for n in (step, step + 1)]
     rest = [n * mix.batch_size - count for n, count in zip((step, step + 1), preserved, strict=True)]
@@ -106,7 +111,53 @@ def step_items(mix: Mix, step: int) -> list[Item]:
         (mix.preserved, range(*preserved), "preserve"),
     )
     return [
-        items[k]
-        for items, places, what in drawn
-        for k in choose(len(items), places, seed=mix.seed, what=what)
+        clips[k]
+        for clips, places, what in drawn
+        for k in shuffled(len(clips), places, seed=mix.seed, what=what)
     ]
+
+
+def shuffled(count: int, places: range, *, seed: int, what: str) -> list[int]:
+    """The entries at these places of an endless sequence of 0 … count - 1, shuffled anew for every epoch.
+
+    A function of its arguments alone: place k is in epoch k // count, which has its own permutation.
+    """
+    import torch
+
+    from toolkit.core.seeds import generator_for
+
+    orders = {
+        epoch: torch.randperm(count, generator=generator_for(seed, epoch, f"order/{what}")).tolist()
+        for epoch in {place // count for place in places}
+    }
+    return [orders[place // count][place % count] for place in places]
+
+
+def hold_out(clips: Sequence[CachedClip], holdout: float) -> tuple[list[CachedClip], list[CachedClip]]:
+    """Split clips into those to train on and those held out for validation. The split is always the same.
+
+    Whole shots are held out: a clip that continues a trained one would have too low a loss.
+
+    Args:
+        clips: Clips of one folder.
+        holdout: A share below 1, or a number of clips, rounded up to whole shots. 0 holds none out.
+
+    Raises:
+        CastmixError: a negative holdout, or nothing is left to train on.
+    """
+    if holdout < 0:
+        raise CastmixError(f"holdout must be a share below 1, or a number of clips, got {holdout}")
+    wanted = round(holdout * len(clips)) if holdout < 1 else int(holdout)
+    shots = sorted({clip.shot for clip in clips}, key=lambda shot: (fingerprint_text(shot), shot))
+    held: list[CachedClip] = []
+    for shot in shots:
+        if len(held) >= wanted:
+            break
+        held += [clip for clip in clips if clip.shot == shot]
+    learned = [clip for clip in clips if clip not in held]
+    if not learned:
+        raise CastmixError(
+            f"holdout {holdout:g} leaves nothing to train on: {len(clips)} clips of {len(shots)} shots. "
+            "Use a smaller holdout; 0 holds none out"
+        )
+    return learned, held

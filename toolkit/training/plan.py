@@ -16,9 +16,9 @@ from toolkit.lora.special_tokens import fingerprint_tokens
 from toolkit.models.interfaces import ModelSpec
 from toolkit.models.registry import find_model, fingerprint
 from toolkit.training.appearance_prompt import check_motion
-from toolkit.training.cached_clips import Item, hold_back, load_items
+from toolkit.training.cached_clips import CachedClip, load_cached_clips
 from toolkit.training.checkpoint import resumable_step
-from toolkit.training.mix import Mix, new_mix
+from toolkit.training.mix import Mix, hold_out, new_mix
 from toolkit.training.prompts import captions_with_tokens
 from toolkit.training.settings import Batches, Memory, Objective, ObjectiveName, Optim, Watch, check_optim
 
@@ -48,9 +48,9 @@ class Plan:
     spec: ModelSpec
     out: Path
     steps: int
-    clips: Sequence[Item]
-    held: Sequence[Item]
-    preserved: Sequence[Item]
+    clips: Sequence[CachedClip]
+    held: Sequence[CachedClip]
+    preserved: Sequence[CachedClip]
     mix: Mix
     tokens: Lora | None
     adapter: Adapter
@@ -116,11 +116,11 @@ def check(
 
 def _load_clips(
     folders: Sequence[Path], spec: ModelSpec, batches: Batches
-) -> tuple[list[Item], list[Item], list[Item]]:
+) -> tuple[list[CachedClip], list[CachedClip], list[CachedClip]]:
     """Clips to learn from, clips held out, and preserved clips."""
-    split = [hold_back(load_items(folder, spec), batches.holdout) for folder in folders]
-    clips, held = ([item for part in split for item in part[side]] for side in (0, 1))
-    preserved = [] if batches.preserve is None else load_items(Path(batches.preserve), spec)
+    split = [hold_out(load_cached_clips(folder, spec), batches.holdout) for folder in folders]
+    clips, held = ([clip for part in split for clip in part[side]] for side in (0, 1))
+    preserved = [] if batches.preserve is None else load_cached_clips(Path(batches.preserve), spec)
     if _are_stills(preserved) and not _are_stills(clips):
         say(
             f"warning: {batches.preserve} has single frames only. They preserve what the base model draws; "
@@ -129,18 +129,18 @@ def _load_clips(
     return clips, held, preserved
 
 
-def _are_stills(items: Sequence[Item]) -> bool:
-    return bool(items) and all(item.shape[1] == 1 for item in items)
+def _are_stills(clips: Sequence[CachedClip]) -> bool:
+    return bool(clips) and all(clip.shape[1] == 1 for clip in clips)
 
 
-def _load_tokens(path: Path | None, items: Sequence[Item]) -> Lora | None:
+def _load_tokens(path: Path | None, clips: Sequence[CachedClip]) -> Lora | None:
     """The file of special tokens; some caption must use one."""
     if path is None:
         return None
     from toolkit.lora.file import load_lora
 
     tokens = load_lora(Path(path))
-    if not captions_with_tokens([item.text for item in items], [tokens]):
+    if not captions_with_tokens([clip.text for clip in clips], [tokens]):
         raise CastmixError(
             f"no caption has one of the tokens {', '.join(sorted(tokens.tokens)) or '(none)'}: write them "
             "into the captions, or leave out --adapter.tokens"
@@ -172,10 +172,10 @@ def _result_settings(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _identity(items: Sequence[Item]) -> str:
+def _identity(clips: Sequence[CachedClip]) -> str:
     """Clips and captions in one line, for messages and for comparison."""
-    prints = ",".join(item.fingerprint for item in items)
-    return f"{len(items)} clips ({fingerprint_text(prints)})"
+    prints = ",".join(clip.fingerprint for clip in clips)
+    return f"{len(clips)} clips ({fingerprint_text(prints)})"
 
 
 def _flat(group: str, settings: Any, but: Collection[str] = ()) -> dict[str, Any]:

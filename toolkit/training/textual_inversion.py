@@ -19,8 +19,9 @@ from toolkit.models.flow_matching import interpolate, sample_sigmas, sigma_quant
 from toolkit.models.interfaces import Denoiser, Encoders, ModelSpec
 from toolkit.models.pixels import from_bytes
 from toolkit.models.wan import clean_prompt
-from toolkit.training.cached_clips import Item, choose
+from toolkit.training.cached_clips import CachedClip
 from toolkit.training.cutout import Cutout
+from toolkit.training.mix import shuffled
 from toolkit.training.settings import Sigma, Textual, Verb
 
 CHECKED = 8
@@ -78,7 +79,7 @@ class Learning:
             )
             return float(self._loss(embeds, latents, weights, levels, noise).mean())
 
-    def verb(self, token: str, words: Sequence[str], clips: Sequence[Item], settings: Verb) -> Token:
+    def verb(self, token: str, words: Sequence[str], clips: Sequence[CachedClip], settings: Verb) -> Token:
         """Learn a motion from cached clips whose captions have the token: a vector for each token of words.
 
         It begins as those of `words` that explain the clips best. Words that the base does not know may
@@ -99,7 +100,7 @@ class Learning:
         for step in track(range(settings.steps), f"learning {token}"):
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-            (k,) = choose(len(clips), range(step, step + 1), seed=self.seed, what=f"clip/{token}")
+            (k,) = shuffled(len(clips), range(step, step + 1), seed=self.seed, what=f"clip/{token}")
             latents, (embeds, at) = clips[k].load()[0], fixed[k]
             levels, noise = self._drawn(token, step, settings.batch_size, latents)
             added = embeds.index_add(1, at, (vectors * size).unsqueeze(0).to(embeds))
@@ -114,7 +115,7 @@ class Learning:
         )
         return one
 
-    def _explained(self, token: str, one: Token, clips: Sequence[Item]) -> float:
+    def _explained(self, token: str, one: Token, clips: Sequence[CachedClip]) -> float:
         """The loss of clips with a verb, at noise levels and under noise that never change."""
         levels = sigma_quantiles(CHECKED, mean=self.sigma.mean, std=self.sigma.std, shift=self._shift())
         losses = []
@@ -129,7 +130,7 @@ class Learning:
                 losses.append(self._loss(embeds, latents, _EVEN, levels, noise).mean())
         return float(torch.stack(losses).mean())
 
-    def _embedded(self, token: str, noun: str, clip: Item) -> tuple[Tensor, Tensor]:
+    def _embedded(self, token: str, noun: str, clip: CachedClip) -> tuple[Tensor, Tensor]:
         """A caption with the noun in the token's place, (1, L, D), and the positions of the noun's tokens."""
         text, places = substitute(clean_prompt(clip.text), {token: noun})
         (positions,) = self.encoders.positions(text, [places[0][1:]])
