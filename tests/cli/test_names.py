@@ -59,7 +59,9 @@ def test_unknown_and_ambiguous_names_are_errors(given: str, message: str) -> Non
 
 
 def test_a_name_that_resembles_none_lists_all() -> None:
-    with pytest.raises(SettingNameError, match=f"no such setting; there are {', '.join(KNOWN)}"):
+    with pytest.raises(
+        SettingNameError, match="no such setting; the --help of the command lists all settings"
+    ):
         resolve("zzzz", KNOWN)
 
 

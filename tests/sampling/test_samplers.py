@@ -377,8 +377,8 @@ def test_subjects_are_found_in_both_prompts(tiny_wan: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sampler": "scs", "subject": ["pixo"]}, "needs a LoRA for each branch: --motion is missing"),
-        ({"sampler": "scs-lite"}, "--subject and --motion is missing"),
+        ({"sampler": "scs", "subject": ["pixo"]}, "needs a LoRA for each branch, and there is no --motion"),
+        ({"sampler": "scs-lite"}, "there is no --subject and no --motion"),
         ({"sampler": "scs", "subject": ["pixo"], "motion": "wave", "batch_size": 2}, "batch_size must be 1"),
         (
             {"sampler": "scs", "subject": ["pixo"], "motion": "wave", "num_frames": 1},

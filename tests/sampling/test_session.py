@@ -119,6 +119,44 @@ def test_a_lora_that_does_not_fit_changes_nothing(
     assert before.facts["loras"] == after.facts["loras"]
 
 
+def test_a_lora_that_does_not_fit_is_refused_by_load(tiny_wan: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.safetensors"
+    save_lora(Lora({"blocks.0.attn1.to_q": (torch.ones(2, 64), torch.ones(64, 2))}), wide)
+    with pytest.raises(CastmixError, match="does not fit this model"):
+        castmix.load(str(tiny_wan), lora=wide)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sampler": "SCS"}, "no sampler 'SCS': use euler, scs, scs-lite"),
+        ({"sampler": "scs"}, "there is no --subject and no --motion"),
+        ({"motion_clip": Path("nope.mp4")}, "nope.mp4: no such file"),
+        ({"words": ["=cat"]}, "expected NAME=NOUN"),
+    ],
+)
+def test_settings_are_checked_before_anything_changes(
+    tiny_wan: Path, loras: dict[str, Path], given: dict[str, Any], message: str
+) -> None:
+    with castmix.load(str(tiny_wan), lora=[loras["pixo"]]) as studio:
+        before = studio.loras
+        with pytest.raises(CastmixError, match=message):
+            studio.use(**given)
+        assert studio.loras is before
+        assert studio.sampler == "euler"
+
+
+def test_a_closed_studio_says_so(tiny_wan: Path) -> None:
+    studio = castmix.load(str(tiny_wan))
+    with pytest.raises(CastmixError, match=r"prompt must be one text, got \['a', 'b'\]"):
+        studio.generate(["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(CastmixError, match="steps must be a number, got '2'"):
+        studio.generate("a", steps="2")  # type: ignore[arg-type]
+    studio.close()
+    with pytest.raises(CastmixError, match="this studio is closed"):
+        studio.generate("a red cat", **SIZE)
+
+
 def test_a_video_plays_and_says_how_it_was_made(tiny_wan: Path, tmp_path: Path) -> None:
     with castmix.load(str(tiny_wan)) as studio:
         video = studio.generate("a red cat", seed=2, num_inference_steps=2, num_frames=9, height=32, width=48)
@@ -134,6 +172,8 @@ def test_a_video_plays_and_says_how_it_was_made(tiny_wan: Path, tmp_path: Path) 
     assert "<video" in video._repr_html_()
     assert "data:video/mp4;base64," in video._repr_html_()
     assert repr(video) == "Video(9 frames of 48x32, 16 fps, 'a red cat')"
+    with pytest.raises(CastmixError, match=r"x\.gif: a video is written as \.mp4"):
+        video.save(tmp_path / "x.gif")
     video.save(tmp_path / "x.mp4")
     assert read_video(tmp_path / "x.mp4")[0].shape == video.frames.shape
     assert json.loads((tmp_path / "x.json").read_text()) == video.facts

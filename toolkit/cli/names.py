@@ -60,9 +60,9 @@ def resolve(given: str, known: Collection[str]) -> str:
         reason, instead = missing(known)[wanted]
         raise SettingNameError(reason, [_find(instead, full, {}) or instead])
     short = spellings(known)
-    closest = difflib.get_close_matches(wanted, short, n=1, cutoff=0.6)
+    closest = difflib.get_close_matches(wanted, short, n=1, cutoff=0.7)
     if not closest:
-        raise SettingNameError("no such setting; there are {}", known)
+        raise SettingNameError("no such setting; the --help of the command lists all settings", ())
     raise SettingNameError("no such setting, did you mean {}?", [short[name] for name in closest])
 
 

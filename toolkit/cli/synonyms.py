@@ -38,6 +38,9 @@ _TRAINING = {
     "validation_prompts": "sample_prompts",
     "checkpointing_steps": "save_every",
     "save_steps": "save_every",
+    "optimizer": "optim.name",
+    "optimizer_type": "optim.name",
+    "caption_dropout_rate": "caption_dropout",
     "lora_rank": "rank",
     "network_dim": "rank",
     "lora_alpha": "adapter.alpha",
@@ -57,6 +60,7 @@ _MISSING = {
     "gradient_accumulation": ("castmix has no gradient accumulation, use a larger {}", "batch_size"),
     "gradient_accumulation_steps": ("castmix has no gradient accumulation, use a larger {}", "batch_size"),
     "num_train_epochs": ("castmix counts steps, not epochs, use {}", "steps"),
+    "epochs": ("castmix counts steps, not epochs, use {}", "steps"),
     "resume_from_checkpoint": ("castmix resumes on its own, run the same command with the same {}", "out"),
 }
 

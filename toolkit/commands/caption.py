@@ -118,8 +118,13 @@ def _check_numbers(frames: int, timeout: float, retries: int) -> None:
 
 
 def _warn_of_broken(kept: Sequence[Clip], registry: Cast) -> None:
-    """Warn of existing captions that break the grammar. They are kept: a person may have edited them."""
-    broken = [(clip.id, problems[0]) for clip in kept if (problems := grammar.validate(clip.text, registry))]
+    """Warn of captions that `check_caption` rejects. They stay: a person may have edited them."""
+    broken: list[tuple[str, str]] = []
+    for clip in kept:
+        try:
+            check_caption(clip.text, registry)
+        except NoCaptionError as error:
+            broken.append((clip.id, str(error)))
     for name, problem in broken[:5]:
         say(f"warning: the caption of {name} breaks the grammar: {problem}")
     if len(broken) > 5:

@@ -70,9 +70,9 @@ def generate(
     check_batch(request, len(prompts), batch_size)
     if not 0 <= seed < 2**63:
         raise CastmixError(f"seed must be between 0 and 2^63 - 1, got {seed}")
-    from toolkit.sampling.session import load
+    from toolkit.sampling.session import new_studio
 
-    with load(model).use_references(references) as studio:
+    with new_studio(model).use_references(references) as studio:
         _generate(studio, request, prompts, paths, seed, batch_size)
     if Path(out).suffix != ".mp4":
         write_run(Path(out) / "run.yaml", "generate", arguments)

@@ -74,7 +74,7 @@ def read_tokens(loras: Sequence[Lora]) -> dict[str, Token]:
             if not (same and torch.equal(other.vector, token.vector)):
                 raise CastmixError(
                     f"two LoRAs have different tokens {name}, a {other.noun} and a {token.noun}: learn one "
-                    "of them again under another name (castmix learn-tokens --token)"
+                    "of them again under another name (castmix learn-tokens --subject NAME=NOUN)"
                 )
     return found
 

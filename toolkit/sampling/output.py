@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.core.errors import CastmixError
 from toolkit.core.files import safetensors_bytes, write_atomic
 from toolkit.core.version import __version__
 from toolkit.footage.decoding import Frames
@@ -49,8 +50,13 @@ class Video:
 
         Returns:
             The path of the mp4.
+
+        Raises:
+            CastmixError: the path does not end in .mp4.
         """
         path = Path(path)
+        if path.suffix != ".mp4":
+            raise CastmixError(f"{path}: a video is written as .mp4")
         text = json.dumps(self.facts, ensure_ascii=False)
         about = {"comment": NOTICE, "description": str(self.facts.get("prompt", "")), "castmix": text}
         if self.log:

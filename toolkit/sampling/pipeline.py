@@ -152,7 +152,7 @@ def _facts(job: Job, model: LoadedModel, loras: LoraSet, row: int) -> dict[str, 
     return {
         **({"motion_prompt": prompts.motion_prompts[row]} if prompts.motion_prompts else {}),
         "model": model.spec.name,
-        "model_fingerprint": model.base,
+        "model_fingerprint": model.base or None,
         **request.facts(),
         "fps": model.spec.fps,
         "loras": [reference.facts() for reference in loras.references],

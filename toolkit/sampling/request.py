@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from toolkit.captions.cast import read_cast
 from toolkit.captions.grammar import SCENE_TAG, TAG, tag
@@ -18,7 +18,7 @@ from toolkit.lora.loading import LoraReference
 from toolkit.lora.settings import TOKENS
 from toolkit.lora.special_tokens import TOKEN
 from toolkit.models.interfaces import ModelSpec
-from toolkit.sampling.settings import Collaboration, Masked, Sampling
+from toolkit.sampling.settings import Collaboration, Masked, Sampler, Sampling
 
 
 class Numbers(NamedTuple):
@@ -92,6 +92,8 @@ def new_request(
     Raises:
         CastmixError: a number out of range, a missing clip, or a sampler without the LoRAs that it needs.
     """
+    if sampling.sampler not in get_args(Sampler):
+        raise CastmixError(f"no sampler {sampling.sampler!r}: use {', '.join(get_args(Sampler))}")
     sampling = _filled_in(sampling, spec)
     check_collaboration(collaboration)
     if sampling.motion_clip is not None and not sampling.motion_clip.is_file():
@@ -109,6 +111,10 @@ def new_request(
 
 
 def _filled_in(sampling: Sampling, spec: ModelSpec) -> Sampling:
+    for name in Numbers._fields:
+        value = getattr(sampling, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise CastmixError(f"{name} must be a number, got {value!r}")
     for name in ("steps", "shift"):
         value = getattr(sampling, name)
         if value is not None and not value > 0:
@@ -128,7 +134,7 @@ def _check_branches(sampling: Sampling, masked: Masked, references: Sequence[Lor
     roles = {reference.role for reference in references}
     if missing := [f"--{role}" for role in ("subject", "motion") if role not in roles]:
         raise CastmixError(
-            f"--sampler {sampler} needs a LoRA for each branch: {' and '.join(missing)} is missing"
+            f"--sampler {sampler} needs a LoRA for each branch, and there is no {' and no '.join(missing)}"
         )
     if sampling.num_frames is not None and sampling.num_frames < 5:
         raise CastmixError(f"--sampler {sampler} needs num_frames 5 or more, got {sampling.num_frames}")

@@ -55,7 +55,7 @@ class Studio:
         self.geometry = geometry
         self._load_network = load_network
         self._network: Denoiser | None = None
-        self._attached = False
+        self._attached = self._closed = False
         self.loras = LoraSet()
         self.words: tuple[str, ...] = ()
         self.sampler: Sampler = "euler"
@@ -65,6 +65,8 @@ class Studio:
     @property
     def denoiser(self) -> Denoiser:
         """The network with the LoRAs attached to it. Loaded at the first use."""
+        if self._closed:
+            raise CastmixError("this studio is closed: make another one with castmix.load")
         if self._network is None:
             self._network = self._load_network()
         if not self._attached:
@@ -84,7 +86,9 @@ class Studio:
         collaboration: Collaboration = Collaboration(),
         masked: Masked = Masked(),
     ) -> Self:
-        """Use these LoRAs instead of the present ones. The base model stays loaded.
+        """Use these LoRAs and settings instead of all present ones. The base model stays loaded.
+
+        What is not named gets its default: `studio.use()` is the base model alone.
 
         Args:
             lora: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8).
@@ -97,7 +101,8 @@ class Studio:
             masked: Settings of a masked fusion.
 
         Raises:
-            CastmixError: a LoRA that is missing, or does not fit the model. The present ones stay in use.
+            CastmixError: a LoRA that is missing or does not fit the model, or a setting out of range. Then
+                the present LoRAs and settings stay in use.
         """
         references = read_references(lora=lora, subject=subject, motion=motion)
         return self.use_references(references, words, sampler, motion_clip, collaboration, masked)
@@ -112,6 +117,15 @@ class Studio:
         masked: Masked = Masked(),
     ) -> Self:
         """`use` for references that have been read."""
+        clip = None if motion_clip is None else Path(motion_clip)
+        new_request(
+            self.spec,
+            references,
+            sampling=Sampling(sampler=sampler, motion_clip=clip),
+            words=words,
+            collaboration=collaboration,
+            masked=masked,
+        )
         before, loras = self.loras, load_loras(references)
         self._take_out()
         self.loras = loras
@@ -122,8 +136,7 @@ class Studio:
             self.loras = before
             raise
         self.words, self.sampler = tuple(words), sampler
-        self.motion_clip = None if motion_clip is None else Path(motion_clip)
-        self.collaboration, self.masked = collaboration, masked
+        self.motion_clip, self.collaboration, self.masked = clip, collaboration, masked
         return self
 
     def generate(
@@ -159,6 +172,8 @@ class Studio:
         Raises:
             CastmixError: a size that the model cannot make, or a number out of range.
         """
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise CastmixError(f"prompt must be one text, got {prompt!r}: call generate once for each prompt")
         if steps is not None and num_inference_steps is not None and steps != num_inference_steps:
             raise CastmixError(f"steps is {steps} and num_inference_steps {num_inference_steps}: give one")
         sampling = Sampling(
@@ -213,7 +228,7 @@ class Studio:
     def close(self) -> None:
         """Take the LoRAs out of the network. A pipeline that was given to `load` is then as it was before."""
         self._take_out()
-        self.loras = LoraSet()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -250,36 +265,32 @@ def load(
             `WanPipeline` that is in memory already. The pipeline is as it was after `studio.close()`.
         like: For a pipeline: the registry name whose steps, guidance, text length and fps hold.
         device: Where the model runs: cpu, cuda, cuda:1. Default: a GPU if there is one.
-        lora: LoRA files or folders of runs, each with its weight after a colon (run/a:0.8).
-        subject: LoRAs of characters.
-        motion: LoRAs of a motion.
-        words: What the motion branch calls a subject: NAME=NOUN.
-        sampler: euler sums all LoRAs; scs and scs-lite sample subjects and motion together.
-        motion_clip: The clip of the motion; its inverted noise is mixed into the initial noise.
-        collaboration: Settings of scs and scs-lite.
-        masked: Settings of a masked fusion.
+        lora, subject, motion, words, sampler, motion_clip, collaboration, masked: See `Studio.use`.
+
+    Returns:
+        The studio, with the network in memory. Text encoder and VAE are loaded at the first video.
 
     Raises:
-        CastmixError: a missing model or LoRA, or a LoRA that does not fit.
+        CastmixError: a missing model or LoRA, a LoRA that does not fit, or a setting out of range.
     """
-    if isinstance(model, (str, Path, ModelSpec)):
-        if like is not None:
-            raise CastmixError(f"like={like!r} is for a WanPipeline in memory; {model} has its own settings")
-        spec = find_model(model if isinstance(model, ModelSpec) else str(model))
-        where = device or default_device()
-        studio = Studio(
-            spec,
-            latent_geometry(spec),
-            load_encoders(spec, where),
-            lambda: load_denoiser(spec, where),
-            fingerprint(spec),
-        )
-    else:
+    references = read_references(lora=lora, subject=subject, motion=motion)
+    studio = new_studio(model, like=like, device=device)
+    studio.use_references(references, words, sampler, motion_clip, collaboration, masked)
+    _ = studio.denoiser  # load it now, so that a LoRA that does not fit is refused here
+    return studio
+
+
+def new_studio(model: Any, *, like: str | None = None, device: str | None = None) -> Studio:
+    """`load` without LoRAs, before anything is in memory: `generate` encodes its prompts first."""
+    if not isinstance(model, (str, Path, ModelSpec)):
         from toolkit.models.loaded_pipeline import wrap_pipeline
 
         if device is not None:
             raise CastmixError("device is the pipeline's own: move the pipeline, then load it")
         loaded = wrap_pipeline(model, like)
-        studio = Studio(loaded.spec, loaded.geometry, loaded.encoders, lambda: loaded.denoiser, "")
-    references = read_references(lora=lora, subject=subject, motion=motion)
-    return studio.use_references(references, words, sampler, motion_clip, collaboration, masked)
+        return Studio(loaded.spec, loaded.geometry, loaded.encoders, lambda: loaded.denoiser, "")
+    if like is not None:
+        raise CastmixError(f"like={like!r} is for a WanPipeline in memory; {model} has its own settings")
+    spec, where = find_model(str(model) if isinstance(model, Path) else model), device or default_device()
+    encoders, geometry = load_encoders(spec, where), latent_geometry(spec)
+    return Studio(spec, geometry, encoders, lambda: load_denoiser(spec, where), fingerprint(spec))
