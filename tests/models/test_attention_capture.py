@@ -181,7 +181,7 @@ def test_impossible_captures_are_refused(denoiser: Any, arguments: dict[str, Any
 
 def test_fused_projections_and_taps_in_taps_are_refused(denoiser: Any) -> None:
     with (
-        pytest.raises(CastmixError, match="tapped already"),
+        pytest.raises(CastmixError, match="already captured"),
         denoiser.tap(cross=(0,)),
         denoiser.tap(cross=(1,)),
     ):

@@ -97,7 +97,7 @@ def _find(wanted: str, full: Mapping[str, str], others: Mapping[str, str]) -> st
 
 
 def with_group_names(known: Collection[str]) -> dict[str, str]:
-    """All full names and, for ``group.name`` that opens its group, the name ``group``; with the full name."""
+    """Accepted name to full name: the full names, and a group whose first field is ``name``."""
     found: dict[str, str] = {}
     opened: set[str] = set()
     for name in known:

@@ -35,7 +35,7 @@ def cache(clips: Path, out: Path | None = None, *, model: str = "sandbox") -> Pa
 
     Args:
         clips: A folder of captioned clips.
-        out: Folder of the cache; left out, CLIPS/cache/MODEL, where `castmix train` looks.
+        out: Folder of the cache. Default: CLIPS/cache/MODEL, where `castmix train` looks.
         model: sandbox, wan2.1-t2v-1.3b, wan2.1-t2v-14b, a local folder or a hub id.
 
     Returns:

@@ -49,7 +49,7 @@ def generate(
         subject: LoRAs of characters, written the same way.
         motion: A LoRA of a motion, written the same way.
         words: Noun for a subject, NAME=NOUN (Mimi=bear), for the motion branch and masked.layout base.
-        seed: Of the first prompt's noise. Each following prompt adds 1.
+        seed: Seed of the first prompt's noise. Each following prompt adds 1.
         batch_size: Prompts sampled at once. More is faster; the last bits of a video may depend on the batch.
         sampling: How videos are sampled.
         collaboration: Settings of scs and scs-lite, and the share of a motion clip's noise.

@@ -31,7 +31,7 @@ class Judge:
         model: Name of the model on the server. Default: CASTMIX_VLM_MODEL.
         frames: Number of frames that it sees, evenly spaced from the first to the last.
         repeats: How often each question is asked, 3 or more. Answers are sampled at temperature 0, so they
-            differ only by the server's own noise.
+            differ only by the server's nondeterminism.
         timeout: Seconds to wait for one answer.
         retries: Number of retries after a server failure.
     """

@@ -231,7 +231,9 @@ class WanDenoiser:
     ) -> Iterator[Taps]:
         """Look into the attention of these blocks: see `toolkit.models.interfaces.Denoiser.tap`."""
         if self._tap is not None:
-            raise CastmixError("this denoiser is tapped already: ask one tap for all blocks")
+            raise CastmixError(
+                "attention of this network is already captured: ask for all blocks in one capture"
+            )
         self._tap = new_tap(self.module, cross, temporal, stop_after, read)
         try:
             yield self._tap.taps

@@ -42,7 +42,7 @@ class Learning:
     seed: int
 
     def token(self, token: str, noun: str, cutout: Cutout) -> Token:
-        """Learn one, starting as its noun; says how much better than that it explains the picture."""
+        """Learn one token, initialised from its noun. Prints how much lower its error is than the noun's."""
         prompt = self.textual.prompt.replace("{subject}", token)
         latents, weights = self._picture(cutout)
         scale, width = noun_size(self.encoders, noun, self.textual.kind)
