@@ -188,18 +188,27 @@ def train_dit(
             )
         total = weighted + aid_weight * AUXILIARY_WEIGHT * auxiliary
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in optims:
-            for group in o.param_groups:
-                group["lr"] = learning_rate(step, steps, lr)
-            o.step()
-            o.zero_grad(set_to_none=True)
-        decay = min(ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        _update(model, optims, learning_rate(step, steps, lr))
+        _update_average(average, model, min(ema, (step + 1) / (step + 10)))
         if (step + 1) % save_every == 0 or step + 1 == steps:
             _save(state_file, step + 1, model, average, optims)
         yield step + 1, (loss.item(), auxiliary.item()), average
+
+
+def _update(model: nn.Module, optims: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """One step of the optimisers at this learning rate, with clipped gradients."""
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = rate
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """One step of the exponential moving average of the weights."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def _save(

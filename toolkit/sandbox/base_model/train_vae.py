@@ -129,23 +129,40 @@ def train_vae(
     for step in range(start, steps):
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
-        video = frames_to_video(pick).to(device).contiguous(memory_format=torch.channels_last_3d)
-        target = codec.encode(torch.from_numpy(pick)).to(device)
-        noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
-        with torch.autocast(device, torch.bfloat16):
-            latents = vae_encode(vae, video)
-            source = target
-            if step > 2 * steps // 3:
-                half = (torch.arange(batch_size) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
-                source = torch.where(half, latents.float(), target)
-            drawn = vae_decode(vae, source + noise)
-        error = drawn.float() - video
-        picture = error.square().mean() + 0.1 * error.abs().mean()
-        latent = (latents.float() - target).square().mean()
-        (picture + 0.3 * latent).backward()  # type: ignore[no-untyped-call]
+        error, loss = _losses(vae, codec, pick, g, device, own_latents=step > 2 * steps // 3)
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optim.step(learning_rate(step, steps, lr))
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
             save_torch(state, state_file)
-        yield step + 1, error.square().mean().item(), vae
+        yield step + 1, error.item(), vae
+
+
+def _losses(
+    vae: nn.Module,
+    codec: LinearCodec,
+    frames: NDArray[np.uint8],
+    g: torch.Generator,
+    device: str,
+    *,
+    own_latents: bool,
+) -> tuple[Tensor, Tensor]:
+    """The mean squared error of decoded clips (B, F, H, W, 3), and the loss to minimise.
+
+    own_latents: Decode every second clip from the encoder's latents instead of the codec's.
+    """
+    video = frames_to_video(frames).to(device).contiguous(memory_format=torch.channels_last_3d)
+    target = codec.encode(torch.from_numpy(frames)).to(device)
+    noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
+    with torch.autocast(device, torch.bfloat16):
+        latents = vae_encode(vae, video)
+        source = target
+        if own_latents:
+            half = (torch.arange(len(frames)) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
+            source = torch.where(half, latents.float(), target)
+        drawn = vae_decode(vae, source + noise)
+    error = drawn.float() - video
+    picture = error.square().mean() + 0.1 * error.abs().mean()
+    latent = (latents.float() - target).square().mean()
+    return error.square().mean(), picture + 0.3 * latent
