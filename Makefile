@@ -26,8 +26,8 @@ test: $(READY)  ## run all tests, on all cores
 quick: $(READY)  ## run the tests that are not marked slow
 	$(call timed,the quick test run,$(PYTEST) -m "not slow")
 
-lint: $(READY)  ## check style, types and the order of packages
-	$(call timed,linting,$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py)
+lint: $(READY)  ## check style, types, layers, limits, CONTRIBUTING and its picture
+	$(call timed,linting,$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/python -m pytest -q $(addprefix tests/test_,layers.py limits.py picture.py contributing.py))
 
 picture: $(READY)  ## draw docs/packages.svg from the imports of toolkit/
 	$(BIN)/python docs/draw_packages.py
