@@ -22,7 +22,7 @@ from toolkit.lora.special_tokens import encode_prompts, read_tokens
 from toolkit.models.registry import find_model, load_denoiser, load_encoders
 from toolkit.training.cutout import FILL, cut_out
 from toolkit.training.settings import Sigma, Textual, Verb
-from toolkit.training.textual_inversion import Learning
+from toolkit.training.textual_inversion import TextualInversion
 
 MakeClips = Callable[..., Path]
 SHORT = Textual(steps=6, lr=0.05, batch_size=2, prompt="a {subject} jumps")
@@ -46,7 +46,7 @@ def test_the_cutout_is_the_character_on_white(show: Path) -> None:
     colour = np.median(cut.picture[inside], 0)
     off = np.abs(cut.picture[inside].astype(int) - colour).max(-1)
     assert np.percentile(off, 80) < 30  # the square alone; colours bleed at its edge, as mp4 has it
-    with pytest.raises(CastmixError, match=r"no clip has an accepted mask of 'Mimi' \(there are: Pixo\)"):
+    with pytest.raises(CastmixError, match=r"no clip has an accepted mask of 'Mimi' \(masks: Pixo\)"):
         cut_out(read_clips(show), "Mimi")
 
 
@@ -56,12 +56,14 @@ def test_a_token_is_learnt_and_kept(
 ) -> None:
     settings: dict[str, Any] = {"model": str(tiny_wan), "textual": dataclasses.replace(SHORT, kind=kind)}
     path = learn_tokens(show, tmp_path / "t.safetensors", subject=["Pixo=cat"], **settings)
-    assert "error on its picture" in capsys.readouterr().err
+    assert "loss on its picture" in capsys.readouterr().err
     token = read_tokens([load_lora(path)])["<pixo>"]
     model = str(tiny_wan)
-    learning = Learning(find_model(model), load_encoders(model), load_denoiser(model), SHORT, Sigma(), 0)
+    inversion = TextualInversion(
+        find_model(model), load_encoders(model), load_denoiser(model), SHORT, Sigma(), 0
+    )
     cutout, noun = cut_out(read_clips(show), "Pixo"), dataclasses.replace(token, vector=0 * token.vector)
-    assert learning.error("<pixo>", token, cutout) < learning.error("<pixo>", noun, cutout)
+    assert inversion.picture_loss("<pixo>", token, cutout) < inversion.picture_loss("<pixo>", noun, cutout)
     assert (token.noun, token.kind) == ("cat", kind)
     assert token.vector.any()
     assert (tmp_path / "t.pixo.png").is_file()
@@ -121,7 +123,7 @@ def test_a_verb_is_learnt_and_kept(
     settings: dict[str, Any] = {"model": model, "verbs": Verb(steps=6, batch_size=2, repeat=2)}
     path = learn_tokens(clips, tmp_path / "v.safetensors", verb=["jumps=walks|cat"], **settings)
     told = capsys.readouterr().err
-    (line,) = (line for line in told.splitlines() if "<jumps> begins as" in line)
+    (line,) = (line for line in told.splitlines() if "<jumps> starts from" in line)
     errors = {word: float(line.split(f"'{word}' ")[1][:6]) for word in ("walks", "cat")}
     nearest = min(errors, key=lambda word: errors[word])
     token = read_tokens([load_lora(path)])["<jumps>"]
@@ -130,8 +132,8 @@ def test_a_verb_is_learnt_and_kept(
     (positions,) = encoders.positions(token.noun, [(0, len(token.noun))])
     assert token.vector.shape == (len(positions), 24)
     assert len({tuple(row.tolist()) for row in token.vector}) == len(positions)
-    # its effect is what was learnt: the same clips, explained better than by the words that it began as
-    end = told.split("error on its clips ")[1]
+    # its effect is what was learned: a lower loss on the same clips than with the words that it started from
+    end = told.split("loss on its clips ")[1]
     before, after = float(end[:6]), float(end.split(f"as {nearest!r}, ")[1][:6])
     assert after < before
     # in a prompt each of the noun's tokens has its own

@@ -25,7 +25,7 @@ from toolkit.training.settings import Sigma, Textual, Verb
 if TYPE_CHECKING:
     from toolkit.lora.file import Lora
     from toolkit.lora.special_tokens import Token
-    from toolkit.training.textual_inversion import Learning
+    from toolkit.training.textual_inversion import TextualInversion
 
 LEARNT = "castmix.invert"
 """Metadata key: token → fingerprint of what it was learned from. Unchanged tokens are not learned again."""
@@ -85,9 +85,9 @@ def learn_tokens(
         say(f"{out} has {', '.join(one.token for one in lessons)} already; --restart learns anew")
         return out
     _write_pictures(out, lessons)
-    learning = _new_learning(spec, textual, sigma, seed)
+    inversion = _new_inversion(spec, textual, sigma, seed)
     for lesson in rest:
-        tokens[lesson.token] = lesson.learn(learning, verbs)
+        tokens[lesson.token] = lesson.learn(inversion, verbs)
         _save(out, base, tokens, lessons, spec)
     write_run(out.with_suffix(".run.yaml"), "learn-tokens", {**arguments, "restart": False})
     return out
@@ -107,10 +107,10 @@ class _Lesson:
     cutout: Cutout | None = None
     items: Sequence[CachedClip] = ()
 
-    def learn(self, learning: Learning, settings: Verb) -> Token:
+    def learn(self, inversion: TextualInversion, settings: Verb) -> Token:
         if self.cutout is not None:
-            return learning.token(self.token, self.words[0], self.cutout)
-        return learning.verb(self.token, self.words, self.items, settings)
+            return inversion.learn_subject(self.token, self.words[0], self.cutout)
+        return inversion.learn_verb(self.token, self.words, self.items, settings)
 
 
 def _read_lessons(
@@ -159,12 +159,12 @@ def _read_files(
     return base, {one.token: known[one.token] for one in lessons if one not in rest}, rest
 
 
-def _new_learning(spec: ModelSpec, textual: Textual, sigma: Sigma, seed: int) -> Learning:
-    from toolkit.training.textual_inversion import Learning
+def _new_inversion(spec: ModelSpec, textual: Textual, sigma: Sigma, seed: int) -> TextualInversion:
+    from toolkit.training.textual_inversion import TextualInversion
 
     device = default_device()
     encoders, denoiser = load_encoders(spec, device), load_denoiser(spec, device)
-    return Learning(spec, encoders, denoiser, textual, sigma, seed)
+    return TextualInversion(spec, encoders, denoiser, textual, sigma, seed)
 
 
 def parse_subjects(subjects: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A character cut out of a clip and put on white: a picture that shows looks, and nothing else."""
+"""A picture of a character on white, cut out of a clip: it shows the appearance and nothing else."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from toolkit.footage.masks import accepted_mask_names, mask_path, read_mask
 from toolkit.footage.video import read_video
 
 FILL = 0.7
-"""Share of the picture's height or width that the character takes up, whichever is reached first."""
+"""Largest share of the picture's height and of its width that the character takes up."""
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """A picture (H, W, 3) uint8 of a character on white, its mask (H, W) in [0, 1], and its source."""
+    """A character on white.
+
+    Attributes:
+        picture: (H, W, 3) uint8.
+        mask: (H, W) in [0, 1].
+        clip: Id of the clip that it was cut out of.
+        frame: Number of the frame.
+    """
 
     picture: NDArray[np.uint8]
     mask: NDArray[np.float32]
@@ -28,12 +35,12 @@ class Cutout:
 
 
 def cut_out(clips: Sequence[Clip], name: str) -> Cutout:
-    """The frame of the clips in which most of the character is seen, of the clips' own size.
+    """Cut a character out of the frame that shows most of it. The picture has the size of the clip.
 
-    Frames in which it touches the left, right or upper edge come last: part of it may be missing there.
+    Frames in which it touches the left, right or upper edge are a last resort: a part may be missing.
 
     Raises:
-        CastmixError: no clip has an accepted mask of that name with anything in it.
+        CastmixError: no clip has an accepted mask of that name that is not empty.
     """
     best: tuple[bool, float] = (False, 0.0)
     found: tuple[Clip, int, NDArray[np.uint8]] | None = None
@@ -48,15 +55,15 @@ def cut_out(clips: Sequence[Clip], name: str) -> Cutout:
     if found is None:
         have = sorted({one for clip in clips for one in accepted_mask_names(clip)})
         raise CastmixError(
-            f"no clip has an accepted mask of {name!r} (there are: {', '.join(have) or 'none'}): make "
-            "it with `castmix segment`"
+            f"no clip has an accepted mask of {name!r} (masks: {', '.join(have) or 'none'}): make one "
+            "with `castmix segment`"
         )
     clip, frame, mask = found
     return _on_white(read_video(clip.path)[0][frame], mask, clip, frame)
 
 
 def _on_white(image: NDArray[np.uint8], mask: NDArray[np.uint8], clip: Clip, frame: int) -> Cutout:
-    """The character in the middle of a white picture of the clip's size, FILL of it."""
+    """The character at the centre of a white picture of the clip's size, scaled to FILL."""
     import cv2
 
     ys, xs = np.flatnonzero((mask >= 128).any(1)), np.flatnonzero((mask >= 128).any(0))

@@ -1,4 +1,4 @@
-"""Videos of the same prompts again and again while a LoRA is trained."""
+"""Sample videos of fixed prompts while a LoRA is trained."""
 
 from __future__ import annotations
 

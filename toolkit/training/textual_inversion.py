@@ -1,5 +1,5 @@
-"""Textual inversion: vectors are learned so that a prompt with them explains a picture (Gal et al. 2022), or,
-for a verb, clips of a motion."""
+"""Textual inversion (Gal et al. 2022): the vector of a special token is trained on a picture of a subject, or
+on clips of a motion. The model is frozen."""
 
 from __future__ import annotations
 
@@ -25,14 +25,23 @@ from toolkit.training.mix import shuffled
 from toolkit.training.settings import Sigma, Textual, Verb
 
 CHECKED = 8
-"""Noise levels at which a token is compared with its noun."""
+"""Number of noise levels at which a token is compared with its noun."""
 _EVEN = torch.ones(())
-"""Weights of sites: all alike."""
+"""Weight of all sites of a clip."""
 
 
 @dataclass(frozen=True)
-class Learning:
-    """What learns tokens: a model with its encoders, and the settings of all tokens of a call."""
+class TextualInversion:
+    """Learns special tokens on one model.
+
+    Attributes:
+        spec: The model.
+        encoders: Its encoders.
+        denoiser: Its network.
+        textual: Settings for subjects.
+        sigma: Distribution of the noise levels.
+        seed: Random seed.
+    """
 
     spec: ModelSpec
     encoders: Encoders
@@ -41,8 +50,8 @@ class Learning:
     sigma: Sigma
     seed: int
 
-    def token(self, token: str, noun: str, cutout: Cutout) -> Token:
-        """Learn one token, initialised from its noun. Prints how much lower its error is than the noun's."""
+    def learn_subject(self, token: str, noun: str, cutout: Cutout) -> Token:
+        """Learn a subject's token from a picture, starting from its class noun. Prints both losses."""
         prompt = self.textual.prompt.replace("{subject}", token)
         latents, weights = self._picture(cutout)
         scale, width = noun_size(self.encoders, noun, self.textual.kind)
@@ -50,24 +59,24 @@ class Learning:
         optimizer = torch.optim.Adam([vector], lr=self.textual.lr)
         embed = self._embedder(prompt, token, noun)
         for step in track(range(self.textual.steps), f"learning {token}"):
-            levels, noise = self._drawn(token, step, self.textual.batch_size, latents)
+            levels, noise = self._draw(token, step, self.textual.batch_size, latents)
             loss = self._loss(embed(vector * scale), latents, weights, levels, noise).mean()
             (vector.grad,) = torch.autograd.grad(loss, vector)
             optimizer.step()
-        learnt = (vector * scale).detach().cpu()
-        one = Token(noun, self.textual.kind, learnt)
+        learned = (vector * scale).detach().cpu()
+        one = Token(noun, self.textual.kind, learned)
         before, after = (
-            self.error(token, which, cutout)
-            for which in (dataclasses.replace(one, vector=torch.zeros_like(learnt)), one)
+            self.picture_loss(token, which, cutout)
+            for which in (dataclasses.replace(one, vector=torch.zeros_like(learned)), one)
         )
         say(
-            f"{token}: error on its picture {before:.4f} as {noun!r}, {after:.4f} learnt "
+            f"{token}: loss on its picture {before:.4f} as {noun!r}, {after:.4f} learned "
             f"({after / before - 1:+.1%})"
         )
         return one
 
-    def error(self, token: str, one: Token, cutout: Cutout) -> float:
-        """The loss of the picture with this token, at noise levels and under noise that never change."""
+    def picture_loss(self, token: str, one: Token, cutout: Cutout) -> float:
+        """The loss on the picture with this vector for the token. Noise levels and noise are fixed."""
         latents, weights = self._picture(cutout)
         levels = sigma_quantiles(CHECKED, mean=self.sigma.mean, std=self.sigma.std, shift=self._shift())
         noise = torch.randn(
@@ -79,19 +88,21 @@ class Learning:
             )
             return float(self._loss(embeds, latents, weights, levels, noise).mean())
 
-    def verb(self, token: str, words: Sequence[str], clips: Sequence[CachedClip], settings: Verb) -> Token:
-        """Learn a motion from cached clips whose captions have the token: a vector for each token of words.
+    def learn_verb(
+        self, token: str, words: Sequence[str], clips: Sequence[CachedClip], settings: Verb
+    ) -> Token:
+        """Learn a verb's token from cached clips whose captions contain it. Prints the losses.
 
-        It begins as those of `words` that explain the clips best. Words that the base does not know may
-        explain less than any that it knows, and a verb that begins as such learns slowly or not at all.
+        Training starts from those of `words` with the lowest loss on the clips, with one vector for each of
+        their tokens. From words that the model does not know, a verb is learned slowly or not at all.
         """
-        begun = {one: self._explained(token, Token(one, "output", torch.zeros(0)), clips) for one in words}
-        nearest = min(begun, key=lambda one: begun[one])
+        losses = {one: self._clips_loss(token, Token(one, "output", torch.zeros(0)), clips) for one in words}
+        start = min(losses, key=lambda one: losses[one])
         if len(words) > 1:
-            ranked = sorted(begun.items(), key=itemgetter(1))
-            told = ", ".join(f"{one!r} {error:.4f}" for one, error in ranked)
-            say(f"{token} begins as {nearest!r}; the clips' error by words: {told}")
-        noun = " ".join([nearest] * settings.repeat)
+            ranked = sorted(losses.items(), key=itemgetter(1))
+            told = ", ".join(f"{one!r} {loss:.4f}" for one, loss in ranked)
+            say(f"{token} starts from {start!r}; loss on the clips: {told}")
+        noun = " ".join([start] * settings.repeat)
         (positions,) = self.encoders.positions(noun, [(0, len(noun))])
         size, width = noun_size(self.encoders, noun, "output")
         vectors = torch.zeros(len(positions), width, requires_grad=True, device=self.denoiser.device)
@@ -102,21 +113,21 @@ class Learning:
                 group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
             (k,) = shuffled(len(clips), range(step, step + 1), seed=self.seed, what=f"clip/{token}")
             latents, (embeds, at) = clips[k].load()[0], fixed[k]
-            levels, noise = self._drawn(token, step, settings.batch_size, latents)
+            levels, noise = self._draw(token, step, settings.batch_size, latents)
             added = embeds.index_add(1, at, (vectors * size).unsqueeze(0).to(embeds))
             loss = self._loss(added, latents, _EVEN, levels, noise).mean()
             (vectors.grad,) = torch.autograd.grad(loss, vectors)
             optimizer.step()
         one = Token(noun, "output", (vectors * size).detach().cpu(), verb=True)
-        after = self._explained(token, one, clips)
+        after = self._clips_loss(token, one, clips)
         say(
-            f"{token}: error on its clips {begun[nearest]:.4f} as {nearest!r}, {after:.4f} learnt "
-            f"({after / begun[nearest] - 1:+.1%})"
+            f"{token}: loss on its clips {losses[start]:.4f} as {start!r}, {after:.4f} learned "
+            f"({after / losses[start] - 1:+.1%})"
         )
         return one
 
-    def _explained(self, token: str, one: Token, clips: Sequence[CachedClip]) -> float:
-        """The loss of clips with a verb, at noise levels and under noise that never change."""
+    def _clips_loss(self, token: str, one: Token, clips: Sequence[CachedClip]) -> float:
+        """The loss on clips with this vector for the verb. Noise levels and noise are fixed."""
         levels = sigma_quantiles(CHECKED, mean=self.sigma.mean, std=self.sigma.std, shift=self._shift())
         losses = []
         with torch.no_grad():
@@ -131,14 +142,14 @@ class Learning:
         return float(torch.stack(losses).mean())
 
     def _embedded(self, token: str, noun: str, clip: CachedClip) -> tuple[Tensor, Tensor]:
-        """A caption with the noun in the token's place, (1, L, D), and the positions of the noun's tokens."""
+        """The caption's embedding with the noun for the token, (1, L, D), and the noun's positions in it."""
         text, places = substitute(clean_prompt(clip.text), {token: noun})
         (positions,) = self.encoders.positions(text, [places[0][1:]])
         embeds = self.encoders.encode_text([text])
         return embeds, torch.tensor(positions, device=embeds.device)
 
-    def _drawn(self, token: str, step: int, count: int, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise levels (count,) and noise of a step."""
+    def _draw(self, token: str, step: int, count: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise levels (count,) and noise (count, C, f, h, w) of a step."""
         levels = sample_sigmas(
             count,
             mean=self.sigma.mean,
@@ -153,7 +164,8 @@ class Learning:
         return self.sigma.shift_or(self.spec.shift)
 
     def _embedder(self, prompt: str, token: str, noun: str) -> Callable[[Tensor], Tensor]:
-        """vector -> the prompt's embedding (1, L, D); if it is added last, the encoder runs once."""
+        """A function from the vector to the prompt's embedding (1, L, D). For kind "output" the encoder runs
+        only once."""
         if self.textual.kind == "input":
             return lambda vector: encode_with_tokens(
                 self.encoders, [prompt], {token: Token(noun, "input", vector)}
@@ -166,7 +178,7 @@ class Learning:
         return lambda vector: fixed + where * vector.to(fixed)
 
     def _picture(self, cutout: Cutout) -> tuple[Tensor, Tensor]:
-        """Latents (C, f, h, w) of the picture, and the weight of each of their sites, (h, w), of mean 1."""
+        """Latents (C, f, h, w) of the picture as a still video, and weights (h, w) of sites, of mean 1."""
         frame = from_bytes(torch.from_numpy(cutout.picture).permute(2, 0, 1))
         video = frame[None, :, None].expand(-1, -1, self.textual.frames, -1, -1)
         latents = self.encoders.encode_video(video)[0].cpu()
@@ -179,7 +191,7 @@ class Learning:
     def _loss(
         self, embeds: Tensor, latents: Tensor, weights: Tensor, levels: Tensor, noise: Tensor
     ) -> Tensor:
-        """The weighted velocity error of each noise level, (B,)."""
+        """The weighted velocity loss at each noise level, (B,)."""
         device, count = self.denoiser.device, len(levels)
         x0, noise, levels = (
             latents.expand(count, -1, -1, -1, -1).to(device),
@@ -192,7 +204,7 @@ class Learning:
 
 
 def noun_size(encoders: Encoders, noun: str, kind: str) -> tuple[float, int]:
-    """The root mean square of a noun's own embedding, behind or before the encoder, and its width."""
+    """Root mean square and width of a noun's embedding, after the text encoder (output) or before (input)."""
     rows = encoders.word_rows(noun)
     if kind == "output":
         rows = encoders.encode_text([noun])[0][list(encoders.positions(noun, [(0, len(noun))])[0])]
