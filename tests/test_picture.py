@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from xml.etree import ElementTree
 
+import pytest
 from test_layers import sources
 
 from docs.draw_packages import SVG, arrows, draw, is_implied
@@ -37,6 +39,14 @@ def test_the_picture_has_a_box_per_package_and_every_arrow() -> None:
     texts = {element.text for element in ElementTree.fromstring(draw(MODULES)).iter()}
     assert {"core", "footage", "cli", "Files. More"} <= texts
     assert {"cli imports core", "cli imports footage", "footage imports core"} <= texts
+
+
+@pytest.mark.parametrize("package", [name for name in sources() if "." not in name])
+def test_the_first_line_of_a_package_fits_its_box(package: str) -> None:
+    docstring = ast.get_docstring(ast.parse(sources()[package])) or ""
+    assert 0 < len(docstring.partition("\n")[0]) <= 72, (
+        f"toolkit/{package}/__init__.py: at most 72 characters"
+    )
 
 
 def test_the_picture_does_not_depend_on_the_length_of_files() -> None:
