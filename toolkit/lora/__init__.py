@@ -1,1 +1,1 @@
-"""LoRAs: files, layers inside a network, parts of a fusion, special tokens."""
+"""LoRA files, layers inside a network, parts of a fusion, special tokens."""
