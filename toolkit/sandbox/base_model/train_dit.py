@@ -195,19 +195,19 @@ def train_dit(
         yield step + 1, (loss.item(), auxiliary.item()), average
 
 
-def _update(model: nn.Module, optims: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """One step of the optimisers at this learning rate, with clipped gradients."""
+def _update(model: nn.Module, optims: Sequence[torch.optim.Optimizer], lr: float) -> None:
+    """Clip the gradients, update the parameters, then clear the gradients."""
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optim in optims:
-        for group in optim.param_groups:
-            group["lr"] = rate
-        optim.step()
-        optim.zero_grad(set_to_none=True)
+    for o in optims:
+        for group in o.param_groups:
+            group["lr"] = lr
+        o.step()
+        o.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
 def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """One step of the exponential moving average of the weights."""
+    """Update the exponential moving average of the weights."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 

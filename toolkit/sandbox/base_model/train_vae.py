@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from toolkit.core.files import save_torch
 from toolkit.models.pixels import frames_to_video
 from toolkit.sandbox.base_model.architecture import new_vae, vae_decode, vae_encode
 from toolkit.sandbox.base_model.linear_codec import LinearCodec
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -83,6 +86,36 @@ class ConvMuon:
             optim.load_state_dict(state)
 
 
+def losses(
+    vae: AutoencoderKLWan,
+    codec: LinearCodec,
+    frames: NDArray[np.uint8],
+    g: torch.Generator,
+    *,
+    joint: bool,
+    device: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the training loss of clips (B, F, H, W, 3), and the mean squared error of the reconstruction.
+
+    The loss is MSE + 0.1 L1 of the video, plus 0.3 MSE of the latents. The decoder gets the codec's latents
+    with noise of std 0.06. With `joint`, half of the clips use the encoder's latents instead.
+    """
+    video = frames_to_video(frames).to(device).contiguous(memory_format=torch.channels_last_3d)
+    target = codec.encode(torch.from_numpy(frames)).to(device)
+    noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
+    with torch.autocast(device, torch.bfloat16):
+        latents = vae_encode(vae, video)
+        source = target
+        if joint:
+            half = (torch.arange(len(frames)) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
+            source = torch.where(half, latents.float(), target)
+        decoded = vae_decode(vae, source + noise)
+    error = decoded.float() - video
+    reconstruction = error.square().mean() + 0.1 * error.abs().mean()
+    latent = (latents.float() - target).square().mean()
+    return reconstruction + 0.3 * latent, error.square().mean()
+
+
 def train_vae(
     frames: NDArray[np.uint8],
     codec: LinearCodec,
@@ -129,7 +162,7 @@ def train_vae(
     for step in range(start, steps):
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
-        error, loss = _losses(vae, codec, pick, g, device, own_latents=step > 2 * steps // 3)
+        loss, error = losses(vae, codec, pick, g, joint=step > 2 * steps // 3, device=device)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optim.step(learning_rate(step, steps, lr))
@@ -137,32 +170,3 @@ def train_vae(
             state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
             save_torch(state, state_file)
         yield step + 1, error.item(), vae
-
-
-def _losses(
-    vae: nn.Module,
-    codec: LinearCodec,
-    frames: NDArray[np.uint8],
-    g: torch.Generator,
-    device: str,
-    *,
-    own_latents: bool,
-) -> tuple[Tensor, Tensor]:
-    """The mean squared error of decoded clips (B, F, H, W, 3), and the loss to minimise.
-
-    own_latents: Decode every second clip from the encoder's latents instead of the codec's.
-    """
-    video = frames_to_video(frames).to(device).contiguous(memory_format=torch.channels_last_3d)
-    target = codec.encode(torch.from_numpy(frames)).to(device)
-    noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
-    with torch.autocast(device, torch.bfloat16):
-        latents = vae_encode(vae, video)
-        source = target
-        if own_latents:
-            half = (torch.arange(len(frames)) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
-            source = torch.where(half, latents.float(), target)
-        drawn = vae_decode(vae, source + noise)
-    error = drawn.float() - video
-    picture = error.square().mean() + 0.1 * error.abs().mean()
-    latent = (latents.float() - target).square().mean()
-    return error.square().mean(), picture + 0.3 * latent
