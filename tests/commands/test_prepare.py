@@ -24,22 +24,6 @@ from toolkit.footage.video import read_video, resize_and_crop
 SMALL: dict[str, Any] = {"height": 64, "width": 96}
 SHORT: dict[str, Any] = SMALL | {"num_frames": 9}
 
-FROM_FOOTAGE = [
-    "cartoon/copying_is_not_theft_truncated.mp4",
-    "cartoon/pigs_on_white.gif",
-    "cartoon/steamboat_willie.mp4",
-    "derived/asl_walk_truncated.mkv",
-    "derived/cups_vfr_drop3.mp4",
-    "derived/mixed_show_truncated.mp4",
-    "live/asl_book.mkv",
-    "live/hiker_8fps.mp4",
-    "live/tears_of_steel_part1.webm",
-    "odd/airshow_bad_audio.mp4",
-    "odd/empty.mp4",
-    "odd/phone_rot90_3frames.mov",
-    "odd/steamboat_one_byte_flipped.mp4",
-]
-
 
 def every(seconds: float, rate: float, start: float = 0.0) -> list[float]:
     return [start + n / rate for n in range(round(seconds * rate))]
@@ -507,11 +491,25 @@ def upright(clip: Clip, stored: np.ndarray) -> np.ndarray:
     return resize_and_crop(stored[None], clip.height, clip.width)[0]
 
 
-def test_clips_of_real_footage_match_their_json(footage: Path, tmp_path: Path) -> None:
-    clips = prepare([footage / name for name in FROM_FOOTAGE], tmp_path, **SMALL)
-    assert len(clips) == 17
+@pytest.fixture(scope="module")
+def prepared(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Clip]]]:
+    """All of the footage, prepared once: the output folder, and the clips of each file by its name."""
+    out = tmp_path_factory.mktemp("footage")
+    clips: dict[str, list[Clip]] = {}
+    for clip in prepare([footage], out, **SMALL):
+        clips.setdefault(Path(clip.source).name, []).append(clip)
+    return out, clips
+
+
+@pytest.mark.slow
+def test_clips_of_all_footage_match_their_json(
+    footage: Path, prepared: tuple[Path, dict[str, list[Clip]]]
+) -> None:
+    out, by_file = prepared
+    clips = [clip for own in by_file.values() for clip in own]
+    assert len(clips) > 80
     check_footage(clips, json.loads((footage / "truth.json").read_text()))
-    found = {(Path(row["source"]).name, row["reason"]) for row in rejected(tmp_path)}
+    found = {(Path(row["source"]).name, row["reason"]) for row in rejected(out)}
     assert found >= {
         ("copying_is_not_theft_truncated.mp4", "truncated"),
         ("asl_walk_truncated.mkv", "truncated"),
@@ -524,11 +522,9 @@ def test_clips_of_real_footage_match_their_json(footage: Path, tmp_path: Path) -
     }
 
 
-def test_dropped_frames_do_not_move_the_rest(footage: Path, tmp_path: Path) -> None:
-    whole, dropped = (
-        prepare([footage / name], tmp_path / str(number), **SMALL)[0]
-        for number, name in enumerate(["live/cups_hands.mp4", "derived/cups_vfr_drop3.mp4"])
-    )
+@pytest.mark.slow
+def test_dropped_frames_do_not_move_the_rest(prepared: tuple[Path, dict[str, list[Clip]]]) -> None:
+    whole, dropped = (prepared[1][name][0] for name in ("cups_hands.mp4", "cups_vfr_drop3.mp4"))
     a, b = check_clip(whole).astype(int), check_clip(dropped).astype(int)
     at_once = np.abs(a - b).mean()
     assert at_once < np.abs(a[1:] - b[:-1]).mean()
@@ -536,21 +532,24 @@ def test_dropped_frames_do_not_move_the_rest(footage: Path, tmp_path: Path) -> N
     assert at_once < 4
 
 
-def test_a_turned_copy_makes_the_clip_of_the_upright_one(footage: Path, tmp_path: Path) -> None:
-    straight, turned = (
-        prepare([footage / name], tmp_path / str(number), **SMALL)[0]
-        for number, name in enumerate(["live/dog_woman_path.mp4", "derived/dog_rot90.mp4"])
-    )
+@pytest.mark.slow
+def test_a_turned_copy_makes_the_clip_of_the_upright_one(
+    prepared: tuple[Path, dict[str, list[Clip]]],
+) -> None:
+    straight, turned = (prepared[1][name][0] for name in ("dog_woman_path.mp4", "dog_rot90.mp4"))
     a, b = check_clip(straight).astype(int), check_clip(turned).astype(int)
     assert np.abs(a - b).mean() < 8
     assert np.abs(a - b[:, ::-1, ::-1]).mean() > 20
 
 
-@pytest.mark.slow
-def test_every_file_of_the_footage(footage: Path, tmp_path: Path) -> None:
-    clips = prepare([footage], tmp_path, **SMALL)
-    assert len(clips) > 80
+def test_short_files_of_the_footage_match_their_json(footage: Path, tmp_path: Path) -> None:
+    names = ["cartoon/pigs_on_white.gif", "cartoon/steamboat_willie.mp4", "live/hiker_8fps.mp4"]
+    clips = prepare([footage / name for name in names], tmp_path, **SMALL)
+    assert [Path(clip.source).name for clip in clips] == ["hiker_8fps.mp4", "steamboat_willie.mp4"]
     check_footage(clips, json.loads((footage / "truth.json").read_text()))
+    assert [row["reason"] for row in rejected(tmp_path) if row["source"].endswith(".gif")] == [
+        "shot too short"
+    ]
 
 
 def test_numbered_test_pictures_can_be_read_back() -> None:
