@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,12 @@ from toolkit.segmentation.interfaces import Options, Prompt, Propagate, StoreMas
 from toolkit.segmentation.mask_iou import box_of
 
 LOOKS = generic_looks(list(named_looks().values()))
+
+
+@pytest.fixture(autouse=True)
+def fast_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Newton-Schulz iteration instead of five. They take most of a step, and no test needs them all."""
+    monkeypatch.setattr(torch.optim, "Muon", partial(torch.optim.Muon, ns_steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -260,23 +268,22 @@ def test_the_model_is_small_enough_to_ship() -> None:
     assert 2 * count < 8e6
 
 
-def test_a_stopped_training_continues_to_the_same_weights(cases: Cases, tmp_path: Path) -> None:
-    def weights(folder: Path, stops: list[int]) -> dict[str, torch.Tensor]:
-        folder.mkdir()
-        for stop in stops:
-            learner = new_learner(0)
-            _, steps = fit(learner, cases, Phase("pairs", 2, 1, 3, 1e-3), folder, 0)
-            for done, found in steps:
-                assert found.loss.isfinite()
-                if done == stop:
-                    break
-        return {key: value.clone() for key, value in learner.state_dict().items()}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SAVE_EVERY", 1)
-        whole, parts = weights(tmp_path / "a", [9]), weights(tmp_path / "b", [2, 9])
-    for key, value in whole.items():
-        assert torch.equal(value, parts[key]), key
+def test_a_stopped_training_continues_to_the_same_weights(
+    cases: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAVE_EVERY", 1)
+    phase, folder, stopped = Phase("pairs", 2, 1, 2, 1e-3), tmp_path / "whole", tmp_path / "stopped"
+    folder.mkdir()
+    whole, continued = new_learner(0), new_learner(1)
+    for done, found in fit(whole, cases, phase, folder, 0)[1]:
+        assert found.loss.isfinite()
+        if done == 1:
+            shutil.copytree(folder, stopped)
+    start, steps = fit(continued, cases, phase, stopped, 0)
+    assert start == 1
+    assert [done for done, _ in steps] == [2]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, continued.state_dict()[key]), key
 
 
 def test_the_encoder_is_frozen_in_phases_without_its_learning_rate(cases: Cases, tmp_path: Path) -> None:
@@ -310,13 +317,11 @@ def test_test_clips_show_named_characters_in_their_first_frame(family: str) -> N
 def test_the_report_tells_good_trackers_from_bad_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Followers that put the truth, nothing at all, and the truth until two thirds of the way."""
+    """Trackers that store the true masks, empty ones, and true ones in two thirds of the frames."""
     clips = 2
-    shown = {
-        f"{family}-{k:02d}": sample_masked_clip(family, TEST_SEEDS + k)
-        for family in FAMILIES
-        for k in range(clips)
-    }
+    keys = [(family, TEST_SEEDS + k) for family in FAMILIES for k in range(clips)]
+    drawn = {key: sample_masked_clip(*key) for key in keys}
+    shown = {f"{family}-{seed - TEST_SEEDS:02d}": clip for (family, seed), clip in drawn.items()}
 
     def until(share: float) -> Callable[[Options], Propagate]:
         def propagate(clip: Clip, prompts: Mapping[str, Prompt], store: StoreMask) -> None:
@@ -330,6 +335,7 @@ def test_the_report_tells_good_trackers_from_bad_ones(
 
     def measured(share: float) -> dict[Family, TrackingScores]:
         monkeypatch.setattr(report, "sam2_tracker", until(share))
+        monkeypatch.setattr(report, "sample_masked_clip", lambda *key: drawn[key])
         return measure_sam2("any", tmp_path, clips=clips)
 
     whole, nothing, part = measured(1), measured(0), measured(2 / 3)
