@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from toolkit.cli.click_app import COMMANDS, find_verb
 from toolkit.cli.presets import read_preset
 from toolkit.commands.cache import cache
 from toolkit.commands.train import train
@@ -58,3 +60,58 @@ def test_an_old_run_yaml_is_a_preset(old: Path) -> None:
     assert values["batches.batch_size"] == 2
     assert values["adapter.targets"] == ("attn1",)
     assert values["optim.lr"] == 1e-3
+
+
+FLAT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "train",
+        {
+            "objective": "motion", "tokens": "t.safetensors", "composites": 0.1, "holdout": 3,
+            "save_every": 7, "sample_prompts": ["a cat"], "sigma": {"shift": 5.0},
+            "motion": {"omega": 0.2, "tokens": "m"},
+            "optim": {"lr": 0.1}, "adapter": {"rank": 8}, "watch": {"sample_every": 9},
+        },
+        {
+            "objective.name": "motion", "adapter.tokens": Path("t.safetensors"), "batches.composites": 0.1,
+            "batches.holdout": 3.0, "watch.save_every": 7, "watch.sample_prompts": ("a cat",),
+            "objective.sigma.shift": 5.0, "objective.motion.omega": 0.2, "objective.motion.tokens": Path("m"),
+            "optim.lr": 0.1, "adapter.rank": 8, "watch.sample_every": 9,
+        },
+    ),
+    (
+        "fuse",
+        {
+            "rank": 4, "save_dtype": "bfloat16", "clips": ["a", "b"], "pairs": "p", "sigma": {"std": 2.0},
+            "optim": {"lr": 0.1, "name": "adamw8bit"}, "squares": {"clips": 9, "draws": 2},
+            "distil": {"sigma": [0.1, 0.2], "steps": 9},
+        },
+        {
+            "file.rank": 4, "file.save_dtype": "bfloat16", "examples.clips": (Path("a"), Path("b")),
+            "examples.pairs": Path("p"), "examples.sigma.std": 2.0, "distil.optim.lr": 0.1,
+            "distil.optim.name": "adamw8bit", "squares.max_clips": 9, "squares.draws": 2,
+            "distil.map_sigma": (0.1, 0.2), "distil.steps": 9,
+        },
+    ),
+    (
+        "learn-motion",
+        {
+            "batch_size": 8, "adapter": {"rank": 2}, "optim": {"lr": 0.1}, "sigma": {"shift": 4.0},
+            "motion": {"omega": 0.0}, "memory": {"compile": True}, "textual": {"batch_size": 3, "lr": 0.5},
+        },
+        {
+            "training.batch_size": 8, "training.adapter.rank": 2, "training.optim.lr": 0.1,
+            "training.sigma.shift": 4.0, "training.motion.omega": 0.0, "training.memory.compile": True,
+            "textual.batch_size": 3, "textual.lr": 0.5,
+        },
+    ),
+]  # fmt: skip
+"""By command: arguments as a run.yaml of 0.1.0 has them, and the settings that they are now."""
+
+
+@pytest.mark.parametrize(("verb", "arguments", "settings"), FLAT, ids=[verb for verb, *_ in FLAT])
+def test_settings_of_0_1_0_keep_their_meaning(
+    verb: str, arguments: dict[str, Any], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"verb": verb, "arguments": arguments}))
+    assert read_preset(str(path), verb, find_verb(COMMANDS[verb])) == settings
