@@ -155,7 +155,7 @@ def test_a_planted_violation_is_found(module: str, source: str, message: str) ->
         ("captions.grammar", "from toolkit.captions.cast import Cast"),
         (
             "models.wan",
-            "from diffusers import WanTransformer3DModel\nfrom toolkit.models.weights import locate",
+            "from diffusers import WanTransformer3DModel\nfrom toolkit.models.weights import locate_weights",
         ),
         ("lora.layers", "import peft\nfrom toolkit.lora.file import Lora"),
         ("commands.demo", "from toolkit.commands.train import train"),

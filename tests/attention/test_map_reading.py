@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit.attention.map_reading import LAYERS, MapLayers, map_layers, read_maps, tap_reader, token_grid
+from toolkit.attention.map_reading import LAYERS, MapLayers, map_layers, map_reducer, read_maps, token_grid
 from toolkit.attention.maps import temporal_maps, token_maps
 from toolkit.core.errors import CastmixError
 from toolkit.models import registry as models
@@ -36,13 +36,13 @@ def test_read_maps_sees_the_attention_of_a_network(tiny_wan: Path) -> None:
     def read(latents: Tensor, kind: Any) -> Tensor:
         return read_maps(denoiser, latents, sigma, embeds, spans=spans, real=5, layers=both, kind=kind)
 
-    with torch.no_grad(), denoiser.tap(cross=(0, 1), temporal=(1,)) as taps:
+    with torch.no_grad(), denoiser.capture_attention(cross=(0, 1), temporal=(1,)) as captured:
         denoiser(latents, sigma, embeds)
-        by_hand = torch.stack([token_maps(*taps.cross[i], spans, 5, grid) for i in (0, 1)]).mean(0)
+        by_hand = torch.stack([token_maps(*captured.cross[i], spans, 5, grid) for i in (0, 1)]).mean(0)
     with torch.no_grad():
         assert torch.allclose(read(latents, "token"), by_hand, atol=1e-6)
         temporal = read(latents, "temporal")
-        assert torch.allclose(temporal[0], temporal_maps(*taps.temporal[1], grid), atol=1e-6)
+        assert torch.allclose(temporal[0], temporal_maps(*captured.temporal[1], grid), atol=1e-6)
     assert temporal.shape == (1, 2, 2, 6, 3, 3)
     latents.requires_grad_()
     for kind in ("token", "temporal"):
@@ -62,12 +62,12 @@ def test_gradients_with_respect_to_latents_equal_finite_differences(tiny_wan: Pa
     torch.manual_seed(0)
     latents = torch.randn(1, 16, 3, 4, 6, dtype=torch.float64, requires_grad=True)
     embeds, direction = torch.randn(1, 8, 24, dtype=torch.float64), torch.randn_like(latents)
-    read = tap_reader((3, 2, 3), spans=[(0, 1), (3,)], real=5, window=1)
+    reduce = map_reducer((3, 2, 3), spans=[(0, 1), (3,)], real=5, window=1)
 
     def loss(latents: Tensor) -> Tensor:
-        with denoiser.tap(cross=(1,), temporal=(0, 1), stop_after=1, read=read) as taps:
+        with denoiser.capture_attention(cross=(1,), temporal=(0, 1), stop_after=1, reduce=reduce) as captured:
             denoiser(latents, torch.tensor(0.6), embeds)
-        return torch.stack([maps.square().sum() for maps in taps.maps.values()]).sum()
+        return torch.stack([maps.square().sum() for maps in captured.maps.values()]).sum()
 
     (gradient,) = torch.autograd.grad(loss(latents), latents)
     with torch.no_grad():

@@ -21,9 +21,9 @@ def test_temporal_shares_equal_those_of_full_attention(tiny_wan: Path) -> None:
     sigma = torch.tensor(0.7)
     shares = head_shares(denoiser, latents, sigma, embeds)  # fewer tokens than queries: all of them
     assert shares.shape == (2, 2, 2)
-    with torch.no_grad(), denoiser.tap(temporal=[1]) as taps:
+    with torch.no_grad(), denoiser.capture_attention(temporal=[1]) as captured:
         denoiser(latents, sigma, embeds)
-    q, k = taps.temporal[1]
+    q, k = captured.temporal[1]
     mass = (q @ k.transpose(-1, -2) / 16**0.5).softmax(-1)[0]
     tokens = [(f, i, j) for f in range(3) for i in range(4) for j in range(3)]
     spatial, temporal = torch.zeros(2), torch.zeros(2)

@@ -129,7 +129,7 @@ def test_a_verb_is_learnt_and_kept(
     token = read_tokens([load_lora(path)])["<jumps>"]
     assert (token.noun, token.kind, token.verb) == (f"{nearest} {nearest}", "output", True)
     encoders = load_encoders(model)
-    (positions,) = encoders.positions(token.noun, [(0, len(token.noun))])
+    (positions,) = encoders.token_positions(token.noun, [(0, len(token.noun))])
     assert token.vector.shape == (len(positions), 24)
     assert len({tuple(row.tolist()) for row in token.vector}) == len(positions)
     # its effect is what was learned: a lower loss on the same clips than with the words that it started from
@@ -139,7 +139,7 @@ def test_a_verb_is_learnt_and_kept(
     # in a prompt each of the noun's tokens has its own
     embeds = encode_prompts(encoders, ["a cat <jumps> high"], [load_lora(path)])[0]
     plainly = encoders.encode_text([f"a cat {token.noun} high"])[0]
-    at = encoders.positions(f"a cat {token.noun} high", [(6, 6 + len(token.noun))])[0]
+    at = encoders.token_positions(f"a cat {token.noun} high", [(6, 6 + len(token.noun))])[0]
     torch.testing.assert_close((embeds - plainly)[list(at)], token.vector)
     moved = (embeds - plainly).abs().sum(1).nonzero()[:, 0].tolist()
     assert moved == list(at)

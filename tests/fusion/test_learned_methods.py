@@ -319,7 +319,7 @@ def test_pairs_are_clips_with_masks_of_two_subjects(pairs: Path, tiny_wan: Path)
     found = load_pairs(pairs, spec, parts, encoders)
     assert [pair.item.path.stem for pair in found] == ["clip-00", "clip-01"]
     assert found[0].subjects == ("Pixo", "Bruk")
-    assert found[0].spans == tuple(encoders.spans(PAIR, ["Pixo", "Bruk"]))
+    assert found[0].spans == tuple(encoders.token_spans(PAIR, ["Pixo", "Bruk"]))
     targets = found[0].targets((2, 2, 3))
     assert targets.shape == (2, 2, 2, 3)
     torch.testing.assert_close(targets.sum(0)[0], torch.tensor([[0.5] * 3, [1.0] * 3]))

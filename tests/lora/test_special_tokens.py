@@ -36,7 +36,7 @@ def test_the_vector_is_added_at_the_token_only(encoders: Encoders) -> None:
     lora = lora_of(a="output", b="output")
     noun = encoders.encode_text(["a dog jumps over the dog , dog"])
     (found,) = tokens.encode_prompts(encoders, ["a  <b> jumps over the dog , <a>"], [lora])
-    (first, last) = encoders.positions("a dog jumps over the dog , dog", [(2, 5), (27, 30)])
+    (first, last) = encoders.token_positions("a dog jumps over the dog , dog", [(2, 5), (27, 30)])
     assert len(first) == len(last) == 1
     added = found - noun[0]
     assert torch.allclose(added[first[0]], lora.tokens["<b>"], atol=1e-6)
@@ -125,7 +125,7 @@ def test_wrong_arguments_are_errors(encoders: Encoders, tmp_path: Path) -> None:
     wide = {"<x>": Token("cat", "output", torch.zeros(7))}
     with pytest.raises(CastmixError, match=r"vector of \(7,\), this model's embeddings have 24"):
         tokens.encode_with_tokens(encoders, ["a <x>"], wide)
-    with pytest.raises(CastmixError, match=r"vector of \(7,\)"):
+    with pytest.raises(CastmixError, match=r"vector has the shape \(7,\)"):
         tokens.encode_with_tokens(encoders, ["a <x>"], {"<x>": Token("cat", "input", torch.zeros(7))})
     with pytest.raises(CastmixError, match="<x> is beyond the last token"):
         tokens.encode_with_tokens(

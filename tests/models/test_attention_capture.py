@@ -60,22 +60,22 @@ def test_captured_queries_and_keys_are_those_of_attention(
     with activate(denoiser.module, {"one": 1.0} if lora else {}), torch.no_grad():
         truth = seen_by_attention(denoiser, monkeypatch)
         plain = denoiser(*inputs())
-        with denoiser.tap(cross=LAYERS, temporal=LAYERS) as taps:
+        with denoiser.capture_attention(cross=LAYERS, temporal=LAYERS) as captured:
             assert torch.equal(denoiser(*inputs()), plain)
         assert torch.equal(denoiser(*inputs()), plain)
     for layer in LAYERS:
         for ours, theirs in zip(
-            (*taps.temporal[layer], *taps.cross[layer]),
+            (*captured.temporal[layer], *captured.cross[layer]),
             (*truth[2 * layer], *truth[2 * layer + 1]),
             strict=True,
         ):
             assert torch.equal(ours, theirs)
-    assert taps.cross[0][0].shape == taps.temporal[0][1].shape == (2, 2, 18, 16)
-    assert taps.cross[0][1].shape == (2, 2, 8, 16)
-    assert not taps.maps
+    assert captured.cross[0][0].shape == captured.temporal[0][1].shape == (2, 2, 18, 16)
+    assert captured.cross[0][1].shape == (2, 2, 8, 16)
+    assert not captured.maps
 
 
-def gradients(denoiser: Any, *, checkpointing: bool, read: bool, open_in_backward: bool = False) -> Any:
+def gradients(denoiser: Any, *, checkpointing: bool, reduce: bool, open_in_backward: bool = False) -> Any:
     module = denoiser.module
     (module.enable_gradient_checkpointing if checkpointing else module.disable_gradient_checkpointing)()
     latents, sigma, embeds = inputs()
@@ -84,51 +84,53 @@ def gradients(denoiser: Any, *, checkpointing: bool, read: bool, open_in_backwar
     def small(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
         return (q[:, :, :3] @ k.mT).softmax(-1).square().mean()
 
-    tap = denoiser.tap(cross=LAYERS, temporal=(1,), stop_after=1, read=small if read else None)
-    taps = tap.__enter__()
+    capture = denoiser.capture_attention(
+        cross=LAYERS, temporal=(1,), stop_after=1, reduce=small if reduce else None
+    )
+    captured = capture.__enter__()
     assert denoiser(latents, sigma, embeds).isnan().all()
     if not open_in_backward:
-        tap.__exit__(None, None, None)
-    if read:
-        loss = torch.stack([*taps.maps.values()]).sum()
+        capture.__exit__(None, None, None)
+    if reduce:
+        loss = torch.stack([*captured.maps.values()]).sum()
     else:
         pairs = [
-            ("cross", 0, *taps.cross[0]),
-            ("cross", 1, *taps.cross[1]),
-            ("temporal", 1, *taps.temporal[1]),
+            ("cross", 0, *captured.cross[0]),
+            ("cross", 1, *captured.cross[1]),
+            ("temporal", 1, *captured.temporal[1]),
         ]
         loss = torch.stack([small(*pair) for pair in pairs]).sum()
-    kept = [*taps.maps.values(), *(x for pair in taps.cross.values() for x in pair)]
+    kept = [*captured.maps.values(), *(x for pair in captured.cross.values() for x in pair)]
     (gradient,) = torch.autograd.grad(loss, latents)
-    after = [*taps.maps.values(), *(x for pair in taps.cross.values() for x in pair)]
+    after = [*captured.maps.values(), *(x for pair in captured.cross.values() for x in pair)]
     assert all(one is other for one, other in zip(kept, after, strict=True)), "the backward pass wrote"
     if open_in_backward:
-        tap.__exit__(None, None, None)
+        capture.__exit__(None, None, None)
     return gradient
 
 
 def test_gradients_are_the_same_under_checkpointing_and_after_the_tap(denoiser: Any) -> None:
-    plain = gradients(denoiser, checkpointing=False, read=False)
+    plain = gradients(denoiser, checkpointing=False, reduce=False)
     assert plain.abs().max() > 1e-7
-    for checkpointing, read, late in itertools.product([False, True], repeat=3):
-        other = gradients(denoiser, checkpointing=checkpointing, read=read, open_in_backward=late)
-        assert torch.allclose(other, plain, rtol=1e-5, atol=1e-9), (checkpointing, read, late)
+    for checkpointing, reduce, late in itertools.product([False, True], repeat=3):
+        other = gradients(denoiser, checkpointing=checkpointing, reduce=reduce, open_in_backward=late)
+        assert torch.allclose(other, plain, rtol=1e-5, atol=1e-9), (checkpointing, reduce, late)
 
 
 def test_a_compiled_network_gives_the_same_capture(denoiser: Any) -> None:
     with torch.no_grad():
-        with denoiser.tap(cross=(1,), temporal=(0,)) as taps:
+        with denoiser.capture_attention(cross=(1,), temporal=(0,)) as captured:
             plain = denoiser(*inputs())
         denoiser.module.compile_repeated_blocks(backend="eager")
         compiled = denoiser(*inputs())
-        with denoiser.tap(cross=(1,), temporal=(0,)) as again:
-            tapped = denoiser(*inputs())
-    assert torch.allclose(tapped, plain, atol=1e-6)
+        with denoiser.capture_attention(cross=(1,), temporal=(0,)) as again:
+            output = denoiser(*inputs())
+    assert torch.allclose(output, plain, atol=1e-6)
     assert torch.allclose(compiled, plain, atol=1e-6)
-    assert torch.allclose(again.cross[1][0], taps.cross[1][0], atol=1e-6)
-    assert torch.allclose(again.temporal[0][1], taps.temporal[0][1], atol=1e-6)
-    plain_gradient = gradients(denoiser, checkpointing=False, read=True)
-    assert torch.allclose(gradients(denoiser, checkpointing=True, read=True), plain_gradient, atol=1e-9)
+    assert torch.allclose(again.cross[1][0], captured.cross[1][0], atol=1e-6)
+    assert torch.allclose(again.temporal[0][1], captured.temporal[0][1], atol=1e-6)
+    plain_gradient = gradients(denoiser, checkpointing=False, reduce=True)
+    assert torch.allclose(gradients(denoiser, checkpointing=True, reduce=True), plain_gradient, atol=1e-9)
     torch.compiler.reset()
 
 
@@ -138,10 +140,10 @@ def test_stopping_early_runs_no_more_blocks(denoiser: Any) -> None:
         block.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
         for layer, block in enumerate(denoiser.module.blocks)
     ]
-    with torch.no_grad(), denoiser.tap(cross=(0,), stop_after=0) as taps:
+    with torch.no_grad(), denoiser.capture_attention(cross=(0,), stop_after=0) as captured:
         stopped = denoiser(*inputs())
     assert ran == [0]
-    assert list(taps.cross) == [0]
+    assert list(captured.cross) == [0]
     assert stopped.isnan().all()
     assert stopped.shape == inputs()[0].shape
     with torch.no_grad():
@@ -157,11 +159,11 @@ def test_a_failed_forward_pass_restores_the_network(denoiser: Any) -> None:
     def bad(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
         raise ValueError("on purpose")
 
-    with pytest.raises(ValueError, match="on purpose"), denoiser.tap(cross=(0,), read=bad):
+    with pytest.raises(ValueError, match="on purpose"), denoiser.capture_attention(cross=(0,), reduce=bad):
         denoiser(*inputs())
     assert denoiser.module.blocks is blocks
     assert not blocks[0].attn2.norm_q._forward_hooks
-    with denoiser.tap(cross=(0,)):
+    with denoiser.capture_attention(cross=(0,)):
         pass
 
 
@@ -170,24 +172,27 @@ def test_a_failed_forward_pass_restores_the_network(denoiser: Any) -> None:
     [
         ({"cross": (2,)}, "no block 2: this model has blocks 0 to 1"),
         ({"temporal": (-1,)}, "no block -1"),
-        ({"cross": (1,), "stop_after": 0}, "block 1 is tapped, but the forward stops after block 0"),
+        ({"cross": (1,), "stop_after": 0}, "block 1 is captured, but the forward pass stops after block 0"),
         ({"stop_after": 7}, "no block 7"),
     ],
 )
 def test_impossible_captures_are_refused(denoiser: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(CastmixError, match=message), denoiser.tap(**arguments):
+    with pytest.raises(CastmixError, match=message), denoiser.capture_attention(**arguments):
         pass
 
 
 def test_fused_projections_and_taps_in_taps_are_refused(denoiser: Any) -> None:
     with (
         pytest.raises(CastmixError, match="already captured"),
-        denoiser.tap(cross=(0,)),
-        denoiser.tap(cross=(1,)),
+        denoiser.capture_attention(cross=(0,)),
+        denoiser.capture_attention(cross=(1,)),
     ):
         pass
     denoiser.module.fuse_qkv_projections()
-    with pytest.raises(CastmixError, match="block 0 has fused projections"), denoiser.tap(cross=(0,)):
+    with (
+        pytest.raises(CastmixError, match="block 0 has fused projections"),
+        denoiser.capture_attention(cross=(0,)),
+    ):
         pass
 
 
@@ -198,7 +203,9 @@ def test_spans_are_the_tokens_of_whole_words(tiny_wan: Path) -> None:
     pieces = tokenizer.convert_ids_to_tokens(
         tokenizer(prompt.replace("  ", " ").replace("&amp;", "&")).input_ids
     )
-    pixo, mimi, cat, dog, over = encoders.spans(prompt, ["Pixo", "Mimi", "the  cat", "dog", "jumps over"])
+    pixo, mimi, cat, dog, over = encoders.token_spans(
+        prompt, ["Pixo", "Mimi", "the  cat", "dog", "jumps over"]
+    )
     assert [pieces[i] for i in pixo] == ["▁Pixo", "▁Pixo"]
     assert "".join(pieces[i] for i in mimi).strip("▁") == "Mimi"
     assert len(mimi) >= 4
@@ -207,7 +214,7 @@ def test_spans_are_the_tokens_of_whole_words(tiny_wan: Path) -> None:
     assert dog == (len(pieces) - 2,)
     for absent in ("Bruk", "ca", "pixo", ""):
         with pytest.raises(CastmixError, match="is not in the prompt"):
-            encoders.spans(prompt, [absent])
+            encoders.token_spans(prompt, [absent])
 
 
 def test_spans_of_a_prompt_that_is_cut_off(tiny_wan: Path) -> None:
@@ -216,6 +223,6 @@ def test_spans_of_a_prompt_that_is_cut_off(tiny_wan: Path) -> None:
     assert encoders.count_tokens(prompt) == 14
     assert encoders.prompt_length(prompt) == 8
     assert encoders.prompt_length("a cat") == 3
-    assert encoders.spans(prompt, ["cat"]) == [tuple(range(7))]  # the last position is the end mark's
+    assert encoders.token_spans(prompt, ["cat"]) == [tuple(range(7))]  # the last position is the end mark's
     with pytest.raises(CastmixError, match="is cut off: the model takes 8 tokens"):
-        encoders.spans(prompt, ["dog"])
+        encoders.token_spans(prompt, ["dog"])

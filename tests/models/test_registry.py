@@ -42,7 +42,7 @@ def test_prompt_embeddings_equal_the_pipelines(pipe: Any, encoders: models.Encod
 
 def test_prompt_embeddings_are_the_same_after_freeing_the_encoder(encoders: models.Encoders) -> None:
     before = encoders.encode_text(PROMPTS[:1])
-    encoders.release_text()
+    encoders.release_text_encoder()
     assert torch.equal(encoders.encode_text(PROMPTS[:1]), before)
 
 
@@ -95,7 +95,7 @@ def test_a_local_folder_brings_its_own_settings(tiny_wan: Path, tmp_path: Path) 
     spec = models.find_model(str(folder))
     assert (spec.text_length, spec.shift, spec.fps) == (16, 7.0, 8.0)
     (folder / "castmix.json").write_text(json.dumps({"text_lenght": 16}))
-    with pytest.raises(CastmixError, match=r"unknown text_lenght; it may hold .*text_length"):
+    with pytest.raises(CastmixError, match=r"unknown text_lenght; known settings: .*text_length"):
         models.find_model(str(folder))
 
 
@@ -111,7 +111,7 @@ def test_wrong_model_names_suggest_the_right_one(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text("{}")
     (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    with pytest.raises(CastmixError, match="is a FluxPipeline; castmix works on WanPipeline"):
+    with pytest.raises(CastmixError, match="is a FluxPipeline: castmix needs a WanPipeline"):
         models.load_denoiser(str(tmp_path))
 
 
@@ -161,11 +161,11 @@ def test_fingerprints_change_with_their_files(tiny_wan: Path, tmp_path: Path) ->
 def test_plain_attention_does_not_leak_to_another_model(tiny_wan: Path) -> None:
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
-    from toolkit.models.wan import attend_plainly
+    from toolkit.models.wan import use_math_attention
 
     one = models.load_denoiser(str(tiny_wan))
     usual, _ = Registry.get_active_backend()
-    attend_plainly(one.module)
+    use_math_attention(one.module)
     assert Registry.get_active_backend()[0] == usual
     told = {
         module.processor._attention_backend.value

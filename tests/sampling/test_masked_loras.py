@@ -287,7 +287,7 @@ def test_subjects_are_found_by_words_and_tokens(tiny_wan: Path) -> None:
     named = find_subjects(encoders, "[Character: Pixo], jumps over <moon>. a cats", subjects, tokens)
     assert named.owners == ("a", "c")
     plain = "[Character: Pixo], jumps over the moon. a cats"
-    assert named.spans == tuple(encoders.spans(plain, ["Pixo", "the moon"]))
+    assert named.spans == tuple(encoders.token_spans(plain, ["Pixo", "the moon"]))
     assert named.real == encoders.prompt_length(plain)
 
 

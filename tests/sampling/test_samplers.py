@@ -336,7 +336,7 @@ def test_a_masked_fusion_on_the_bases_layout(
 
 
 def spans_and_length(encoders: models.Encoders, prompt: str, words: list[str]) -> tuple[object, int]:
-    return tuple(encoders.spans(prompt, words)), encoders.prompt_length(prompt)
+    return tuple(encoders.token_spans(prompt, words)), encoders.prompt_length(prompt)
 
 
 def test_subjects_are_found_in_both_prompts(tiny_wan: Path) -> None:
@@ -346,10 +346,10 @@ def test_subjects_are_found_in_both_prompts(tiny_wan: Path) -> None:
     assert subjects == ["Pixo", "Bruk"]
     embeds = encoders.encode_text([PROMPT])
     here = subject_branch_prompt(encoders, PROMPT, embeds, subjects, words)
-    assert here.spans == tuple(encoders.spans(PROMPT, ["Pixo", "Bruk"]))
+    assert here.spans == tuple(encoders.token_spans(PROMPT, ["Pixo", "Bruk"]))
     assert here.real == encoders.prompt_length(PROMPT)
     there = motion_branch_prompt(encoders, MOTION_PROMPT, embeds, subjects, words)
-    assert there.spans == tuple(encoders.spans(MOTION_PROMPT, ["cat", "dog"]))
+    assert there.spans == tuple(encoders.token_spans(MOTION_PROMPT, ["cat", "dog"]))
     # what the motion branch calls a token moves nothing in the subject branch: its noun is the file's
     token = {"<r>": "cat"}
     of_file = subject_branch_prompt(encoders, "<r> jumps over a dog", embeds, ["<r>", "dog"], token)
@@ -364,7 +364,7 @@ def test_subjects_are_found_in_both_prompts(tiny_wan: Path) -> None:
         subject_spans(encoders, "<r> jumps", ["<r>", "cat"], token)
     cats, prompt = {"Pixo": "cat", "Bruk": "cat"}, "a cat jumps over a cat"
     first, second = motion_branch_prompt(encoders, prompt, embeds, subjects, cats).spans
-    assert sorted([*first, *second]) == list(encoders.spans(prompt, ["cat"])[0])
+    assert sorted([*first, *second]) == list(encoders.token_spans(prompt, ["cat"])[0])
     assert max(first) < min(second)
     with pytest.raises(
         CastmixError, match="are each called 'cat', which the motion prompt 'a cat jumps' has 1"

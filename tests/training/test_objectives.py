@@ -43,7 +43,7 @@ class Exact:
     def __call__(self, x: Tensor, sigma: Tensor, embeds: Tensor) -> Tensor:
         return self.batch.noise - self.batch.latents + self.error
 
-    tap: Any = None
+    capture_attention: Any = None
 
 
 @pytest.fixture

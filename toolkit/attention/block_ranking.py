@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.attention.map_reading import MapLayers, tap_reader, token_grid
+from toolkit.attention.map_reading import MapLayers, map_reducer, token_grid
 from toolkit.attention.maps import mask_target
 from toolkit.captions.whole_words import find_phrase
 from toolkit.core.errors import CastmixError
@@ -158,14 +158,17 @@ def maps_of_all_blocks(
     layers = range(blocks)
     for clip in track(clips, "reading maps"):
         latents = clip.latents.unsqueeze(0)
-        read = tap_reader(token_grid(denoiser, latents), spans=clip.spans, real=clip.real)
+        reduce = map_reducer(token_grid(denoiser, latents), spans=clip.spans, real=clip.real)
         levels = []
         for i, sigma in enumerate(sigmas):
             noise = torch.randn(latents.shape, generator=generator_for(seed, i, f"probe/{clip.name}"))
             level = torch.tensor(sigma)
-            with active(clip), denoiser.tap(cross=layers, stop_after=blocks - 1, read=read) as taps:
+            with (
+                active(clip),
+                denoiser.capture_attention(cross=layers, stop_after=blocks - 1, reduce=reduce) as captured,
+            ):
                 denoiser(interpolate(latents, noise, level), level, clip.prompt_embeds.unsqueeze(0))
-            levels.append(torch.stack([taps.maps["cross", layer][0].cpu() for layer in layers]))
+            levels.append(torch.stack([captured.maps["cross", layer][0].cpu() for layer in layers]))
         found.append(torch.stack(levels))
     return found
 

@@ -1,4 +1,4 @@
-"""Reads attention maps from a network: which layers, how to tap them, and one forward pass."""
+"""Reads attention maps from a network: which layers, how to reduce them to maps, and one forward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toolkit.attention.maps import Grid, temporal_maps, token_maps
 from toolkit.core.errors import CastmixError
-from toolkit.models.interfaces import Denoiser, Read
+from toolkit.models.interfaces import Denoiser, Reduce
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ def every_second_site(grid: Grid) -> Tensor:
     return torch.arange(rows * columns).view(rows, columns)[::2, ::2].flatten()
 
 
-def tap_reader(
+def map_reducer(
     grid: Grid,
     *,
     spans: Sequence[Sequence[int]] = (),
     real: int = 0,
     sites: Tensor | None = None,
     window: int = 0,
-) -> Read:
-    """A function for `Denoiser.tap(read=...)` that computes maps inside the blocks.
+) -> Reduce:
+    """A function for `Denoiser.capture_attention(reduce=...)` that computes maps inside the blocks.
 
     Queries and keys need not be stored then. Cross-attention layers yield `token_maps` of spans and real,
     self-attention layers `temporal_maps` of sites and window.
     """
 
-    def read(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
+    def reduce(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
         if kind == "cross":
             return token_maps(q, k, spans, real, grid)
         return temporal_maps(q, k, grid, sites=sites, window=window)
 
-    return read
+    return reduce
 
 
 def read_maps(
@@ -111,19 +111,21 @@ def read_maps(
     Raises:
         CastmixError: There are no layers of this kind, the network has no such layer, or as `token_maps`.
     """
-    tap = "cross" if kind == "token" else "temporal"
+    attention = "cross" if kind == "token" else "temporal"
     wanted = layers.cross if kind == "token" else layers.temporal
     if not wanted or (kind == "token" and not spans):
         raise CastmixError(
-            f"{kind} maps need layers.{tap}{' and spans' if kind == 'token' else ''}, got none"
+            f"{kind} maps need layers.{attention}{' and spans' if kind == 'token' else ''}, got none"
         )
-    read = tap_reader(token_grid(denoiser, latents), spans=spans or (), real=real, sites=sites, window=window)
-    with denoiser.tap(
-        cross=wanted if tap == "cross" else (),
-        temporal=wanted if tap == "temporal" else (),
+    reduce = map_reducer(
+        token_grid(denoiser, latents), spans=spans or (), real=real, sites=sites, window=window
+    )
+    with denoiser.capture_attention(
+        cross=wanted if attention == "cross" else (),
+        temporal=wanted if attention == "temporal" else (),
         stop_after=max(wanted),
-        read=read,
-    ) as taps:
+        reduce=reduce,
+    ) as captured:
         denoiser(latents, sigma, prompt_embeds)
-    maps = torch.stack([taps.maps[tap, layer] for layer in wanted])
+    maps = torch.stack([captured.maps[attention, layer] for layer in wanted])
     return maps.mean(0) if kind == "token" else maps

@@ -1,8 +1,8 @@
 """Attention maps: where the words of a prompt appear in the video, and how places relate over time.
 
-The maps are functions of the queries and keys that `Denoiser.tap` captures. They are differentiable and are
-computed in float32 (float64 stays float64), one head at a time. If gradients are needed, each head is
-recomputed in the backward pass instead of stored.
+The maps are functions of the queries and keys that `Denoiser.capture_attention` captures. They are
+differentiable and are computed in float32 (float64 stays float64), one head at a time. If gradients are
+needed, each head is recomputed in the backward pass instead of stored.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def head_shares(
     order = torch.randperm(math.prod(grid), generator=generator_for(seed, 0, "heads/queries"))[:queries]
     frame, row, column = (index.flatten() for index in _grid(*grid))
 
-    def read(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
+    def reduce(kind: str, layer: int, q: Tensor, k: Tensor) -> Tensor:
         sums = torch.zeros(q.shape[1], 2, device=q.device)
         for start in range(0, len(order), CHUNK):
             rows = order[start : start + CHUNK]
@@ -62,9 +62,9 @@ def head_shares(
                 sums[:, which] += (mass * where.to(mass)).sum((0, 2, 3))
         return sums / (len(order) * len(q))
 
-    with torch.no_grad(), denoiser.tap(temporal=layers, read=read) as taps:
+    with torch.no_grad(), denoiser.capture_attention(temporal=layers, reduce=reduce) as captured:
         denoiser(latents, sigma, prompt_embeds)
-    return torch.stack([taps.maps["temporal", layer] for layer in layers]).cpu()
+    return torch.stack([captured.maps["temporal", layer] for layer in layers]).cpu()
 
 
 def temporal_heads(shares: Tensor, ratio: float = RATIO) -> dict[int, tuple[int, ...]]:

@@ -84,7 +84,7 @@ def _generate(
 ) -> None:
     """Encode all prompts, free the text encoder, then sample and save batch by batch."""
     job = studio.encode(prompts, request)
-    studio.encoders.release_text()  # before the network is loaded
+    studio.encoders.release_text_encoder()  # before the network is loaded
     batches = [range(i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
     bar = iter(track(range(len(batches) * request.numbers.steps), "generating"))
     for rows in batches:

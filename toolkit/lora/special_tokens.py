@@ -158,10 +158,10 @@ def subject_spans(
     spans = []
     for subject in subjects:
         at = ranges[subject] or written[clean_prompt(subject)]
-        runs = encoders.positions(text, at) if at else []
+        runs = encoders.token_positions(text, at) if at else []
         positions = sorted({position for run in runs for position in run})
-        # `Encoders.spans` raises the error for a subject that is missing or cut off
-        spans.append(tuple(positions) if positions else encoders.spans(rest, [subject])[0])
+        # `Encoders.token_spans` raises the error for a subject that is missing or cut off
+        spans.append(tuple(positions) if positions else encoders.token_spans(rest, [subject])[0])
     return spans, encoders.prompt_length(text)
 
 
@@ -197,7 +197,7 @@ def encode_with_tokens(encoders: Encoders, prompts: Sequence[str], tokens: Mappi
     texts = [text for text, _ in replaced]
     added: dict[Kind, list[dict[int, Tensor]]] = {"input": [], "output": []}
     for text, places in replaced:
-        at = encoders.positions(text, [(start, end) for _, start, end in places])
+        at = encoders.token_positions(text, [(start, end) for _, start, end in places])
         for kind, rows in added.items():
             rows.append({})
             for (name, _, _), positions in zip(places, at, strict=True):
@@ -206,7 +206,9 @@ def encode_with_tokens(encoders: Encoders, prompts: Sequence[str], tokens: Mappi
                 if tokens[name].kind == kind:
                     rows[-1].update(_vector_by_position(name, tokens[name].vector, positions))
     any_input = any(added["input"])
-    embeds = encoders.encode_with(texts, added["input"]) if any_input else encoders.encode_text(texts)
+    embeds = (
+        encoders.encode_text_with_deltas(texts, added["input"]) if any_input else encoders.encode_text(texts)
+    )
     change = torch.zeros_like(embeds)
     for row, by_position in enumerate(added["output"]):
         for position, vector in by_position.items():

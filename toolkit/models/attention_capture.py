@@ -1,8 +1,9 @@
-"""Looking into a Wan transformer's attention: the queries and keys of chosen blocks.
+"""Captures queries and keys of chosen blocks of a Wan transformer.
 
-While it is looked into, the transformer's own forward runs over a shorter list of blocks, in which the
-watched ones are wrapped. A wrapped block stays wrapped in the graph: a checkpointed one runs again in the
-backward pass exactly as it ran forward, whether the tap is still open or not.
+During a captured forward pass, the transformer's list of blocks is replaced: chosen blocks are wrapped, and
+blocks after the last wanted one are left out. The autograd graph refers to the wrapped blocks. A checkpointed
+block is therefore recomputed in the backward pass exactly as in the forward pass, even after the capture has
+ended.
 """
 
 from __future__ import annotations
@@ -16,42 +17,51 @@ import torch
 from torch import Tensor
 
 from toolkit.core.errors import CastmixError
-from toolkit.models.interfaces import Read, Taps
+from toolkit.models.interfaces import CapturedAttention, Reduce
 
 
 @dataclass(eq=False)
-class Tap:
-    """What is watched, and where it is written to while a forward pass runs (`recording`)."""
+class AttentionCapture:
+    """The captured blocks, and the result. Results are stored only while `recording`, in the forward pass.
+
+    Attributes:
+        cross: Blocks whose cross-attention is captured.
+        temporal: Blocks whose self-attention is captured.
+        stop_after: Last block that runs, or None for all.
+        reduce: Function that reduces q and k to a smaller result, or None to keep q and k.
+        captured: The result of the last forward pass.
+        recording: True during a forward pass.
+    """
 
     cross: frozenset[int]
     temporal: frozenset[int]
     stop_after: int | None
-    read: Read | None
-    taps: Taps = field(default_factory=Taps)
+    reduce: Reduce | None
+    captured: CapturedAttention = field(default_factory=CapturedAttention)
     recording: bool = False
 
-    def write(self, kind: str, layer: int, q: Tensor, k: Tensor) -> None:
-        """Read what a block showed, and keep it unless the block only runs again for its gradient."""
-        shown = (q, k) if self.read is None else self.read(kind, layer, q, k)
+    def store(self, kind: str, layer: int, q: Tensor, k: Tensor) -> None:
+        """Reduce a block's q and k and store the result. Nothing is stored in a recomputation."""
+        kept = (q, k) if self.reduce is None else self.reduce(kind, layer, q, k)
         if not self.recording:
             return
-        if isinstance(shown, Tensor):
-            self.taps.maps[kind, layer] = shown
+        if isinstance(kept, Tensor):
+            self.captured.maps[kind, layer] = kept
         else:
-            (self.taps.cross if kind == "cross" else self.taps.temporal)[layer] = shown
+            (self.captured.cross if kind == "cross" else self.captured.temporal)[layer] = kept
 
 
-def new_tap(
+def new_capture(
     module: Any,
     cross: Collection[int],
     temporal: Collection[int],
     stop_after: int | None,
-    read: Read | None,
-) -> Tap:
-    """A tap for these blocks.
+    reduce: Reduce | None,
+) -> AttentionCapture:
+    """Check the block indices and create a capture of these blocks.
 
     Raises:
-        CastmixError: no such block, one behind the last that runs, or fused projections.
+        CastmixError: A block does not exist, does not run because of `stop_after`, or has fused projections.
     """
     count = len(module.blocks)
     watched = {*cross, *temporal} | ({stop_after} if stop_after is not None else set())
@@ -59,50 +69,50 @@ def new_tap(
         raise CastmixError(f"no block {', '.join(map(str, absent))}: this model has blocks 0 to {count - 1}")
     if stop_after is not None and max(watched) > stop_after:
         raise CastmixError(
-            f"block {max(watched)} is tapped, but the forward stops after block {stop_after}: "
+            f"block {max(watched)} is captured, but the forward pass stops after block {stop_after}: "
             f"stop_after must be {max(watched)} or more"
         )
     for layer in sorted({*cross, *temporal}):
         block = module.blocks[layer]
         if any(getattr(part, "fused_projections", False) for part in (block.attn1, block.attn2)):
             raise CastmixError(
-                f"block {layer} has fused projections, which LoRA goes past: call unfuse_qkv_projections()"
+                f"block {layer} has fused projections, which bypass LoRA: call unfuse_qkv_projections() first"
             )
-    return Tap(frozenset(cross), frozenset(temporal), stop_after, read)
+    return AttentionCapture(frozenset(cross), frozenset(temporal), stop_after, reduce)
 
 
 @contextlib.contextmanager
-def tapped(module: Any, tap: Tap) -> Iterator[None]:
-    """Run the transformer over wrapped blocks, up to the last one wanted; what they show is recorded."""
+def capturing(module: Any, capture: AttentionCapture) -> Iterator[None]:
+    """Replace the transformer's blocks by wrapped ones, up to `stop_after`, and record their attention."""
     blocks = module.blocks
-    shown = [
-        TappedBlock(block, layer, tap) if layer in tap.cross | tap.temporal else block
+    kept = [
+        CapturingBlock(block, layer, capture) if layer in capture.cross | capture.temporal else block
         for layer, block in enumerate(blocks)
-        if tap.stop_after is None or layer <= tap.stop_after
+        if capture.stop_after is None or layer <= capture.stop_after
     ]
-    module.blocks, tap.recording = torch.nn.ModuleList(shown), True
+    module.blocks, capture.recording = torch.nn.ModuleList(kept), True
     try:
         yield
     finally:
-        module.blocks, tap.recording = blocks, False
+        module.blocks, capture.recording = blocks, False
 
 
-class TappedBlock(torch.nn.Module):
-    """A transformer block that shows the queries and keys of its attention; its output is the block's own."""
+class CapturingBlock(torch.nn.Module):
+    """Wraps a transformer block and captures queries and keys of its attention. The output is unchanged."""
 
-    def __init__(self, block: Any, layer: int, tap: Tap) -> None:
+    def __init__(self, block: Any, layer: int, capture: AttentionCapture) -> None:
         super().__init__()
-        self.block, self.layer, self.tap = block, layer, tap
+        self.block, self.layer, self.capture = block, layer, capture
 
     def forward(
         self, hidden_states: Tensor, text: Tensor, temb: Tensor, rotary: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """The block, and then what was seen in it, as diffusers calls a block."""
+        """Run the block and store its captured attention. The signature is that of diffusers' blocks."""
         with contextlib.ExitStack() as stack:
             if getattr(self.block, "_compiled_call_impl", None) is not None:
-                # a compiled block would not notice the hooks
+                # A compiled block would ignore the hooks.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            kinds = {"cross": self.tap.cross, "temporal": self.tap.temporal}
+            kinds = {"cross": self.capture.cross, "temporal": self.capture.temporal}
             attention = {"cross": self.block.attn2, "temporal": self.block.attn1}
             seen = {
                 kind: stack.enter_context(_watched(attention[kind]))
@@ -110,22 +120,22 @@ class TappedBlock(torch.nn.Module):
                 if self.layer in layers
             }
             output: Tensor = self.block(hidden_states, text, temb, rotary)
-        for kind, (q, k, *_) in seen.items():  # an adapter's gate may run an attention several times
+        for kind, (q, k, *_) in seen.items():  # a token gate may run an attention layer several times
             if kind == "temporal":
                 q, k = rotated(q, *rotary), rotated(k, *rotary)
-            self.tap.write(kind, self.layer, q.transpose(1, 2), k.transpose(1, 2))
+            self.capture.store(kind, self.layer, q.transpose(1, 2), k.transpose(1, 2))
         return output
 
 
 @contextlib.contextmanager
 def _watched(attention: Any) -> Iterator[list[Tensor]]:
-    """Queries and keys after their norms, as heads (B, N, heads, d); the list is filled as the layer runs."""
+    """Record queries and keys after their norms, (B, N, heads, d). The list fills while the layer runs."""
     seen: list[Tensor] = []
 
-    def look(module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def record(module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         seen.append(output.reshape(*output.shape[:2], attention.heads, -1))
 
-    hooks = [attention.norm_q.register_forward_hook(look), attention.norm_k.register_forward_hook(look)]
+    hooks = [attention.norm_q.register_forward_hook(record), attention.norm_k.register_forward_hook(record)]
     try:
         yield seen
     finally:
@@ -134,7 +144,7 @@ def _watched(attention: Any) -> Iterator[list[Tensor]]:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021) as Wan applies them: neighbouring channels are the pairs.
+    """Apply rotary position embeddings (Su et al. 2021) as Wan does, on pairs of neighbouring channels.
 
     x: (B, N, heads, d). cos, sin: (1, N, 1, d), each angle twice.
     """

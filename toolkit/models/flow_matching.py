@@ -1,9 +1,9 @@
-"""Flow matching as Wan uses it: plain functions on tensors, no model library.
+"""Flow matching as in Wan, as functions on tensors.
 
     x_sigma = (1 - sigma) x0 + sigma eps,   v = dx/dsigma = eps - x0,   sigma in [0, 1], 1 = pure noise
 
-x0 is the normalised latent. A *velocity function* maps ``(latents, sigma)`` to the velocity at that point.
-`toolkit.sampling.denoise` follows one along a schedule of sigmas.
+x0 is the normalised latent, eps is Gaussian noise. A *velocity function* maps ``(latents, sigma)`` to the
+velocity at that point. `toolkit.sampling.denoise` integrates one along a schedule of sigmas.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The point between data and noise at ``sigma``.
+    """Return the noisy latents at ``sigma``: (1 - sigma) x0 + sigma noise.
 
     x0, noise: (B, ...) of one shape. sigma: scalar or (B,), in [0, 1]. Returns (B, ...).
     """
@@ -27,35 +27,34 @@ def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
-    """What the network should predict at every point of the straight path: eps - x0, of the shape of x0."""
+    """Return the training target at every noise level: noise - x0, of the shape of x0."""
     return noise - x0
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
-    """Move noise levels u in [0, 1] towards 1: s u / (1 + (s - 1) u). A shift of 1 changes nothing."""
+    """Shift noise levels u in [0, 1] towards 1: s u / (1 + (s - 1) u). A shift of s = 1 changes nothing."""
     return shift * u / (1 + (shift - 1) * u)
 
 
 def sample_sigmas(n: int, *, mean: float, std: float, shift: float, generator: torch.Generator) -> Tensor:
-    """Draw n noise levels for training from a shifted logit-normal; float32 (n,), in (0, 1).
+    """Sample n noise levels for training from a shifted logit-normal; float32 (n,), in (0, 1).
 
-    mean, std: of the normal before the sigmoid (Esser et al. 2024, section 3.1).
+    mean, std: Parameters of the normal before the sigmoid (Esser et al. 2024, section 3.1).
     """
     return shifted(torch.sigmoid(mean + std * torch.randn(n, generator=generator)), shift)
 
 
 def sigma_quantiles(n: int, *, mean: float, std: float, shift: float) -> Tensor:
-    """The middles of n equally likely parts of what `sample_sigmas` draws from; float32 (n,), rising."""
+    """Return the midpoint quantiles of the distribution of `sample_sigmas`; float32 (n,), ascending."""
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     return shifted(torch.sigmoid(mean + std * torch.special.ndtri(u)), shift).float()
 
 
 def sigma_schedule(steps: int, shift: float) -> Tensor:
-    """Noise levels to sample at; float32 (steps + 1,), falling from 1 to 0.
+    """Return the noise levels for sampling; float32 (steps + 1,), descending from 1 to 0.
 
-    These are the levels of diffusers' FlowMatchEulerDiscreteScheduler(shift) as WanPipeline runs it:
-    the smallest of its 1000 training levels is shifted, an even grid down to it is shifted *again*,
-    and 0 is appended.
+    They equal those of diffusers' FlowMatchEulerDiscreteScheduler(shift) in WanPipeline: the smallest of its
+    1000 training levels is shifted, an even grid from 1 down to it is shifted *again*, and 0 is appended.
     """
     smallest = shifted(torch.tensor(1 / 1000, dtype=torch.float64), shift)
     grid = 1 + (smallest - 1) * torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -63,7 +62,7 @@ def sigma_schedule(steps: int, shift: float) -> Tensor:
 
 
 def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022) in diffusers' scale: 1 means no guidance."""
+    """Apply classifier-free guidance (Ho & Salimans 2022). A scale of 1 is no guidance, as in diffusers."""
     return uncond + scale * (cond - uncond)
 
 

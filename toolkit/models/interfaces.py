@@ -1,4 +1,4 @@
-"""What a base model must provide: its settings, encoders and denoiser as protocols."""
+"""The interface of a base model: its settings, and protocols of its encoders and its denoiser."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
 
 
 Geometry = tuple[int, tuple[int, int, int], tuple[int, int, int]]
-"""Latent channels, VAE strides (t, h, w), and what (frames - 1, height, width) must be multiples of."""
+"""Latent channels, VAE strides (t, h, w), and the numbers that must divide (frames - 1, height, width)."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A base model and the settings at which it is at its best."""
+    """A base model and its default settings."""
 
     name: str
     path: str
-    """A folder on disk, or an id on the Hugging Face hub."""
+    """A folder on disk, or an id on the Hugging Face Hub."""
     text_length: int = 512
-    """Prompt tokens, zero-padded. Pads take part in Wan's attention: train and sample with one length."""
+    """Number of prompt tokens, padded with zeros. Wan attends to the padding too: train and sample with one
+    length."""
     shift: float = 3.0
-    """Of the noise levels: Wan's own are 3 at 480p, 5 at 720p."""
+    """Shift of the noise levels. Wan uses 3 at 480p and 5 at 720p."""
     guidance_scale: float = 5.0
     steps: int = 50
     fps: float = 16.0
@@ -34,84 +35,96 @@ class ModelSpec:
     height: int = 480
     width: int = 832
     download: str = "all files of the repository"
-    """What has to be fetched, in words: files and sizes."""
+    """Description of the files to download, with sizes, for messages."""
 
     @property
     def slug(self) -> str:
-        """The name as one folder name."""
+        """The name in a form that is valid as a folder name."""
         return self.name.replace("/", "--")
 
 
 class Encoders(Protocol):
-    """What turns videos and prompts into what the denoiser works on, and back. Everything float32 outside."""
+    """The VAE and the text encoder of a base model. All inputs and outputs are float32."""
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, f, h, w): the mode of the posterior."""
+        """Encode videos (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, f, h, w) (posterior mode)."""
         ...
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, f, h, w) to (B, 3, F, H, W) in [-1, 1]."""
+        """Decode normalised latents (B, C, f, h, w) to videos (B, 3, F, H, W) in [-1, 1]."""
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to (B, text_length, D), zero after each prompt's real tokens."""
+        """Encode prompts to embeddings (B, text_length, D), zero after each prompt's real tokens."""
         ...
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens a prompt has before it is cut to text_length."""
+        """Return the number of tokens of a prompt before truncation to text_length."""
         ...
 
-    def positions(self, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-        """Where the tokens of each range of characters (start, end) stand in what `encode_text` returns.
+    def token_positions(self, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """Return the positions, in the output of `encode_text`, of the tokens of each character range.
 
-        prompt: as WanPipeline cleans it, whitespace joined; ranges count its characters. A token belongs to
-        a range that it shares a character with; one behind text_length is left out.
+        A token belongs to a range (start, end) if it shares a character with it. Tokens beyond text_length
+        are left out.
+
+        prompt: The prompt as WanPipeline cleans it, with joined whitespace. Ranges refer to this text.
         """
         ...
 
-    def word_rows(self, text: str) -> Tensor:
-        """What a text's tokens are in the text encoder's embedding table, (n, D_in), without the end mark."""
+    def token_embeddings(self, text: str) -> Tensor:
+        """Return the input embeddings of a text's tokens, (n, D_in), without the end-of-sequence token."""
         ...
 
-    def encode_with(self, prompts: Sequence[str], added: Sequence[Mapping[int, Tensor]]) -> Tensor:
-        """`encode_text` with vectors added to what goes into the text encoder, differentiable in them.
+    def encode_text_with_deltas(
+        self, prompts: Sequence[str], deltas: Sequence[Mapping[int, Tensor]]
+    ) -> Tensor:
+        """Encode prompts like `encode_text`, with vectors added to their input embeddings.
 
-        added: for each prompt, vectors (D_in,) by position. Without any, it equals `encode_text`.
+        The result is differentiable with respect to the vectors. Without any, it equals `encode_text`.
+
+        deltas: For each prompt, the added vectors (D_in,) by token position.
         """
         ...
 
     def prompt_length(self, prompt: str) -> int:
-        """How many of encode_text's positions are a prompt's own, end mark included; the rest are pads."""
+        """Return the number of a prompt's tokens in `encode_text`, end token included, without padding."""
         ...
 
-    def spans(self, prompt: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
-        """For each phrase, the positions in encode_text's output of all tokens of all its occurrences.
+    def token_spans(self, prompt: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return for each phrase the positions, in `encode_text`, of the tokens of all its occurrences.
 
-        A phrase is found as written, as whole words: "Mimi" is in "[Character: Mimi]", "cat" not in "cats".
-        Longer phrases go first: beside "red ball", "ball" is not the end of that.
+        Phrases match as whole words, and case matters: "Mimi" is in "[Character: Mimi]", "cat" is not in
+            "cats".
+        Longer phrases match first: if "red ball" is given too, its "ball" is not an occurrence of "ball".
 
         Raises:
-            CastmixError: a phrase is not in the prompt, or only in a part that is cut off.
+            CastmixError: A phrase is not in the prompt, or only in the truncated part.
         """
         ...
 
-    def release_text(self) -> None:
-        """Free the text encoder's memory. It is loaded again when next needed."""
+    def release_text_encoder(self) -> None:
+        """Free the text encoder's memory. It is loaded again on its next use."""
         ...
 
 
-Read = Callable[[str, int, "Tensor", "Tensor"], "Tensor"]
-"""(kind, layer, q, k) -> what is kept of them; kind is "cross" or "temporal"."""
+Reduce = Callable[[str, int, "Tensor", "Tensor"], "Tensor"]
+"""(kind, layer, q, k) -> the result to keep instead of q and k. kind is "cross" or "temporal"."""
 
 
 @dataclass(eq=False)
-class Taps:
-    """What the last forward pass of a tapped denoiser showed, by layer.
+class CapturedAttention:
+    """Queries and keys of the last forward pass, by layer.
 
-    q, k are heads after their norms: (B, heads, N, d) over the N video tokens, frame by frame, row by row; a
-    cross-attention's k is (B, heads, L, d) over the prompt's L positions, pads included. Those of temporal
-    layers (self-attention) carry their rotary positions. Where a `read` was given its results are in `maps`
-    instead, by (kind, layer).
+    q and k are taken after their norms, per head: (B, heads, N, d) for the N video tokens, frame by frame and
+    row by row. The k of cross-attention is (B, heads, L, d) for the L prompt positions, padding included. q
+    and k of self-attention include the rotary position embedding.
+
+    Attributes:
+        cross: (q, k) of cross-attention.
+        temporal: (q, k) of self-attention.
+        maps: Results by (kind, layer), if a `reduce` function was given. `cross` and `temporal` are empty
+            then.
     """
 
     cross: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -120,40 +133,47 @@ class Taps:
 
 
 class Denoiser(Protocol):
-    """The network, as a velocity function that also takes a prompt."""
+    """The diffusion transformer, as a function (latents, sigma, prompt embeddings) -> velocity."""
 
     @property
     def module(self) -> torch.nn.Module:
-        """The network itself, for adapters."""
+        """The network, for attaching adapters."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it computes. Inputs may lie anywhere."""
+        """The device of the network. Inputs may be on any device."""
         ...
 
     def __call__(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Velocity, (B, C, f, h, w) like the latents, at noise level sigma: a scalar or (B,), in [0, 1]."""
+        """Predict the velocity of latents (B, C, f, h, w) at noise level sigma, a scalar or (B,), in [0, 1].
+
+        The result has the shape of the latents.
+        """
         ...
 
-    def tap(
+    def capture_attention(
         self,
         *,
         cross: Collection[int] = (),
         temporal: Collection[int] = (),
         stop_after: int | None = None,
-        read: Read | None = None,
-    ) -> AbstractContextManager[Taps]:
-        """Look into the attention of these blocks at every call inside; the output stays what it is.
+        reduce: Reduce | None = None,
+    ) -> AbstractContextManager[CapturedAttention]:
+        """Capture queries and keys of these blocks at every call within the context. The output is unchanged.
 
-        Gradients flow through what is seen, also under gradient checkpointing and after the context has
-        ended. There `read`, which makes something small of q and k inside the block, saves their memory. The
-        watched blocks of a compiled network run uncompiled.
+        The captured tensors are differentiable, also under gradient checkpointing and after the context has
+        ended. With `reduce`, q and k are reduced within the block and need no memory outside of it. The
+        captured blocks of a compiled network run uncompiled.
 
-        cross: blocks whose attention to the prompt is watched. temporal: whose self-attention. stop_after:
-        the last block that runs; there is no velocity then, and what stands for it is NaN.
+        Args:
+            cross: Blocks whose cross-attention to the prompt is captured.
+            temporal: Blocks whose self-attention is captured.
+            stop_after: Last block that runs. The returned velocity is NaN then. Default: all blocks run.
+            reduce: Function that reduces q and k to a smaller result.
 
         Raises:
-            CastmixError: no such block, one that does not run, fused projections, or a tap inside a tap.
+            CastmixError: A block does not exist, does not run, or has fused projections, or a capture is
+                already active.
         """
         ...

@@ -1,7 +1,8 @@
-"""Base models by name: what they are called, where their files lie, and how to load the parts.
+"""The registry of base models, and functions that load a model's parts by name.
 
-A base model is a folder in the layout of diffusers' ``WanPipeline``. To add one of that layout, add a line to
-MODELS; for another architecture, add a file beside wan.py with the two protocols below.
+A base model is a folder in the layout of diffusers' ``WanPipeline``. To add a model with this layout, add an
+entry to MODELS. For another architecture, add a file beside wan.py that implements the two protocols in
+interfaces.py.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def find_model(name: str | ModelSpec) -> ModelSpec:
-    """The model of that name: of the registry, else a local folder, else an id on the Hugging Face hub.
+    """Find a model by its name: in the registry, as a local folder, or as an id on the Hugging Face Hub.
 
     Raises:
-        CastmixError: nothing has that name; the message offers the nearest registry name.
+        CastmixError: There is no such model. The message offers the nearest name of the registry.
     """
     if isinstance(name, ModelSpec):
         return name
@@ -69,14 +70,14 @@ def find_model(name: str | ModelSpec) -> ModelSpec:
 
 
 def _folder_spec(folder: Path) -> ModelSpec:
-    """Settings of a local pipeline: Wan's, then the shift of its scheduler, then its castmix.json."""
+    """Return a local pipeline's settings: Wan's defaults, its scheduler's shift, its castmix.json."""
     if not (folder / "model_index.json").is_file():
         found = sorted(path.name for path in folder.iterdir())[:6]
         raise CastmixError(
-            f"{folder} is no pipeline folder: model_index.json is missing "
+            f"{folder} is not a pipeline folder: model_index.json is missing "
             f"(it has {', '.join(found) or 'no files'}). "
-            "Expected what WanPipeline.save_pretrained writes: model_index.json, scheduler/, text_encoder/, "
-            "tokenizer/, transformer/, vae/"
+            "Expected a folder as WanPipeline.save_pretrained writes it: model_index.json, scheduler/, "
+            "text_encoder/, tokenizer/, transformer/, vae/"
         )
     spec = ModelSpec(name=folder.resolve().name, path=str(folder))
     scheduler = folder / "scheduler" / "scheduler_config.json"
@@ -94,12 +95,12 @@ def _with_own_settings(spec: ModelSpec) -> ModelSpec:
     known = {field.name for field in fields(ModelSpec)} - {"name", "path"}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise CastmixError(f"{own}: unknown {', '.join(unknown)}; it may hold {', '.join(sorted(known))}")
+        raise CastmixError(f"{own}: unknown {', '.join(unknown)}; known settings: {', '.join(sorted(known))}")
     return replace(spec, **values)
 
 
 def default_device() -> str:
-    """Where models run: a GPU if torch sees one (CUDA_VISIBLE_DEVICES chooses), else the CPU."""
+    """Return "cuda" if torch sees a GPU (CUDA_VISIBLE_DEVICES selects one), otherwise "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,9 +109,9 @@ def default_device() -> str:
 def load_encoders(
     model: str | ModelSpec, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Encoders:
-    """VAE (always float32) and text encoder of a model, each loaded when first used; never the transformer.
+    """Return the VAE (always float32) and the text encoder of a model. Each is loaded on its first use.
 
-    dtype: of the text encoder; float32 on a CPU and bfloat16 elsewhere if left out.
+    dtype: Type of the text encoder. Default: float32 on a CPU, otherwise bfloat16.
     """
     from toolkit.models.wan import WanEncoders
 
@@ -120,7 +121,10 @@ def load_encoders(
 def load_denoiser(
     model: str | ModelSpec, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Denoiser:
-    """The transformer of a model, in eval mode and frozen; dtype: float32 on a CPU, else bfloat16."""
+    """Load the transformer of a model, frozen and in eval mode.
+
+    dtype: Default: float32 on a CPU, otherwise bfloat16.
+    """
     from toolkit.models.wan import WanDenoiser
 
     return WanDenoiser.load(find_model(model), device, dtype)
@@ -129,11 +133,11 @@ def load_denoiser(
 def latent_shape(
     model: str | ModelSpec, num_frames: int, height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """(C, f, h, w) of a video of that size, read from the model's configuration files.
+    """Return the latent shape (C, f, h, w) of a video of this size, from the model's configuration files.
 
     Raises:
-        CastmixError: num_frames is not 4k + 1 or a side is no multiple of VAE stride times patch; the message
-            has the nearest values that are.
+        CastmixError: num_frames is not 4k + 1, or a side is not a multiple of VAE stride times patch size.
+            The message gives the nearest valid values.
     """
     from toolkit.models.weights import latent_geometry
 
@@ -141,7 +145,7 @@ def latent_shape(
 
 
 def shape_of(geometry: Geometry, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """`latent_shape` for a geometry that is known."""
+    """Return the latent shape (C, f, h, w) of a video of this size; see `latent_shape`."""
     channels, strides, multiples = geometry
     if num_frames < 1 or (num_frames - 1) % multiples[0]:
         lower = max(0, (num_frames - 1) // multiples[0]) * multiples[0] + 1
@@ -158,10 +162,10 @@ def shape_of(geometry: Geometry, num_frames: int, height: int, width: int) -> tu
 
 
 def fingerprint(model: str | ModelSpec, part: str = "transformer") -> str:
-    """16 hex digits that change when the weights or configuration of a part change.
+    """Return 16 hex digits that change if the weights or configuration of a part change.
 
-    part: "transformer" (what a LoRA belongs to) or "encoders" (what a cache belongs to: VAE, text encoder,
-    tokenizer and text_length). Files over 64 MB are sampled, not read in full.
+    part: "transformer" (LoRA files record it) or "encoders" (caches record it: VAE, text encoder, tokenizer
+    and text_length). Files over 64 MiB are sampled, not read completely.
     """
     from toolkit.models.weights import fingerprint_parts
 

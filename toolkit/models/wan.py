@@ -1,4 +1,4 @@
-"""Wan 2.1 through the classes of diffusers and transformers: nothing here knows a size in advance."""
+"""Wan 2.1 with the classes of diffusers and transformers. All sizes come from the model's configuration."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from torch import Tensor
 
 from toolkit.captions.whole_words import find_phrases
 from toolkit.core.errors import CastmixError
-from toolkit.models.attention_capture import Tap, new_tap, tapped
-from toolkit.models.interfaces import ModelSpec, Read, Taps
-from toolkit.models.weights import DENOISER, ENCODERS, locate
+from toolkit.models.attention_capture import AttentionCapture, capturing, new_capture
+from toolkit.models.interfaces import CapturedAttention, ModelSpec, Reduce
+from toolkit.models.weights import DENOISER, ENCODERS, locate_weights
 
 
 @dataclass(eq=False)
 class WanEncoders:
-    """VAE and text encoder of a WanPipeline folder, each loaded when first used."""
+    """VAE and text encoder of a WanPipeline folder. Each is loaded on its first use."""
 
     folder: Path
     text_length: int
     device: torch.device
     dtype: torch.dtype
     owned: bool = True
-    """Whether the modules are castmix's own, to be freed; not those of a pipeline in memory."""
+    """True if castmix loaded the modules and may free them. False for modules of a user's pipeline."""
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str | torch.device, dtype: torch.dtype | None) -> WanEncoders:
-        """Find the files; the weights wait for their first use."""
+        """Locate the files. The weights are loaded on their first use."""
         device = torch.device(device)
-        return cls(locate(spec, ENCODERS), spec.text_length, device, dtype or default_dtype(device))
+        return cls(locate_weights(spec, ENCODERS), spec.text_length, device, dtype or default_dtype(device))
 
     @functools.cached_property
     def vae(self) -> Any:
@@ -48,7 +48,7 @@ class WanEncoders:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, of whatever class the folder names."""
+        """The tokenizer, of the class that the folder's configuration names."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.folder / "tokenizer")
@@ -58,12 +58,12 @@ class WanEncoders:
         """The UMT5EncoderModel."""
         from transformers import UMT5EncoderModel
 
-        with _without_bars():
+        with _progress_bars_disabled():
             model: Any = UMT5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
         return model.to(self.device).eval().requires_grad_(False)
 
-    def release_text(self) -> None:
-        """Free the text encoder: next to a 14B transformer its 11 GB are better spent."""
+    def release_text_encoder(self) -> None:
+        """Free the text encoder: 11 GB that a 14B transformer needs."""
         if not self.owned:
             return
         self.__dict__.pop("text_encoder", None)
@@ -72,14 +72,14 @@ class WanEncoders:
 
     @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, f, h, w): the mode of the posterior."""
+        """Encode videos (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, f, h, w) (posterior mode)."""
         mean, std = self._statistics()
         latents: Tensor = self.vae.encode(video.to(self.device, self.vae.dtype)).latent_dist.mode()
         return (latents.float() - mean) / std
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, f, h, w) to (B, 3, F, H, W) in [-1, 1]."""
+        """Decode normalised latents (B, C, f, h, w) to videos (B, 3, F, H, W) in [-1, 1]."""
         mean, std = self._statistics()
         scaled = latents.to(self.device, torch.float32) * std + mean
         video: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample
@@ -95,40 +95,42 @@ class WanEncoders:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to (B, text_length, D) float32, zero after each prompt's real tokens, as in WanPipeline."""
+        """Encode prompts to (B, text_length, D) float32, zero after the real tokens, as in WanPipeline."""
         tokens = self._tokens(prompts)
         embeds = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
 
     @torch.no_grad()
-    def word_rows(self, text: str) -> Tensor:
-        """What a text's tokens are in the text encoder's embedding table, (n, D_in) float32."""
+    def token_embeddings(self, text: str) -> Tensor:
+        """Return the input embeddings of a text's tokens, (n, D_in) float32; see `Encoders`."""
         ids = self.tokenizer(clean_prompt(text), return_tensors="pt").input_ids[0, :-1]
         rows: Tensor = self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
         return rows
 
-    def encode_with(self, prompts: Sequence[str], added: Sequence[Mapping[int, Tensor]]) -> Tensor:
-        """`encode_text` with vectors (D_in,) added to the embedding rows at these positions of each prompt.
+    def encode_text_with_deltas(
+        self, prompts: Sequence[str], deltas: Sequence[Mapping[int, Tensor]]
+    ) -> Tensor:
+        """Encode prompts with vectors (D_in,) added to their input embeddings; see `Encoders`.
 
-        Differentiable with respect to the vectors.
+        The result is differentiable with respect to the vectors.
         """
         tokens = self._tokens(prompts)
         rows = self.text_encoder.get_input_embeddings()(tokens.input_ids)
-        moved = torch.zeros_like(rows)
-        for row, by_position in enumerate(added):
+        total = torch.zeros_like(rows)
+        for row, by_position in enumerate(deltas):
             for position, vector in by_position.items():
                 if vector.shape != rows.shape[-1:]:
                     raise CastmixError(
-                        f"a special token has a vector of {tuple(vector.shape)}, this model's rows have "
-                        f"{rows.shape[-1]} numbers: it was learnt on another base"
+                        f"a special token's vector has the shape {tuple(vector.shape)}, but this model's "
+                        f"embeddings have {rows.shape[-1]} dimensions: it was learned on another base model"
                     )
-                moved[row, position] = vector.to(rows)
-        encoded = self.text_encoder(inputs_embeds=rows + moved, attention_mask=tokens.attention_mask)
+                total[row, position] = vector.to(rows)
+        encoded = self.text_encoder(inputs_embeds=rows + total, attention_mask=tokens.attention_mask)
         embeds = encoded.last_hidden_state
         return torch.where(tokens.attention_mask.bool().unsqueeze(-1), embeds.float(), 0.0)
 
-    def positions(self, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
-        """Positions of the tokens of each range of characters of a cleaned prompt: see `Encoders`."""
+    def token_positions(self, prompt: str, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """Return the positions of the tokens of each character range of a cleaned prompt; see `Encoders`."""
         tokens = self.tokenizer(
             prompt, max_length=self.text_length, truncation=True, return_offsets_mapping=True
         )
@@ -148,18 +150,18 @@ class WanEncoders:
         ).to(self.device)
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens a prompt has before it is cut to text_length."""
+        """Return the number of tokens of a prompt before truncation to text_length."""
         return len(self.tokenizer(clean_prompt(prompt)).input_ids)
 
     def prompt_length(self, prompt: str) -> int:
-        """How many of encode_text's positions are a prompt's own, end mark included; the rest are pads."""
+        """Return the number of a prompt's tokens in `encode_text`, end token included, without padding."""
         return min(self.count_tokens(prompt), self.text_length)
 
-    def spans(self, prompt: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
-        """For each phrase, the positions in encode_text's output of all tokens of all its occurrences.
+    def token_spans(self, prompt: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return for each phrase the positions, in `encode_text`, of the tokens of all its occurrences.
 
         Raises:
-            CastmixError: a phrase is not in the prompt, or only in a part that is cut off.
+            CastmixError: A phrase is not in the prompt, or only in the truncated part.
         """
         text = clean_prompt(prompt)
         where = find_phrases(text, map(clean_prompt, phrases))
@@ -168,12 +170,12 @@ class WanEncoders:
             places = where[clean_prompt(phrase)]
             if not places:
                 raise CastmixError(
-                    f"{phrase!r} is not in the prompt {text!r}: name it as it is written there"
+                    f"{phrase!r} is not in the prompt {text!r}: write it exactly as in the prompt"
                 )
-            positions = tuple(sorted({place for one in self.positions(text, places) for place in one}))
+            positions = tuple(sorted({place for one in self.token_positions(text, places) for place in one}))
             if not positions:
                 raise CastmixError(
-                    f"{phrase!r} is cut off: the model takes {self.text_length} tokens, shorten {text!r}"
+                    f"{phrase!r} is cut off: the model takes {self.text_length} tokens; shorten {text!r}"
                 )
             found.append(positions)
         return found
@@ -185,8 +187,8 @@ class WanDenoiser:
 
     module: Any
     execution_device: torch.device | None = None
-    """Where it computes, if that is not where its weights lie: a pipeline may offload them."""
-    _tap: Tap | None = field(default=None, init=False, repr=False)
+    """Device of the computation, if it is not the device of the weights: a pipeline may offload them."""
+    _capture: AttentionCapture | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def load(cls, spec: ModelSpec, device: str | torch.device, dtype: torch.dtype | None) -> WanDenoiser:
@@ -194,56 +196,56 @@ class WanDenoiser:
         from diffusers import WanTransformer3DModel
 
         device = torch.device(device)
-        folder = locate(spec, DENOISER) / "transformer"
+        folder = locate_weights(spec, DENOISER) / "transformer"
         untyped: Any = WanTransformer3DModel
         module = untyped.from_pretrained(folder, torch_dtype=dtype or default_dtype(device))
         return cls(module.to(device).eval().requires_grad_(False))
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer computes. Inputs may lie anywhere."""
+        """The device of the computation. Inputs may be on any device."""
         device: torch.device = self.execution_device or self.module.device
         return device
 
     def __call__(self, latents: Tensor, sigma: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Velocity, (B, C, f, h, w) like the latents, at noise level sigma: a scalar or (B,), in [0, 1]."""
+        """Predict the velocity of latents (B, C, f, h, w) at noise level sigma, scalar or (B,), in [0, 1]."""
         device, dtype = self.device, self.module.patch_embedding.weight.dtype
         timestep = (sigma.to(device, torch.float32) * 1000).expand(len(latents))
-        with contextlib.nullcontext() if self._tap is None else tapped(self.module, self._tap):
+        with contextlib.nullcontext() if self._capture is None else capturing(self.module, self._capture):
             (velocity,) = self.module(
                 hidden_states=latents.to(device, dtype),
                 timestep=timestep,
                 encoder_hidden_states=prompt_embeds.to(device, dtype),
                 return_dict=False,
             )
-        if self._tap is not None and self._tap.stop_after is not None:
+        if self._capture is not None and self._capture.stop_after is not None:
             return latents.new_tensor(float("nan")).expand_as(latents)
         return velocity.to(latents)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def tap(
+    def capture_attention(
         self,
         *,
         cross: Collection[int] = (),
         temporal: Collection[int] = (),
         stop_after: int | None = None,
-        read: Read | None = None,
-    ) -> Iterator[Taps]:
-        """Look into the attention of these blocks: see `toolkit.models.interfaces.Denoiser.tap`."""
-        if self._tap is not None:
+        reduce: Reduce | None = None,
+    ) -> Iterator[CapturedAttention]:
+        """Capture queries and keys of these blocks; see `Denoiser` in `toolkit.models.interfaces`."""
+        if self._capture is not None:
             raise CastmixError(
-                "attention of this network is already captured: ask for all blocks in one capture"
+                "attention of this network is already captured: request all blocks in one capture"
             )
-        self._tap = new_tap(self.module, cross, temporal, stop_after, read)
+        self._capture = new_capture(self.module, cross, temporal, stop_after, reduce)
         try:
-            yield self._tap.taps
+            yield self._capture.captured
         finally:
-            self._tap = None
+            self._capture = None
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers draws a bar even where weights load in a blink: keep the terminal for castmix's own."""
+def _progress_bars_disabled() -> Iterator[None]:
+    """Disable transformers' progress bars, which it shows even if loading takes no time."""
     from transformers.utils import logging
 
     bars: Any = logging
@@ -256,11 +258,11 @@ def _without_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def attend_plainly(transformer: Any) -> None:
-    """Let a transformer attend by plain matrix products, which compile well on a CPU; and no other model.
+def use_math_attention(transformer: Any) -> None:
+    """Make a transformer compute attention with plain matrix products, which compile well on a CPU.
 
-    diffusers makes what one model is told the default of the whole process: a video generated after a
-    training would differ from the same one generated alone.
+    Other models are not affected. diffusers would make this backend the default of the whole process: a video
+    generated after training would differ from the same one generated alone.
     """
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
@@ -271,12 +273,12 @@ def attend_plainly(transformer: Any) -> None:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """float32 where bfloat16 is slow or inexact for no gain (a CPU), bfloat16 elsewhere."""
+    """Return float32 on a CPU, where bfloat16 is slow, and bfloat16 on other devices."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def clean_prompt(prompt: str) -> str:
-    """What WanPipeline does to a prompt: mend its encoding, unescape HTML twice, join whitespace."""
+    """Clean a prompt as WanPipeline does: fix its encoding, unescape HTML twice, join whitespace."""
     import ftfy
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())

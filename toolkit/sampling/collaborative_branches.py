@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.attention.map_reading import every_second_site, map_layers, tap_reader, token_grid
+from toolkit.attention.map_reading import every_second_site, map_layers, map_reducer, token_grid
 from toolkit.attention.maps import normalised
 from toolkit.captions.grammar import TAG
 from toolkit.captions.whole_words import find_phrase
@@ -92,19 +92,21 @@ def map_reader(denoiser: Denoiser, prompt: BranchPrompt, window: int, checkpoint
             raise CastmixError("the prompt names no subject, and spatial maps need one")
         grid = token_grid(denoiser, latents)
         sites = every_second_site(grid) if window else None
-        look = tap_reader(grid, spans=prompt.spans, real=prompt.real, sites=sites, window=window)
+        reduce = map_reducer(grid, spans=prompt.spans, real=prompt.real, sites=sites, window=window)
         last = max(*cross, *temporal)
         with (
             checkpointed(module, checkpointing),
-            denoiser.tap(cross=cross, temporal=temporal, stop_after=last, read=look) as taps,
+            denoiser.capture_attention(
+                cross=cross, temporal=temporal, stop_after=last, reduce=reduce
+            ) as captured,
         ):
             denoiser(latents, sigma, embeds.expand(len(latents), -1, -1))
         maps: Maps = {}
         if cross:
-            mean = torch.stack([taps.maps["cross", layer] for layer in cross]).mean(0)
+            mean = torch.stack([captured.maps["cross", layer] for layer in cross]).mean(0)
             maps["spatial"] = (normalised(mean),)
         if temporal:
-            maps["temporal"] = tuple(taps.maps["temporal", layer] for layer in temporal)
+            maps["temporal"] = tuple(captured.maps["temporal", layer] for layer in temporal)
         return maps
 
     return read
@@ -177,7 +179,7 @@ def motion_branch_prompt(
                 f"the motion prompt {prompt!r} does not name {subject}: give its noun there, such as "
                 f"--words {subject}=cat, or give another --motion-prompt"
             )
-    spans = encoders.spans(text, nouns) if nouns else []
+    spans = encoders.token_spans(text, nouns) if nouns else []
     for noun in {noun for noun in nouns if nouns.count(noun) > 1}:
         rows = [i for i, other in enumerate(nouns) if other == noun]
         runs = _runs(spans[rows[0]])

@@ -214,7 +214,7 @@ class Studio:
         )
 
     def encode(self, prompts: Sequence[str], request: Request) -> Job:
-        """Encode prompts. The text encoder is not needed afterwards: `studio.encoders.release_text()`."""
+        """Encode prompts. `studio.encoders.release_text_encoder()` may be called afterwards."""
         check_batch(request, len(prompts), 1)
         return encode_job(self.spec, self.encoders, self.loras, prompts, request)
 

@@ -74,7 +74,7 @@ def embed_appearance(motion: Motion, spec: ModelSpec, device: str | torch.device
     prompt, loras = appearance_prompt(motion)
     encoders = load_encoders(spec, device)
     embeds = encode_prompts(encoders, [prompt], loras)
-    encoders.release_text()
+    encoders.release_text_encoder()
     return embeds
 
 

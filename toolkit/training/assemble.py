@@ -17,7 +17,7 @@ from toolkit.lora.settings import TOKENS
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser
 from toolkit.models.registry import load_denoiser
-from toolkit.models.wan import attend_plainly
+from toolkit.models.wan import use_math_attention
 from toolkit.training.appearance_prompt import compare_with_empty, embed_appearance
 from toolkit.training.cached_clips import CachedClip, load_empty_prompt
 from toolkit.training.checkpoint import load_checkpoint, restore
@@ -128,7 +128,7 @@ def _add_adapter(denoiser: Denoiser, plan: Plan, heads: Heads | None) -> dict[st
         module.enable_gradient_checkpointing()
     if plan.memory.compile:
         if denoiser.device.type == "cpu":  # a third faster on the short clips that a CPU can train on
-            attend_plainly(module)
+            use_math_attention(module)
         module.compile_repeated_blocks()
     parameters = trainable(module, ADAPTER)
     if heads is not None:

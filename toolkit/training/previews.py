@@ -32,7 +32,7 @@ def previewer(
     """
     encoders = load_encoders(spec, device)
     embeds = encode_prompts(encoders, [*prompts, ""], loras)
-    encoders.release_text()
+    encoders.release_text_encoder()
     facts = {"model": spec.name, "guidance_scale": spec.guidance_scale, "shift": spec.shift, "seed": 0}
 
     sigmas = sigma_schedule(watch.sample_steps or spec.steps, spec.shift)

@@ -49,5 +49,5 @@ def embed_special(
         return {}
     encoders = load_encoders(spec, device)
     embeds = encode_prompts(encoders, texts, loras).cpu()
-    encoders.release_text()
+    encoders.release_text_encoder()
     return dict(zip(texts, embeds, strict=True))

@@ -103,7 +103,7 @@ class TextualInversion:
             told = ", ".join(f"{one!r} {loss:.4f}" for one, loss in ranked)
             say(f"{token} starts from {start!r}; loss on the clips: {told}")
         noun = " ".join([start] * settings.repeat)
-        (positions,) = self.encoders.positions(noun, [(0, len(noun))])
+        (positions,) = self.encoders.token_positions(noun, [(0, len(noun))])
         size, width = noun_size(self.encoders, noun, "output")
         vectors = torch.zeros(len(positions), width, requires_grad=True, device=self.denoiser.device)
         optimizer = torch.optim.Adam([vectors], lr=settings.lr)
@@ -144,7 +144,7 @@ class TextualInversion:
     def _embedded(self, token: str, noun: str, clip: CachedClip) -> tuple[Tensor, Tensor]:
         """The caption's embedding with the noun for the token, (1, L, D), and the noun's positions in it."""
         text, places = substitute(clean_prompt(clip.text), {token: noun})
-        (positions,) = self.encoders.positions(text, [places[0][1:]])
+        (positions,) = self.encoders.token_positions(text, [places[0][1:]])
         embeds = self.encoders.encode_text([text])
         return embeds, torch.tensor(positions, device=embeds.device)
 
@@ -173,7 +173,7 @@ class TextualInversion:
         text, places = substitute(clean_prompt(prompt), {token: noun})
         fixed = self.encoders.encode_text([text])
         where = torch.zeros(fixed.shape[1], 1, device=fixed.device)
-        for positions in self.encoders.positions(text, [(start, end) for _, start, end in places]):
+        for positions in self.encoders.token_positions(text, [(start, end) for _, start, end in places]):
             where[list(positions)] = 1
         return lambda vector: fixed + where * vector.to(fixed)
 
@@ -205,7 +205,7 @@ class TextualInversion:
 
 def noun_size(encoders: Encoders, noun: str, kind: str) -> tuple[float, int]:
     """Root mean square and width of a noun's embedding, after the text encoder (output) or before (input)."""
-    rows = encoders.word_rows(noun)
+    rows = encoders.token_embeddings(noun)
     if kind == "output":
-        rows = encoders.encode_text([noun])[0][list(encoders.positions(noun, [(0, len(noun))])[0])]
+        rows = encoders.encode_text([noun])[0][list(encoders.token_positions(noun, [(0, len(noun))])[0])]
     return float(rows.square().mean().sqrt()), rows.shape[-1]

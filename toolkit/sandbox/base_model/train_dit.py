@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import save_torch
-from toolkit.models.wan import attend_plainly
+from toolkit.models.wan import use_math_attention
 from toolkit.sandbox.base_model.architecture import DIM, SHIFT, new_text_encoder, new_transformer
 from toolkit.sandbox.base_model.clips import ATTRIBUTE_VALUES, MAX_CREATURES, Latents
 
@@ -175,7 +175,7 @@ def train_dit(
     start = _restore(state_file, model, average, optims, device)
     if fast:
         if device == "cpu":  # takes half the time of flash attention on a CPU, backward included
-            attend_plainly(model.transformer)
+            use_math_attention(model.transformer)
         model.transformer.compile_repeated_blocks()
     for step in range(start, steps):
         aid_weight = min(1.0, (steps - step) / (0.35 * steps))
