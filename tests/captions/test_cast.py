@@ -112,8 +112,8 @@ def test_a_name_that_means_two_characters_is_an_error(tmp_path: Path) -> None:
         ("{body: cat}", "{body: 3}", r"\(Nova\): look: {'body': 3}: expected a mapping"),
         ("[Captain Nova]", "Captain Nova", "aliases: 'Captain Nova': expected a list"),
         ("id: space-cats", "id: Space Cats", "id: 'Space Cats': expected small letters"),
-        ("id: space-cats", "id: space-cats\nid: b", "the key 'id' stands twice in the entry at line 2"),
-        ("look: {body: cat}", "look: {body: cat, body: dog}", "the key 'body' stands twice"),
+        ("id: space-cats", "id: space-cats\nid: b", "the entry at line 2 has the key 'id' twice"),
+        ("look: {body: cat}", "look: {body: cat, body: dog}", "has the key 'body' twice"),
         ("  - name: Nova", "  - [name", "own.yaml: cannot be read as YAML"),
         (OWN[OWN.index("characters") :], "characters: []", "characters: .*at least one character"),
         (OWN, "- a list", "expected the keys id, name"),
@@ -131,7 +131,7 @@ def test_errors_name_file_key_value_and_what_was_expected(
 def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="no such folder"):
         read_cast(tmp_path / "none")
-    with pytest.raises(CastmixError, match=r"no .yaml file"):
+    with pytest.raises(CastmixError, match=r"has no .yaml file"):
         read_cast(tmp_path)
 
 

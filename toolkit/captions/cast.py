@@ -1,7 +1,7 @@
-"""Who is in which show: the registry in ``character_data/``, one YAML file a show.
+"""The cast registry: shows and their characters, read from ``character_data/``, one YAML file per show.
 
-Every caption names characters by the names written here, so a name belongs to one character only. A user's
-own folder of such files is read on top of the built-in registry (`read_cast`).
+Captions refer to characters by these names. A name therefore belongs to one character only. `read_cast` reads
+a user's folder of such files on top of the built-in registry.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolkit.captions.yaml_fields import check_mapping, load_yaml, read_text, read_texts, wrong
+from toolkit.captions.yaml_fields import check_mapping, field_error, load_yaml, read_text, read_texts
 from toolkit.core.choices import did_you_mean, fold, nearest
 from toolkit.core.errors import CastmixError
 from toolkit.core.package_data import character_data_folder
@@ -30,12 +30,12 @@ class Character:
 
     Attributes:
         name: The canonical name, spelt identically in every caption.
-        aliases: Other spellings that people use; captions never contain them.
-        description: Neutral visible facts that let a captioner recognise the character.
+        aliases: Other spellings that people use. Captions never contain them.
+        description: Neutral visible facts by which a captioner recognises the character.
         look: Visible traits by name (``colour: teal``), all of them text.
-        signature: What this character is known for doing, as an action ("bows deeply"); may be empty.
-        gait: How this character alone gets about ("waddles"); may be empty.
-        references: Pictures of the character, in several poses.
+        signature: Characteristic action ("bows deeply"); may be empty.
+        gait: Characteristic way of moving ("waddles"); may be empty.
+        references: Images of the character in several poses.
     """
 
     name: str
@@ -51,7 +51,15 @@ class Character:
 class Show:
     """One show and its characters.
 
-    `source` says where its facts come from; `scenes` are places, `props` things that stand there, in words.
+    Attributes:
+        id: Short name in lower case with hyphens.
+        name: Title of the show.
+        style: Rendering style of the show.
+        characters: Its characters.
+        description: Description of the show.
+        source: Origin of the facts; "sandbox" for the sandbox's shows.
+        scenes: Places, in words.
+        props: Objects in the scenes, in words.
     """
 
     id: str
@@ -66,7 +74,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Cast:
-    """All shows that castmix knows in this run. No name or alias means two characters."""
+    """All known shows. Each name and alias belongs to one character."""
 
     shows: tuple[Show, ...]
 
@@ -77,7 +85,7 @@ class Cast:
 
     @property
     def spellings(self) -> dict[str, str]:
-        """Every name and alias → the canonical name."""
+        """The canonical name for each name and alias."""
         return {
             spelling: character.name
             for show in self.shows
@@ -86,10 +94,10 @@ class Cast:
         }
 
     def find(self, name: str) -> tuple[Show, Character]:
-        """The character of this name or alias, in any case, with its show.
+        """Find a character by its name or alias, and return its show and the character. Case is ignored.
 
         Raises:
-            CastmixError: No such character; the message has the nearest names.
+            CastmixError: There is no such character. The message has the nearest names.
         """
         for show in self.shows:
             for character in show.characters:
@@ -102,10 +110,10 @@ class Cast:
         )
 
     def show(self, name: str) -> Show:
-        """The show of this id or name, in any case.
+        """Find a show by its id or name. Case is ignored.
 
         Raises:
-            CastmixError: No such show; the message has the nearest ids.
+            CastmixError: There is no such show. The message has the nearest ids.
         """
         for show in self.shows:
             if fold(name) in (fold(show.id), fold(show.name)):
@@ -121,15 +129,15 @@ class Cast:
 def read_cast(folder: Path | None = None) -> Cast:
     """Read the built-in registry and, on top of it, the shows in `folder`.
 
-    The user's folder is the master: a show of the same id replaces the built-in one, and a name that is
-    only an alias in the built-in registry becomes the user's. A canonical name in two shows stays an error.
+    The user's folder takes precedence: a show with the id of a built-in one replaces it, and a name that is
+    an alias in the built-in registry belongs to the user's character. A canonical name in two shows is an
+    error.
 
     Args:
-        folder: A folder of YAML files like those in ``character_data/``; the built-in registry alone
-            when left out.
+        folder: A folder of YAML files like those in ``character_data/``. Default: the built-in registry only.
 
     Raises:
-        CastmixError: A file breaks the format, or one name means two characters.
+        CastmixError: A file is malformed, or one name belongs to two characters.
     """
     built_in = read_shows(character_data_folder())
     if folder is None:
@@ -143,35 +151,35 @@ def read_cast(folder: Path | None = None) -> Cast:
 
 
 def read_shows(folder: Path) -> tuple[Show, ...]:
-    """Read the shows of this one folder, in the order of their file names.
+    """Read the shows of one folder, in the order of their file names.
 
     Raises:
-        CastmixError: No such folder, no YAML file in it, or a file that breaks the format (the message names
-            file, key, value and what was expected), or a name used twice.
+        CastmixError: The folder does not exist or has no YAML file, a file is malformed (the message names
+            file, key, value and what was expected), or a name is used twice.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CastmixError(f"{folder}: no such folder; expected a folder with one YAML file a show")
+        raise CastmixError(f"{folder}: no such folder; expected a folder with one YAML file per show")
     files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
     if not files:
-        raise CastmixError(f"{folder}: no .yaml file in it; expected one a show")
+        raise CastmixError(f"{folder} has no .yaml file; expected one per show")
     shows = [(str(path), read_show(path)) for path in files]
     _check_unique(shows)
     return tuple(show for _, show in shows)
 
 
 def read_show(path: Path) -> Show:
-    """Read one show from its YAML file; see `read_shows` for what is checked."""
+    """Read one show from its YAML file. Raises the errors of `read_shows`."""
     fields = check_mapping(load_yaml(path), str(path), SHOW_KEYS)
     entries = fields.get("characters")
     if not isinstance(entries, list) or not entries:
-        raise wrong(path, "characters", entries, "a list with at least one character")
+        raise field_error(path, "characters", entries, "a list with at least one character")
     show_id = read_text(fields, "id", str(path), required=True)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", show_id):
-        raise wrong(path, "id", show_id, "small letters, digits and hyphens, as 'clay-street'")
+        raise field_error(path, "id", show_id, "small letters, digits and hyphens, as 'clay-street'")
     style = fields.get("style")
     if style not in STYLES:
-        raise wrong(path, "style", style, "'cartoon' or 'realistic'")
+        raise field_error(path, "style", style, "'cartoon' or 'realistic'")
     return Show(
         id=show_id,
         name=read_text(fields, "name", str(path), required=True),
@@ -192,16 +200,21 @@ def _character(entry: Any, where: str, folder: Path) -> Character:
     where = f"{where} ({name})"
     aliases = read_texts(fields, "aliases", where)
     for spelling in (name, *aliases):
-        # A name stands in "[Character: <name>], <action>": these would make captions ambiguous.
+        # Captions contain names as "[Character: <name>], <action>". These characters would make them
+        # ambiguous.
         if re.search(r"^\W|[\[\],\"]", spelling):
-            raise wrong(where, "name", spelling, "one or more words, without brackets, quotes or commas")
+            raise field_error(
+                where, "name", spelling, "one or more words, without brackets, quotes or commas"
+            )
     look = fields.get("look") or {}
     if not isinstance(look, dict) or not all(isinstance(x, str) for pair in look.items() for x in pair):
-        raise wrong(where, "look", look, "a mapping of words to words, as 'colour: teal'")
+        raise field_error(where, "look", look, "a mapping of words to words, as 'colour: teal'")
     references = tuple(folder / name for name in read_texts(fields, "references", where))
     for picture in references:
         if not picture.is_file():
-            raise wrong(where, "references", str(picture), "pictures that are there, named from this folder")
+            raise field_error(
+                where, "references", str(picture), "paths of existing images, relative to the YAML file"
+            )
     return Character(
         name,
         aliases,
@@ -214,13 +227,13 @@ def _character(entry: Any, where: str, folder: Path) -> Character:
 
 
 def _check_unique(shows: list[tuple[str, Show]]) -> None:
-    """`shows` are (where it was written, show)."""
+    """Raise if an id, name or alias is used twice. `shows` are pairs (origin for messages, show)."""
     names: dict[str, str] = {}
     ids: dict[str, str] = {}
     for where, show in shows:
         for key in {fold(show.id), fold(show.name)}:
             if key in ids:
-                raise wrong(where, "show", show.id, f"an id and name of its own, but {ids[key]} has it too")
+                raise field_error(where, "show", show.id, f"a unique id and name, but {ids[key]} has it too")
             ids[key] = where
         for character in show.characters:
             for spelling in (character.name, *character.aliases):

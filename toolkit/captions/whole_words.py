@@ -24,5 +24,5 @@ def find_phrases(text: str, phrases: Iterable[str]) -> dict[str, list[tuple[int,
 
 
 def find_phrase(text: str, phrase: str) -> int:
-    """Return where a phrase first starts in the text as whole words; -1 if it is not there. Case matters."""
+    """Return the start of a phrase's first occurrence as whole words; -1 if there is none. Case matters."""
     return min((start for start, _ in find_phrases(text, [phrase])[phrase]), default=-1)

@@ -1,4 +1,4 @@
-"""Names that a person may choose from: the nearest ones to a misspelt name, and errors that list them."""
+"""Looks up names in tables. Errors suggest the names that are most similar to a misspelt one."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ T = TypeVar("T")
 
 
 def fold(name: str) -> str:
-    """The name in lower case with single spaces, for comparing."""
+    """Return a name in lower case with single spaces, for comparison."""
     return " ".join(name.split()).casefold()
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Up to three of the `known` words that are most similar to `word`, in any case, best first.
+    """Return up to three of the `known` words that are most similar to `word`, best first. Case is ignored.
 
-    cutoff: Least similarity by difflib, 0 to 1.
+    cutoff: Smallest similarity by difflib, 0 to 1.
     """
     by_key = {fold(name): name for name in known}
     return [by_key[hit] for hit in difflib.get_close_matches(fold(word), list(by_key), n=3, cutoff=cutoff)]
 
 
 def did_you_mean(near: Iterable[str], known: Iterable[str]) -> str:
-    """The end of an error: the near names, or all known names if none is near."""
+    """Return the end of an error message: the similar names, or all known names if none is similar."""
     near = list(near)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
-    """The entry of a table.
+    """Return the entry of a table.
+
+    Args:
+        table: The entries by name.
+        name: The name given by the user.
+        what: What the entries are, for the message: "captioner", "metric", …
 
     Raises:
-        CastmixError: No such entry; the message has the nearest names, or all. what: "captioner", "metric", …
+        CastmixError: There is no such entry. The message has the similar names, or all names.
     """
     if name in table:
         return table[name]

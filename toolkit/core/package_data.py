@@ -1,4 +1,4 @@
-"""Data folders that come with castmix: beside the package in a checkout, inside it in a wheel."""
+"""Locates castmix's data folders: beside the package in a checkout, inside the package in a wheel."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def presets_folder() -> Path:
-    """The folder ``presets/``."""
+    """Return the folder ``presets/``."""
     return _first(PACKAGE / "_data" / "presets", PACKAGE.parent / "presets")
 
 
 def character_data_folder() -> Path:
-    """The folder ``character_data/``."""
+    """Return the folder ``character_data/``."""
     return _first(PACKAGE / "character_data", PACKAGE.parent / "character_data")
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a source make which clip, and which parts of it cannot be used."""
+"""Assigns the frames of a source video to clips and lists the parts that cannot be used."""
 
 from __future__ import annotations
 
@@ -26,21 +26,26 @@ class ClipSettings:
 
     @property
     def seconds(self) -> float:
-        """Length of a clip."""
+        """Length of a clip in seconds."""
         return self.num_frames / self.fps
 
 
 def plan_clips(source: Path, fingerprint: str, name: str, settings: ClipSettings) -> SourceRecord:
     """Find the shots of a source and assign its frames to clips.
 
-    fingerprint: Of the source's content. name: What the clips' ids begin with. A source that cannot be read
-    becomes a record without clips.
+    A source that cannot be read gives a record without clips.
+
+    Args:
+        source: The video file.
+        fingerprint: Fingerprint of its content.
+        name: Prefix of the clips' ids.
+        settings: Settings of the clips.
     """
     record = SourceRecord(name, path_text(source), fingerprint, 0.0, [], [])
     try:
         with VideoReader(source) as reader:
             for frame in reader:
-                frame.rgb(crop=settings.crop)  # a crop that leaves nothing is found here
+                frame.rgb(crop=settings.crop)  # raises if the crop leaves nothing
                 break
         found = detect_shots(
             source,
@@ -64,7 +69,7 @@ def plan_clips(source: Path, fingerprint: str, name: str, settings: ClipSettings
 
 
 def _damage(found: ShotDetection) -> list[dict[str, Any]]:
-    """Rows of rejected.jsonl for the parts of a file that cannot be decoded."""
+    """Return the rows of rejected.jsonl for the parts of a file that cannot be decoded."""
     rows = [rejected_row(span.start, span.end, "damaged", span.packets) for span in found.undecoded]
     if not found.shots:
         return [*rows, rejected_row(None, None, "unreadable", found.failure or "no frame can be decoded")]
@@ -77,6 +82,6 @@ def _damage(found: ShotDetection) -> list[dict[str, Any]]:
 
 
 def rejected_row(start: float | None, end: float | None, reason: str, value: float | str) -> dict[str, Any]:
-    """A row of rejected.jsonl without its source."""
+    """Return a row of rejected.jsonl, without the source. Times are in seconds."""
     moments = (None if moment is None else round(moment, 6) for moment in (start, end))
     return dict(zip(("start", "end"), moments, strict=True)) | {"reason": reason, "value": value}

@@ -1,6 +1,6 @@
-"""A diffusers `WanPipeline` that the user has loaded already, as castmix's encoders and denoiser.
+"""Wraps a diffusers `WanPipeline` that the user has already loaded as castmix's encoders and denoiser.
 
-Nothing is copied, cast or moved, so the pipeline is afterwards what it was.
+Its modules are not copied, cast or moved. The pipeline stays unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toolkit.models.weights import geometry_of
 
 @dataclass(frozen=True)
 class LoadedPipeline:
-    """The parts of a pipeline in memory."""
+    """The parts of a pipeline in memory, and its settings."""
 
     spec: ModelSpec
     geometry: Geometry
@@ -29,15 +29,15 @@ class LoadedPipeline:
 
 
 def wrap_pipeline(pipe: Any, like: str | None = None) -> LoadedPipeline:
-    """The parts of a WanPipeline.
+    """Wrap the parts of a WanPipeline.
 
     Args:
         pipe: A diffusers `WanPipeline` of Wan 2.1.
-        like: Registry name whose steps, guidance, text length and fps hold. Default: Wan 2.1's, with the
-            shift of the pipeline's scheduler.
+        like: Name in the registry whose steps, guidance scale, text length and fps are used. Default: the
+            settings of Wan 2.1, with the shift of the pipeline's scheduler.
 
     Raises:
-        CastmixError: it is no WanPipeline, or one of Wan 2.2.
+        CastmixError: The object is not a WanPipeline, or it is a Wan 2.2.
     """
     kind = type(pipe).__name__
     if kind != "WanPipeline":
@@ -45,7 +45,7 @@ def wrap_pipeline(pipe: Any, like: str | None = None) -> LoadedPipeline:
             f"castmix.load takes a model's name, a folder or a diffusers WanPipeline, got a {kind}"
         )
     if getattr(pipe, "transformer_2", None) is not None or pipe.config.get("expand_timesteps"):
-        raise CastmixError("this WanPipeline is of Wan 2.2; this version of castmix knows Wan 2.1 only")
+        raise CastmixError("this WanPipeline is a Wan 2.2: this version of castmix supports Wan 2.1 only")
     device = torch.device(pipe._execution_device)
     spec = _spec(pipe, like)
     encoders = WanEncoders(Path(), spec.text_length, device, pipe.text_encoder.dtype, owned=False)

@@ -32,7 +32,7 @@ MODELS: dict[str, ModelSpec] = {
         num_frames=17,
         height=64,
         width=96,
-        download="nothing, it is part of castmix and made anew by `castmix sandbox pretrain`",
+        download="nothing: it is part of castmix, and `castmix sandbox pretrain` recreates it",
     ),
     "wan2.1-t2v-1.3b": ModelSpec(
         name="wan2.1-t2v-1.3b",
