@@ -101,7 +101,7 @@ def test_a_prompt_without_a_known_character_is_reported(
     generate("[Character: Tom], naps.", tmp_path / "x.mp4", **settings)
     assert "note:" not in capsys.readouterr().err
     generate("[Charater: Tom], naps.", tmp_path / "x.mp4", **settings)
-    assert "'[Charater:' begins no tag" in capsys.readouterr().err.replace("\n", " ")
+    assert "'[Charater:' is not the start of a tag" in capsys.readouterr().err.replace("\n", " ")
     generate("[Character: Tom], <hops>.", tmp_path / "x.mp4", **settings)
     assert "no LoRA has the special token <hops>" in capsys.readouterr().err.replace("\n", " ")
     generate(["a red cat", "a blue cat", "a dog"], tmp_path / "many", **settings)
