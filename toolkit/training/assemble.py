@@ -16,6 +16,7 @@ from toolkit.lora.layers import add, restrict_to_heads, trainable
 from toolkit.lora.settings import TOKENS
 from toolkit.models.flow_matching import interpolate
 from toolkit.models.interfaces import Denoiser
+from toolkit.models.precision import fast_dtype
 from toolkit.models.registry import load_denoiser
 from toolkit.models.wan import use_math_attention
 from toolkit.training.appearance_prompt import compare_with_empty, embed_appearance
@@ -85,6 +86,9 @@ def _precision(memory: Memory, device: torch.device) -> torch.dtype:
     """Precision of the forward and backward pass."""
     if memory.precision == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if memory.precision == "bfloat16" and (fast := fast_dtype(device)) != torch.bfloat16:
+        say("note: this CPU would emulate bfloat16, many times slower: computing in float32")
+        return fast
     return torch.bfloat16 if memory.precision == "bfloat16" else torch.float32
 
 

@@ -135,7 +135,7 @@ class Memory:
     Attributes:
         checkpointing: Recompute each block's activations in the backward pass instead of keeping them.
         precision: Precision of the forward and backward pass. auto is bfloat16 on a GPU and float32 on a CPU.
-            The LoRA is always float32.
+            A CPU that only emulates bfloat16 computes in float32. The LoRA is always float32.
         compile: Compile the blocks with torch.compile. The first step takes longer.
     """
 

@@ -19,6 +19,7 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 CHANNELS, DIM, TEXT_DIM, TEXT_LENGTH = 48, 192, 128, 64
 SHIFT = 2.0
+TRAINING_FILE = "training.json"
 
 # Further vocabulary entries. A word is the same token in prose and within a tag. All other text is spelled.
 _GRAMMAR_PIECES = (
@@ -109,10 +110,18 @@ def save_base(
     transformer: WanTransformer3DModel,
     vae: AutoencoderKLWan,
     settings: Mapping[str, object],
+    training: Mapping[str, object] | None = None,
 ) -> None:
     """Save a `WanPipeline` folder in float16. It is written beside an existing folder and then replaces it.
 
-    `settings` are saved as its castmix.json.
+    Args:
+        folder: The folder.
+        tokenizer: Its tokenizer.
+        text_encoder: Its text encoder.
+        transformer: Its DiT.
+        vae: Its VAE.
+        settings: Saved as castmix.json.
+        training: Saved as training.json.
     """
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -126,6 +135,8 @@ def save_base(
     pipeline.to(torch.float16)
     pipeline.save_pretrained(fresh)
     (fresh / "castmix.json").write_text(json.dumps(dict(settings), indent=2) + "\n")
+    if training:
+        (fresh / TRAINING_FILE).write_text(json.dumps(dict(training), indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 

@@ -1,31 +1,44 @@
-"""Draws the pretraining clips of the base model and stores latents, captions and labels in shards."""
+"""Draws the pretraining clips of the base model and stores latents, captions and labels in shards.
+
+A run with a fixed number of clips draws all shards first. A run without an end uses `ClipWindow`: the newest
+shards, and a new one every few hundred steps. Every shard can be drawn again at any time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from toolkit.core.errors import CastmixError
 from toolkit.core.files import save_torch
 from toolkit.core.progress import track
-from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear
-from toolkit.sandbox.world import paint, population
+from toolkit.models.pixels import frames_to_video
+from toolkit.sandbox.base_model.architecture import TEXT_LENGTH, vae_encode
+from toolkit.sandbox.world import diet, paint, population, world
 from toolkit.sandbox.world.actions import BASE_ACTIONS, ROLES
+from toolkit.sandbox.world.moves import MOVES
 from toolkit.sandbox.world.shows import named_looks
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+    from transformers import T5Tokenizer
+
 SHARD = 1000  # clips per file
-PIXEL_SHARDS = 5  # shards that also store pixels, for training the VAE; the DiT needs latents only
 MAX_CREATURES = 3  # per clip
 ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "body": tuple(paint.BODIES),
     "colour": tuple(paint.COLOURS),
     "pattern": paint.PATTERNS,
     "accessory": paint.ACCESSORIES,
-    "action": (*BASE_ACTIONS, *ROLES),
+    "action": (*BASE_ACTIONS, *ROLES, *MOVES),
 }
 
 
@@ -46,11 +59,17 @@ def token_labels(masks: NDArray[np.bool_], patch: int = 16) -> NDArray[np.uint8]
 
 
 def attribute_labels(scenario: population.Scenario) -> NDArray[np.int64]:
-    """Return each creature's look and action as indices, (MAX_CREATURES, len(ATTRIBUTE_VALUES))."""
+    """Return each creature's look and action as indices, (MAX_CREATURES, len(ATTRIBUTE_VALUES)).
+
+    The index of an action is -1 for a combination of moves.
+    """
     rows = np.zeros((MAX_CREATURES, len(ATTRIBUTE_VALUES)), np.int64)
     for row, actor in zip(rows, scenario.actors, strict=False):
         facts = asdict(actor.look) | {"action": actor.action}
-        row[:] = [values.index(facts[kind]) for kind, values in ATTRIBUTE_VALUES.items()]
+        row[:] = [
+            values.index(facts[kind]) if facts[kind] in values else -1
+            for kind, values in ATTRIBUTE_VALUES.items()
+        ]
     return rows
 
 
@@ -64,44 +83,116 @@ class Latents:
     attributes: Tensor  # (N, MAX_CREATURES, attributes), `attribute_labels`
 
 
-def draw_shard(index: int, folder: Path) -> None:
-    """Draw `SHARD` clips and store their latents, captions and labels.
-
-    The linear codec that defines the latents is fitted on the first shard. The first `PIXEL_SHARDS` shards
-    also store pixels.
-    """
+@cache
+def _population() -> tuple[list[world.Look], list[population.NamedCreature]]:
     looks = population.generic_looks(list(named_looks().values()))
-    cast = population.pretraining_cast(looks)
-    scenarios = [population.sample_scenario(index * SHARD + i, looks, cast) for i in range(SHARD)]
-    drawn = [s.draw() for s in track(scenarios, f"drawing shard {index}")]
-    frames = np.stack([picture for picture, _ in drawn])
-    if not (folder / "codec.pt").exists():
-        torch.save(asdict(fit_linear(frames, 48)), folder / "codec.pt")
-    codec = load_codec(folder)
-    if index < PIXEL_SHARDS:
-        np.save(folder / f"pixels-{index:03d}.npy", frames)
-    latents = torch.cat([codec.encode(torch.from_numpy(frames[i : i + 100])) for i in range(0, SHARD, 100)])
+    return looks, population.pretraining_cast(looks)
+
+
+def scenario(index: int) -> population.Scenario:
+    """Return the content of pretraining clip `index`."""
+    return diet.sample_scenario(index, *_population())
+
+
+def draw_shard(index: int, vae: AutoencoderKLWan, path: Path) -> None:
+    """Draw clips `index * SHARD` to `(index + 1) * SHARD - 1` and store latents, captions and labels."""
+    scenarios = [scenario(index * SHARD + i) for i in range(SHARD)]
+    latents, tokens = [], []
+    for start in track(range(0, SHARD, 8), f"drawing shard {index}"):
+        drawn = [one.draw() for one in scenarios[start : start + 8]]
+        with torch.no_grad():
+            video = frames_to_video(np.stack([frames for frames, _ in drawn]))
+            latents.append(vae_encode(vae, video).half())
+        tokens += [torch.from_numpy(token_labels(masks)) for _, masks in drawn]
     shard = {
-        "latents": latents.half(),
-        "captions": [s.caption for s in scenarios],
-        "tokens": torch.from_numpy(np.stack([token_labels(masks) for _, masks in drawn])),
-        "attributes": torch.from_numpy(np.stack([attribute_labels(s) for s in scenarios])),
+        "latents": torch.cat(latents),
+        "captions": [one.caption for one in scenarios],
+        "tokens": torch.stack(tokens),
+        "attributes": torch.from_numpy(np.stack([attribute_labels(one) for one in scenarios])),
     }
-    path = folder / f"latents-{index:03d}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_torch(shard, path)
 
 
-def load_codec(folder: Path) -> LinearCodec:
-    """Load the linear codec that `draw_shard` fitted on the first shard."""
-    return LinearCodec(**torch.load(folder / "codec.pt", weights_only=True))
+def draw_pixels(count: int, first: int = 10**7) -> NDArray[np.uint8]:
+    """Draw clips (N, F, H, W, 3) for the VAE.
+
+    Every second clip is drawn at twice the size and downscaled, as `castmix prepare` does with footage.
+    """
+    clips = []
+    for index in track(range(count), "drawing clips for the VAE"):
+        one = scenario(first + index)
+        if index % 2:
+            big, _ = world.draw(
+                one.actors,
+                one.scene,
+                one.style,
+                height=2 * world.HEIGHT,
+                width=2 * world.WIDTH,
+                camera=one.camera,
+                prop=one.prop,
+            )
+            small = big.reshape(len(big), world.HEIGHT, 2, world.WIDTH, 2, 3).mean((2, 4))
+            clips.append((small + 0.5).astype(np.uint8))
+        else:
+            clips.append(one.draw()[0])
+    return np.stack(clips)
 
 
-def load_latents(folder: Path) -> Latents:
-    """Load the clips of all shards."""
-    shards = [torch.load(p, weights_only=True) for p in sorted(folder.glob("latents-*.pt"))]
+def load_shards(paths: Iterable[Path]) -> Latents:
+    """Load the clips of shards."""
+    shards = [torch.load(path, weights_only=True) for path in paths]
     return Latents(
         torch.cat([s["latents"] for s in shards]),
         [c for s in shards for c in s["captions"]],
         torch.cat([s["tokens"] for s in shards]),
         torch.cat([s["attributes"] for s in shards]),
     )
+
+
+def token_ids(words: T5Tokenizer, captions: Sequence[str]) -> Tensor:
+    """Return token ids (N, TEXT_LENGTH).
+
+    Raises:
+        CastmixError: A caption has more tokens.
+    """
+    ids = words(list(captions), padding="max_length", max_length=TEXT_LENGTH, return_tensors=None).input_ids
+    for caption, row in zip(captions, ids, strict=True):
+        if len(row) > TEXT_LENGTH:
+            raise CastmixError(f"{caption!r} has {len(row)} tokens, at most {TEXT_LENGTH} are possible")
+    return torch.tensor(ids)
+
+
+class ClipWindow:
+    """The clips that each step of a run without an end can use: the newest `WINDOW` shards.
+
+    Args:
+        folder: Folder of the shards. Missing shards are drawn, old ones are deleted.
+        vae: Encodes them.
+        words: Tokenizer of the captions.
+    """
+
+    WINDOW, FIRST, STEPS = 12, 3, 800  # shards; shards of step 0; steps until the next shard
+
+    def __init__(self, folder: Path, vae: AutoencoderKLWan, words: T5Tokenizer) -> None:
+        self.folder, self.vae, self.words = folder, vae, words
+        self.shards = range(0)
+
+    def shards_of(self, step: int) -> range:
+        """Return the indices of the shards that a step uses."""
+        end = self.FIRST + step // self.STEPS
+        return range(max(0, end - self.WINDOW), end)
+
+    def __call__(self, step: int) -> tuple[Latents, Tensor]:
+        """Return the clips of a step, and the token ids of their captions."""
+        if (shards := self.shards_of(step)) != self.shards:
+            files = [self.folder / f"shard-{index:05d}.pt" for index in shards]
+            for index, path in zip(shards, files, strict=True):
+                if not path.exists():
+                    draw_shard(index, self.vae, path)
+            for old in set(self.folder.glob("shard-*.pt")) - set(files):
+                old.unlink()
+            self.data = load_shards(files)
+            self.ids = token_ids(self.words, self.data.captions)
+            self.shards = shards
+        return self.data, self.ids

@@ -1,10 +1,10 @@
-"""Pretrains the sandbox's text encoder and DiT together, from scratch, on latents of generic clips.
+"""Pretrains the sandbox's text encoder and DiT together on latents of generic clips.
 
 The objective is flow matching: v = noise - x0, sigma from a logit-normal (std 1.1, shift 2), caption dropout
 10 %. The optimisers are Muon for matrices and AdamW for the rest. The result is an exponential moving average
 of the weights. Random numbers depend on (seed, step), so that a resumed run gives the same result.
 
-Two aids reduce the number of samples needed. Both fade out over the last third of the run.
+Two aids reduce the number of samples needed. In a run with an end, both fade out over the last third.
 
 - An auxiliary linear head on the tokens of a middle block predicts which creature a token shows, its look and
   its action. The text must therefore reach the right tokens even at high noise levels.
@@ -14,7 +14,7 @@ Two aids reduce the number of samples needed. Both fade out over the last third 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import save_torch
+from toolkit.models.precision import autocast
 from toolkit.models.wan import use_math_attention
 from toolkit.sandbox.base_model.architecture import DIM, SHIFT, new_text_encoder, new_transformer
 from toolkit.sandbox.base_model.clips import ATTRIBUTE_VALUES, MAX_CREATURES, Latents
+from toolkit.sandbox.base_model.muon import Muon
 
 AUXILIARY_BLOCK = 5  # block whose output the auxiliary head takes
 AUXILIARY_WEIGHT, CREATURE_WEIGHT = (
@@ -39,6 +41,7 @@ class TextToVideo(nn.Module):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
+        self.vocab_size = vocab_size
         self.text_encoder = new_text_encoder(vocab_size)
         self.transformer = new_transformer()
         for name, p in self.transformer.named_parameters():
@@ -70,19 +73,31 @@ def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
         inner = ".blocks." in name or "encoder.block." in name
         (matrices if inner and p.ndim == 2 and "relative_attention_bias" not in name else others).append(p)
     return [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=lr, weight_decay=0.01),
         torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 200, tail: float = 0.3) -> float:
-    """Return the learning rate of a step.
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and aids of each step, relative to their full values.
 
-    Linear warm-up, then constant, then linear decay to 2 % of `peak` over the last fraction `tail` of the
-    run.
+    Attributes:
+        steps: Total number of steps. None: no end; nothing falls.
+        start: Step at which the optimisers started, without any state.
     """
-    left = (steps - step) / (tail * steps)
-    return peak * min(1.0, (step + 1) / warmup, max(0.02, left))
+
+    steps: int | None
+    start: int = 0
+
+    def learning_rate(self, step: int, warmup: int = 200, tail: float = 0.3) -> float:
+        """Linear warm-up, then constant, then linear decay to 0.02 over the last fraction `tail` of a run."""
+        left = (self.steps - step) / (tail * self.steps) if self.steps else 1.0
+        return min(1.0, (step - self.start + 1) / warmup, max(0.02, left))
+
+    def aids(self, step: int) -> float:
+        """Constant, then linear decay over the last 35 % of a run."""
+        return min(1.0, (self.steps - step) / (0.35 * self.steps)) if self.steps else 1.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ def sample_batch(data: Latents, ids: Tensor, size: int, seed: int, step: int, de
 def losses(model: TextToVideo, clips: Batch, creatures: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return three losses: velocity MSE, the same with weight 1 + `creatures` on creatures, and auxiliary."""
     s = clips.sigma.view(-1, 1, 1, 1, 1)
-    with torch.autocast(clips.x0.device.type, torch.bfloat16):
+    with autocast(clips.x0.device):
         predicted: Tensor = model((1 - s) * clips.x0 + s * clips.noise, clips.sigma, clips.ids)
         read: Tensor = model.reader(model.seen.pop("tokens"))
     error = (predicted.float() - (clips.noise - clips.x0)).square()
@@ -129,17 +144,22 @@ def losses(model: TextToVideo, clips: Batch, creatures: float) -> tuple[Tensor, 
     clip, token = shown.nonzero(as_tuple=True)
     truth = clips.attributes[clip, clips.tokens[clip, token] - 1]
     for k, answer in enumerate(answers):
-        auxiliary = auxiliary + nn.functional.cross_entropy(answer[clip, token], truth[:, k])
+        told = truth[:, k] >= 0  # a batch without any such token would give NaN
+        if told.any():
+            auxiliary = auxiliary + nn.functional.cross_entropy(answer[clip, token][told], truth[told, k])
     return error.mean(), (weight * error).sum() / weight.expand_as(error).sum(), auxiliary
 
 
+Source = Callable[[int], tuple[Latents, Tensor]]
+"""Returns the clips that a step can use, and the token ids (N, L) of their captions."""
+
+
 def train_dit(
-    data: Latents,
-    ids: Tensor,
-    vocab_size: int,
+    source: Source,
+    model: TextToVideo,
     state_file: Path,
+    schedule: Schedule,
     *,
-    steps: int,
     batch_size: int = 32,
     lr: float = 1.5e-3,
     ema: float = 0.998,
@@ -147,15 +167,14 @@ def train_dit(
     device: str = "cpu",
     save_every: int = 250,
     fast: bool = True,
-) -> Iterator[tuple[int, tuple[float, float], TextToVideo]]:
-    """Train on clips and their token ids (N, L) up to `steps` steps, resuming from `state_file` if it exists.
+) -> Generator[tuple[int, tuple[float, float], TextToVideo], None, None]:
+    """Train a model, resuming from `state_file` if it exists. The last step is saved, too.
 
     Args:
-        data: The clips.
-        ids: Token ids of their captions, (N, L).
-        vocab_size: Size of the vocabulary.
-        state_file: Training state, saved every `save_every` steps.
-        steps: Total number of steps.
+        source: The clips of each step.
+        model: The model, with its initial weights.
+        state_file: Training state, saved every `save_every` steps, and when the caller closes the iterator.
+        schedule: Learning rate and aids.
         batch_size: Clips per step.
         lr: Peak learning rate.
         ema: Decay of the averaged weights.
@@ -168,31 +187,44 @@ def train_dit(
         (step, (velocity error, auxiliary loss), averaged model) after every step.
     """
     torch.manual_seed(seed)
-    model, average = TextToVideo(vocab_size).to(device), TextToVideo(vocab_size).to(device)
+    model, average = model.to(device), TextToVideo(model.vocab_size).to(device)
     average.load_state_dict(model.state_dict())
     average.requires_grad_(False)
     optims = optimizers(model, lr)
-    start = _restore(state_file, model, average, optims, device)
+    step = _restore(state_file, model, average, optims, device) or schedule.start
     if fast:
         if device == "cpu":  # takes half the time of flash attention on a CPU, backward included
             use_math_attention(model.transformer)
         model.transformer.compile_repeated_blocks()
-    for step in range(start, steps):
-        aid_weight = min(1.0, (steps - step) / (0.35 * steps))
-        clips = sample_batch(data, ids, batch_size, seed, step, device)
-        loss, weighted, auxiliary = losses(model, clips, aid_weight * CREATURE_WEIGHT)
-        if not math.isfinite(loss.item()):
-            raise CastmixError(
-                f"the loss is {loss.item()} at step {step}, training diverged: "
-                f"the last good state is in {state_file}"
-            )
-        total = weighted + aid_weight * AUXILIARY_WEIGHT * auxiliary
-        total.backward()  # type: ignore[no-untyped-call]
-        _update(model, optims, learning_rate(step, steps, lr))
-        _update_average(average, model, min(ema, (step + 1) / (step + 10)))
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            _save(state_file, step + 1, model, average, optims)
-        yield step + 1, (loss.item(), auxiliary.item()), average
+    while schedule.steps is None or step < schedule.steps:
+        batch = sample_batch(*source(step), batch_size, seed, step, device)
+        errors = train_step(model, optims, batch, schedule.aids(step), lr * schedule.learning_rate(step))
+        step += 1
+        _update_average(average, model, min(ema, (step - schedule.start) / (step - schedule.start + 9)))
+        if step % save_every == 0 or step == schedule.steps:
+            _save(state_file, step, model, average, optims)
+        try:
+            yield step, errors, average
+        except GeneratorExit:
+            _save(state_file, step, model, average, optims)
+            raise
+
+
+def train_step(
+    model: TextToVideo, optims: Sequence[torch.optim.Optimizer], batch: Batch, aids: float, lr: float
+) -> tuple[float, float]:
+    """Update a model once. Returns (velocity error, auxiliary loss).
+
+    Raises:
+        CastmixError: The error is not finite. The model is not updated.
+    """
+    loss, weighted, auxiliary = losses(model, batch, aids * CREATURE_WEIGHT)
+    total = weighted + aids * AUXILIARY_WEIGHT * auxiliary
+    if not math.isfinite(total.item()):
+        raise CastmixError(f"the loss is {total.item()}, training diverged: go on from the last saved state")
+    total.backward()  # type: ignore[no-untyped-call]
+    _update(model, optims, lr)
+    return loss.item(), auxiliary.item()
 
 
 def _update(model: nn.Module, optims: Sequence[torch.optim.Optimizer], lr: float) -> None:

@@ -1,15 +1,15 @@
-"""Trains the sandbox's VAE on the latents that `linear_codec` defines.
+"""Trains the sandbox's VAE, starting from the latents that `linear_codec` defines.
 
-The encoder is trained to predict these latents, the decoder to reconstruct the video from them. For two
-thirds of the steps the two are trained separately: the decoder gets exact latents with a little noise, which
-makes it robust to the DiT's errors. Afterwards half of its inputs are the encoder's output, and the
-reconstruction error also trains the encoder.
+For a third of the steps, the encoder is trained to predict these latents. The decoder reconstructs the video
+from them, or from the encoder's latents. Afterwards both are trained to reconstruct the video, and the
+latents may move away from their definition a little. Latents get a little noise before they are decoded,
+which makes the decoder robust to the DiT's errors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from toolkit.core.errors import CastmixError
 from toolkit.core.files import save_torch
 from toolkit.models.pixels import frames_to_video
-from toolkit.sandbox.base_model.architecture import new_vae, vae_decode, vae_encode
+from toolkit.models.precision import autocast
+from toolkit.sandbox.base_model.architecture import vae_decode, vae_encode
 from toolkit.sandbox.base_model.linear_codec import LinearCodec
+from toolkit.sandbox.base_model.muon import Muon
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
+
+FIRST_FRAME_WEIGHT = 2.0
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
     """Return the peak signal-to-noise ratio of two videos in [-1, 1] in dB."""
     return -10 * math.log10(((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().mean().item())
+
+
+def first_and_other_frames(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Return the PSNR of the first frame and of the other frames of videos (B, 3, F, H, W), in dB."""
+    return psnr(a[:, :, :1], b[:, :, :1]), psnr(a[:, :, 1:], b[:, :, 1:])
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float:
@@ -57,7 +67,7 @@ class ConvMuon:
         known = set(map(id, self.weights))
         rest = [p for p in module.parameters() if id(p) not in known]
         self.optims = [
-            torch.optim.Muon(self.flat, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            Muon(self.flat, lr=lr),
             torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
@@ -92,62 +102,69 @@ def losses(
     frames: NDArray[np.uint8],
     g: torch.Generator,
     *,
-    joint: bool,
+    progress: float,
     device: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the training loss of clips (B, F, H, W, 3), and the mean squared error of the reconstruction.
 
-    The loss is MSE + 0.1 L1 of the video, plus 0.3 MSE of the latents. The decoder gets the codec's latents
-    with noise of std 0.06. With `joint`, half of the clips use the encoder's latents instead.
+    The loss is the MSE of the video, where the first frame counts `FIRST_FRAME_WEIGHT` times, plus the MSE of
+    the latents with a weight that falls from 0.3 to 0.03 over the first third of the run. The decoder gets
+    latents with noise of std 0.06.
+
+    progress: Share of the steps done, 0 to 1.
     """
     video = frames_to_video(frames).to(device).contiguous(memory_format=torch.channels_last_3d)
     target = codec.encode(torch.from_numpy(frames)).to(device)
     noise = 0.06 * torch.randn(target.shape, generator=g).to(device)
-    with torch.autocast(device, torch.bfloat16):
+    with autocast(device):
         latents = vae_encode(vae, video)
-        source = target
-        if joint:
-            half = (torch.arange(len(frames)) % 2 == 0).view(-1, 1, 1, 1, 1).to(device)
-            source = torch.where(half, latents.float(), target)
+        source = latents.float()
+        if progress < 1 / 3:
+            own = (torch.rand(len(frames), generator=g) < 0.5).view(-1, 1, 1, 1, 1).to(device)
+            source = torch.where(own, source, target)
         decoded = vae_decode(vae, source + noise)
-    error = decoded.float() - video
-    reconstruction = error.square().mean() + 0.1 * error.abs().mean()
-    latent = (latents.float() - target).square().mean()
-    return reconstruction + 0.3 * latent, error.square().mean()
+    error = (decoded.float() - video).square()
+    weight = torch.ones(error.shape[2], device=device)
+    weight[0] = FIRST_FRAME_WEIGHT
+    latent_weight = max(0.03, 0.3 - 0.81 * progress)
+    latent_error = (latents.float() - target).square().mean()
+    reconstruction = (weight.view(-1, 1, 1) / weight.mean() * error).mean()
+    return reconstruction + latent_weight * latent_error, error.mean()
 
 
 def train_vae(
     frames: NDArray[np.uint8],
     codec: LinearCodec,
+    vae: AutoencoderKLWan,
     state_file: Path,
     *,
     steps: int,
-    batch_size: int = 4,
-    lr: float = 3e-3,
+    batch_size: int = 2,
+    lr: float = 2e-3,
     seed: int = 0,
     device: str = "cpu",
-    save_every: int = 100,
-    fast: bool = True,
-) -> Iterator[tuple[int, float, nn.Module]]:
+    save_every: int = 50,
+    fast: bool = False,
+) -> Generator[tuple[int, float, nn.Module], None, None]:
     """Train on clips (N, F, H, W, 3) uint8 up to `steps` steps, resuming from `state_file` if it exists.
 
     Args:
         frames: The clips.
         codec: Defines the target latents.
-        state_file: Training state, saved every `save_every` steps.
+        vae: The VAE, with its initial weights.
+        state_file: Training state, saved every `save_every` steps, and when the caller closes the iterator.
         steps: Total number of steps.
         batch_size: Clips per step.
         lr: Peak learning rate.
         seed: Random seed.
         device: Device to train on.
         save_every: Interval of saved states, in steps.
-        fast: Compile encoder and decoder. The first step then takes longer.
+        fast: Compile encoder and decoder. On a CPU this takes minutes.
 
     Yields:
         (step, mean squared error of the video, vae) after every step.
     """
-    torch.manual_seed(seed)
-    vae = new_vae().to(device)
+    vae = vae.to(device)
     channels_last(vae)
     optim = ConvMuon(vae, lr)
     start = 0
@@ -156,17 +173,26 @@ def train_vae(
         vae.load_state_dict(state["vae"])
         optim.load_state_dict(state["optim"])
         start = int(state["step"])
+
+    def save(step: int) -> None:
+        save_torch({"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step}, state_file)
+
     if fast:
         vae.encoder.compile()
         vae.decoder.compile()
     for step in range(start, steps):
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         pick = frames[torch.randint(len(frames), (batch_size,), generator=g).numpy()]
-        loss, error = losses(vae, codec, pick, g, joint=step > 2 * steps // 3, device=device)
+        loss, error = losses(vae, codec, pick, g, progress=step / steps, device=device)
+        if not math.isfinite(loss.item()):
+            raise CastmixError(f"the loss is {loss.item()} at step {step}, training of the VAE diverged")
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optim.step(learning_rate(step, steps, lr))
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            state = {"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step + 1}
-            save_torch(state, state_file)
-        yield step + 1, error.item(), vae
+            save(step + 1)
+        try:
+            yield step + 1, error.item(), vae
+        except GeneratorExit:
+            save(step + 1)
+            raise

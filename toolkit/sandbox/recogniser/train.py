@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from toolkit.core.files import safetensors_bytes, save_torch, write_atomic
 from toolkit.models.pixels import from_bytes
+from toolkit.models.precision import autocast
 from toolkit.sandbox.recogniser import truth as data
 from toolkit.sandbox.recogniser.examples import (
     SHARD,
@@ -91,7 +92,7 @@ def fit(
             group["lr"] = (
                 lr * min(1, (step + 1) / 40) * (0.01 + 0.99 * math.cos(math.pi / 2 * step / steps) ** 2)
             )
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             loss = loss_of(g)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.sandbox.world import paint, scenery
-from toolkit.sandbox.world.actions import ACTIONS, GIFT_ARRIVES, GIFT_LEAVES, ROLES, find_interaction
+from toolkit.sandbox.world.actions import GIFT_ARRIVES, GIFT_LEAVES, ROLES, find_interaction
+from toolkit.sandbox.world.moves import find_motion
 
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 64, 96, 17, 8.0
 PERIOD = NUM_FRAMES / FPS  # seconds; one clip lasts one period of an action
@@ -44,7 +45,7 @@ class Actor:
 
     Attributes:
         look: Its appearance.
-        action: Key of `actions.ACTIONS`.
+        action: Key of `actions.ACTIONS` or of `moves.PHRASES`.
         style: "cartoon" or "realistic".
         x: Horizontal position of its centre, in picture heights.
         name: Name, "" for generic creatures.
@@ -85,7 +86,7 @@ def pose(actor: Actor, seconds: Array) -> dict[str, Array]:
     """Return the pose of an actor at the given times, as arrays per frame."""
     p = (np.asarray(seconds, np.float32) / PERIOD + actor.phase).astype(np.float32)
     rest = {"dx": 0 * p, "dy": 0 * p, "rot": 0 * p, "sx": 1 + 0 * p, "sy": 1 + 0 * p, "step": 0 * p}
-    move = rest | ACTIONS[actor.action](p)
+    move = rest | find_motion(actor.action)(p)
     reach = 1.0 if actor.action in ROLES else actor.size / SOLO_SIZE
     return {
         "x": actor.x + reach * move["dx"],
@@ -176,15 +177,15 @@ def draw(
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), masks
 
 
-def arrange(actors: Sequence[Actor], rng: np.random.Generator) -> tuple[Actor, ...]:
+def arrange(actors: Sequence[Actor], rng: np.random.Generator, distance: float = 1.0) -> tuple[Actor, ...]:
     """Place actors side by side, the first one on the left, or as their interaction requires.
 
     Positions and sizes vary only a little, because more variation would lengthen the base model's
-    pretraining.
+    pretraining. `distance` scales the distances of actors without an interaction: below 0.7 they overlap.
     """
     width, n = WIDTH / HEIGHT, len(actors)
     size = (SOLO_SIZE, 0.23, 0.185)[n - 1]
-    xs = [width * (i + 0.5) / n for i in range(n)]
+    xs = [width * (0.5 + distance * ((i + 0.5) / n - 0.5)) for i in range(n)]
     ground = 0.88
     grounds = [ground] * n
     played = find_interaction(tuple(a.action for a in actors))

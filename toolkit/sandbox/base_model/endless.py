@@ -1,0 +1,159 @@
+"""Pretrains the sandbox's base model without an end, from the newest committed weights (`warm_start`).
+
+The run can be stopped or killed at any time. It goes on to the same weights as an uninterrupted run. Files of
+its folder:
+
+| file | content |
+|---|---|
+| `start.json`, `vae.pt`, `dit.state` | all that is needed to go on |
+| `pixels.npy`, `codec.pt`, `vae.state` | while the VAE is trained |
+| `clips/` | clips of the current steps; missing ones are drawn again |
+| `base/` | the newest averaged weights as a model folder |
+| `loss.jsonl`, `vae.jsonl`, `scores.jsonl` | history |
+| `sheets/` | contact sheets |
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+
+from toolkit.core.files import save_torch, write_atomic
+from toolkit.core.progress import say
+from toolkit.core.signals import stop_signals
+from toolkit.sandbox.base_model import history, warm_start
+from toolkit.sandbox.base_model.clips import ClipWindow
+from toolkit.sandbox.base_model.previews import tokenizer
+from toolkit.sandbox.base_model.quick_score import PROMPTS, quick_score
+from toolkit.sandbox.base_model.train_dit import Schedule, TextToVideo, train_dit
+from toolkit.sandbox.base_model.vae_stage import train_vae_in, vae_clips
+
+BATCH_SIZE, LEARNING_RATE, AVERAGE = 32, 1.5e-3, 0.9995
+SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 50, 100, 1000  # steps
+CODEC_CLIPS = 800  # clips to fit the codec on
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its folder, its random seed, the signal to stop, and the prompts of each kind for the scores."""
+
+    folder: Path
+    seed: int
+    stop: threading.Event
+    prompts: int
+
+
+def train(
+    folder: Path, *, vae_steps: int, dit_steps: int | None = None, prompts: int = PROMPTS, seed: int = 0
+) -> None:
+    """Train until SIGTERM or SIGINT, or until the DiT has done `dit_steps` steps in this run.
+
+    Args:
+        folder: Folder of the run.
+        vae_steps: Training steps of the VAE, if the run starts from the base that ships.
+        dit_steps: Training steps of the DiT. Default: no end.
+        prompts: Number of prompts of each kind for the scores. 0: no scores.
+        seed: Random seed.
+    """
+    torch.set_num_threads(1)
+    with stop_signals() as stop:
+        run = Run(folder, seed, stop, prompts)
+        origin, first_step = _origin(folder)
+        if (vae := _vae(run, origin, vae_steps)) is not None:
+            last_step = None if dit_steps is None else first_step + dit_steps
+            _train_dit(run, origin, first_step, last_step, vae)
+        say("stopped" if stop.is_set() else "done")
+
+
+def _origin(folder: Path) -> tuple[Path, int]:
+    """Return the folder of the weights that the run started from, and their steps."""
+    path = folder / "start.json"
+    if not path.exists():
+        newest = warm_start.newest_weights()
+        row = {"weights": newest.name, "steps": warm_start.steps_done(newest), "samples_a_step": BATCH_SIZE}
+        write_atomic(path, json.dumps(row) + "\n")
+    row = json.loads(path.read_text())
+    return warm_start.SHIPPED.with_name(row["weights"]), int(row["steps"])
+
+
+def _vae(run: Run, origin: Path, steps: int) -> AutoencoderKLWan | None:
+    """Return the VAE of a run: that of its origin, or trained here if the origin is the base that ships.
+
+    Returns None if the training was stopped.
+    """
+    folder, vae = run.folder, warm_start.load_vae(origin)
+    if not (folder / "vae.pt").exists():
+        if origin == warm_start.SHIPPED:
+            if not (folder / "codec.pt").exists():
+                say("fitting the codec to the VAE")
+                codec = warm_start.codec_of_vae(vae, vae_clips(folder)[:CODEC_CLIPS])
+                save_torch(asdict(codec), folder / "codec.pt")
+            if not train_vae_in(folder, vae, steps, seed=run.seed, stop=run.stop):
+                return None
+        save_torch(vae.state_dict(), folder / "vae.pt")
+        for no_longer_needed in ("pixels.npy", "codec.pt", "vae.state"):
+            (folder / no_longer_needed).unlink(missing_ok=True)
+    vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True))
+    return vae
+
+
+def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, vae: AutoencoderKLWan) -> None:
+    """Train DiT and text encoder until the signal to stop, or until `last_step`."""
+    words, state = tokenizer(), run.folder / "dit.state"
+    model = TextToVideo(len(words)) if state.exists() else warm_start.load_text_to_video(origin, words)
+    if not (run.folder / "scores.jsonl").exists():
+        _score(run, first_step, model, vae)
+    training = train_dit(
+        ClipWindow(run.folder / "clips", vae, words),
+        model,
+        state,
+        Schedule(None, first_step),
+        batch_size=BATCH_SIZE,
+        lr=LEARNING_RATE,
+        ema=AVERAGE,
+        seed=run.seed,
+        save_every=SAVE_EVERY,
+    )
+    losses: list[tuple[float, float]] = []
+    began = time.monotonic()
+    for step, errors, average in training:
+        losses.append(errors)
+        if step % LOSS_EVERY == 0:
+            _log_loss(run, step, losses, time.monotonic() - began)
+            losses.clear()
+            began = time.monotonic()
+        if step % SCORE_EVERY == 0:
+            _score(run, step, average, vae)
+            began = time.monotonic()
+        if run.stop.is_set() or step == last_step:
+            training.close()
+
+
+def _log_loss(run: Run, step: int, losses: list[tuple[float, float]], seconds: float) -> None:
+    """Write a row of `loss.jsonl`: mean losses since the row before, and samples per second."""
+    loss, auxiliary = (round(float(value), 4) for value in np.mean(losses, 0))
+    rate = round(len(losses) * BATCH_SIZE / seconds, 2)
+    row = {"step": step, "loss": loss, "auxiliary": auxiliary, "rate": rate, "time": round(time.time())}
+    history.go_on_from(run.folder / "loss.jsonl", step - 1)
+    history.append(run.folder / "loss.jsonl", row)
+    say(f"step {step}: loss {loss}, auxiliary loss {auxiliary}, {rate} samples a second")
+
+
+def _score(run: Run, step: int, model: TextToVideo, vae: AutoencoderKLWan) -> None:
+    """Save the weights as `base`, and write a row of `scores.jsonl` and a contact sheet."""
+    base = run.folder / "base"
+    warm_start.save_weights(base, model, vae, step)
+    if not run.prompts:
+        return
+    began = time.monotonic()
+    row = quick_score(base, run.folder / "sheets" / f"dit-{step:06d}.png", run.prompts)
+    history.go_on_from(run.folder / "scores.jsonl", step - 1)
+    history.append(run.folder / "scores.jsonl", {"step": step, "prompts": run.prompts, **row})
+    say(f"step {step}: {row}, measured in {time.monotonic() - began:.0f} s")
