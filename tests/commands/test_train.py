@@ -248,7 +248,10 @@ def test_checkpointing_trains_the_same_lora(show: Path, tiny_wan: Path, tmp_path
         assert torch.allclose(two.tensors[name][1], b, atol=1e-3)
 
 
-def test_bfloat16_rounds_and_auto_is_float32_on_a_cpu(show: Path, tiny_wan: Path, tmp_path: Path) -> None:
+def test_bfloat16_rounds_and_auto_is_float32_on_a_cpu(
+    show: Path, tiny_wan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.training.assemble.fast_dtype", lambda device: torch.bfloat16)
     precisions: tuple[Any, ...] = ("float32", "auto", "bfloat16")
     files, losses = [], []
     for precision in precisions:
@@ -261,6 +264,24 @@ def test_bfloat16_rounds_and_auto_is_float32_on_a_cpu(show: Path, tiny_wan: Path
     assert losses[2] == pytest.approx(losses[0], rel=0.02)
     for tensors in load_file(files[2]), load_checkpoint(tmp_path / "bfloat16").tensors:  # itself not rounded
         assert any((one != one.bfloat16().float()).any() for one in tensors.values())
+
+
+def test_a_cpu_that_emulates_bfloat16_computes_in_float32_and_says_so(
+    show: Path,
+    tiny_wan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("toolkit.training.assemble.fast_dtype", lambda device: torch.float32)
+    files = []
+    for precision in ("float32", "bfloat16"):
+        memory = Memory(precision=precision)  # type: ignore[arg-type]
+        files.append(train([show], tmp_path / precision, model=str(tiny_wan), steps=2, memory=memory))
+    assert load_lora(files[0]).tensors.keys() == load_lora(files[1]).tensors.keys()
+    for name, value in load_file(files[0]).items():
+        assert torch.equal(value, load_file(files[1])[name])
+    assert "would emulate bfloat16" in capsys.readouterr().err
 
 
 def test_previews_are_sampled_while_training(show: Path, tiny_wan: Path, tmp_path: Path) -> None:

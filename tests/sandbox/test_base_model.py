@@ -72,7 +72,7 @@ def test_the_base_follows_the_prompts_colour() -> None:
 def test_a_contact_sheet_has_a_video_in_each_row_and_every_fourth_frame(tmp_path: Path) -> None:
     from PIL import Image
 
-    from toolkit.sandbox.base_model.pretrain import contact_sheet
+    from toolkit.sandbox.base_model.previews import contact_sheet
 
     levels = torch.linspace(-1, 1, 17)
     brighter = levels.view(1, -1, 1, 1).expand(3, 17, 64, 96)

@@ -8,8 +8,8 @@ import torch
 def fast_dtype(device: torch.device | str) -> torch.dtype:
     """Return the format for autocast: bfloat16 where the device computes in it natively, otherwise float32.
 
-    A CPU without AVX512-BF16 or AMX emulates bfloat16. Measured on such an EPYC: 40 GFLOP/s in float32, 0.6 in
-    bfloat16.
+    A CPU without AVX512-BF16 or AMX emulates bfloat16. Measured on such an EPYC: 40 GFLOP/s in float32, 0.6
+    in bfloat16.
     """
     if torch.device(device).type != "cpu":
         return torch.bfloat16

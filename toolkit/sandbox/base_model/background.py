@@ -86,11 +86,11 @@ def only_process(folder: Path) -> Iterator[None]:
 
 def main() -> None:
     """Train: the arguments are the folder, and the options as a JSON object."""
+    from toolkit.sandbox.base_model.endless import train
+
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     os.nice(19)
     with only_process(folder):
-        from toolkit.sandbox.base_model.endless import train
-
         train(folder, **options)
 
 

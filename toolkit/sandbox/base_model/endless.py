@@ -42,16 +42,23 @@ CODEC_CLIPS = 800  # clips to fit the codec on
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its folder, its random seed, the signal to stop, and the prompts of each kind for the scores."""
+    """Folder and seed of a run, the signal to stop, prompts of each kind for scores, whether to compile."""
 
     folder: Path
     seed: int
     stop: threading.Event
     prompts: int
+    fast: bool
 
 
 def train(
-    folder: Path, *, vae_steps: int, dit_steps: int | None = None, prompts: int = PROMPTS, seed: int = 0
+    folder: Path,
+    *,
+    vae_steps: int,
+    dit_steps: int | None = None,
+    prompts: int = PROMPTS,
+    seed: int = 0,
+    fast: bool = True,
 ) -> None:
     """Train until SIGTERM or SIGINT, or until the DiT has done `dit_steps` steps in this run.
 
@@ -61,10 +68,11 @@ def train(
         dit_steps: Training steps of the DiT. Default: no end.
         prompts: Number of prompts of each kind for the scores. 0: no scores.
         seed: Random seed.
+        fast: Compile the DiT.
     """
     torch.set_num_threads(1)
     with stop_signals() as stop:
-        run = Run(folder, seed, stop, prompts)
+        run = Run(folder, seed, stop, prompts, fast)
         origin, first_step = _origin(folder)
         if (vae := _vae(run, origin, vae_steps)) is not None:
             last_step = None if dit_steps is None else first_step + dit_steps
@@ -107,6 +115,7 @@ def _vae(run: Run, origin: Path, steps: int) -> AutoencoderKLWan | None:
 def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, vae: AutoencoderKLWan) -> None:
     """Train DiT and text encoder until the signal to stop, or until `last_step`."""
     words, state = tokenizer(), run.folder / "dit.state"
+    torch.manual_seed(run.seed)  # for the weights that the origin does not have
     model = TextToVideo(len(words)) if state.exists() else warm_start.load_text_to_video(origin, words)
     if not (run.folder / "scores.jsonl").exists():
         _score(run, first_step, model, vae)
@@ -120,6 +129,7 @@ def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, v
         ema=AVERAGE,
         seed=run.seed,
         save_every=SAVE_EVERY,
+        fast=run.fast,
     )
     losses: list[tuple[float, float]] = []
     began = time.monotonic()

@@ -16,7 +16,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Return a matrix with the same singular vectors and singular values near 1 (0.7 to 1.2)."""
+    """Return a matrix with the same singular vectors, and singular values of about 1."""
     a, b, c = COEFFICIENTS
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     x = wide / wide.norm().clamp(min=1e-7)
