@@ -107,8 +107,8 @@ def test_clips_that_are_lost_are_drawn_again(
 
 def test_the_window_grows_then_moves() -> None:
     window = ClipWindow(Path("unused"), None, None)  # type: ignore[arg-type]
-    assert list(window.shards_of(0)) == [0, 1, 2]
-    assert list(window.shards_of(window.STEPS)) == [0, 1, 2, 3]
+    assert window.shards_of(0) == window.shards_of(window.STEPS - 1) == range(window.FIRST)
+    assert window.shards_of(window.STEPS) == range(window.FIRST + 1)
     late = window.shards_of(100 * window.STEPS)
     assert len(late) == window.WINDOW
     assert window.shards_of(101 * window.STEPS) == range(late.start + 1, late.stop + 1)

@@ -9,6 +9,16 @@ from collections.abc import Iterator
 from types import FrameType
 
 
+class StoppedError(Exception):
+    """Work ended early, because a signal to stop arrived."""
+
+
+def raise_if_set(stop: threading.Event | None) -> None:
+    """Raise `StoppedError` if the event of `stop_signals` is set."""
+    if stop is not None and stop.is_set():
+        raise StoppedError
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
     """Catch SIGINT and SIGTERM. The first signal sets the event, the second ends the program as usual.

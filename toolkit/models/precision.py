@@ -13,7 +13,7 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     """
     if torch.device(device).type != "cpu":
         return torch.bfloat16
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older releases cannot tell
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases cannot tell
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 

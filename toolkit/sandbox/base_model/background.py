@@ -49,7 +49,7 @@ def start(folder: Path, options: dict[str, Any]) -> str:
     return (
         f"training in the background: process {child.pid}, {folder}\n"
         f"look at it:  castmix sandbox pretrain --status {folder}\n"
-        f"stop it:     kill {child.pid}"
+        f"stop it:     kill {child.pid} (it saves its state first)"
     )
 
 

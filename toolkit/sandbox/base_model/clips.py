@@ -6,6 +6,7 @@ shards, and a new one every few hundred steps. Every shard can be drawn again at
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from torch import Tensor
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import save_torch
 from toolkit.core.progress import track
+from toolkit.core.signals import raise_if_set
 from toolkit.models.pixels import frames_to_video
 from toolkit.sandbox.base_model.architecture import TEXT_LENGTH, vae_encode
 from toolkit.sandbox.world import diet, paint, population, world
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
     from transformers import T5Tokenizer
 
-SHARD = 1000  # clips per file
+SHARD = 250  # clips per file
 MAX_CREATURES = 3  # per clip
 ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "body": tuple(paint.BODIES),
@@ -114,14 +116,14 @@ def draw_shard(index: int, vae: AutoencoderKLWan, path: Path) -> None:
     save_torch(shard, path)
 
 
-def draw_pixels(count: int, first: int = 10**7) -> NDArray[np.uint8]:
+def draw_pixels(indices: Iterable[int]) -> NDArray[np.uint8]:
     """Draw clips (N, F, H, W, 3) for the VAE.
 
     Every second clip is drawn at twice the size and downscaled, as `castmix prepare` does with footage.
     """
     clips = []
-    for index in track(range(count), "drawing clips for the VAE"):
-        one = scenario(first + index)
+    for index in indices:
+        one = scenario(index)
         if index % 2:
             big, _ = world.draw(
                 one.actors,
@@ -170,12 +172,15 @@ class ClipWindow:
         folder: Folder of the shards. Missing shards are drawn, old ones are deleted.
         vae: Encodes them.
         words: Tokenizer of the captions.
+        stop: Signal to stop. It is looked at before each shard that is drawn.
     """
 
-    WINDOW, FIRST, STEPS = 12, 3, 800  # shards; shards of step 0; steps until the next shard
+    WINDOW, FIRST, STEPS = 48, 12, 200  # shards; shards of step 0; steps until the next shard
 
-    def __init__(self, folder: Path, vae: AutoencoderKLWan, words: T5Tokenizer) -> None:
-        self.folder, self.vae, self.words = folder, vae, words
+    def __init__(
+        self, folder: Path, vae: AutoencoderKLWan, words: T5Tokenizer, stop: threading.Event | None = None
+    ) -> None:
+        self.folder, self.vae, self.words, self.stop = folder, vae, words, stop
         self.shards = range(0)
 
     def shards_of(self, step: int) -> range:
@@ -184,11 +189,16 @@ class ClipWindow:
         return range(max(0, end - self.WINDOW), end)
 
     def __call__(self, step: int) -> tuple[Latents, Tensor]:
-        """Return the clips of a step, and the token ids of their captions."""
+        """Return the clips of a step, and the token ids of their captions.
+
+        Raises:
+            StoppedError: The signal to stop arrived while clips were missing.
+        """
         if (shards := self.shards_of(step)) != self.shards:
             files = [self.folder / f"shard-{index:05d}.pt" for index in shards]
             for index, path in zip(shards, files, strict=True):
                 if not path.exists():
+                    raise_if_set(self.stop)
                     draw_shard(index, self.vae, path)
             for old in set(self.folder.glob("shard-*.pt")) - set(files):
                 old.unlink()

@@ -6,7 +6,7 @@ its folder:
 | file | content |
 |---|---|
 | `start.json`, `vae.pt`, `dit.state` | all that is needed to go on |
-| `pixels.npy`, `codec.pt`, `vae.state` | while the VAE is trained |
+| `pixels/`, `codec.pt`, `vae.state` | while the VAE is trained |
 | `clips/` | clips of the current steps; missing ones are drawn again |
 | `base/` | the newest averaged weights as a model folder |
 | `loss.jsonl`, `vae.jsonl`, `scores.jsonl` | history |
@@ -16,6 +16,7 @@ its folder:
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from diffusers import AutoencoderKLWan
 
 from toolkit.core.files import save_torch, write_atomic
 from toolkit.core.progress import say
-from toolkit.core.signals import stop_signals
+from toolkit.core.signals import StoppedError, raise_if_set, stop_signals
 from toolkit.sandbox.base_model import history, warm_start
 from toolkit.sandbox.base_model.clips import ClipWindow
 from toolkit.sandbox.base_model.previews import tokenizer
@@ -74,10 +75,11 @@ def train(
     with stop_signals() as stop:
         run = Run(folder, seed, stop, prompts, fast)
         origin, first_step = _origin(folder)
-        if (vae := _vae(run, origin, vae_steps)) is not None:
-            last_step = None if dit_steps is None else first_step + dit_steps
-            _train_dit(run, origin, first_step, last_step, vae)
-        say("stopped" if stop.is_set() else "done")
+        last_step = None if dit_steps is None else first_step + dit_steps
+        try:
+            _train_dit(run, origin, first_step, last_step, _vae(run, origin, vae_steps))
+        except StoppedError:
+            say("stopped")
 
 
 def _origin(folder: Path) -> tuple[Path, int]:
@@ -91,23 +93,20 @@ def _origin(folder: Path) -> tuple[Path, int]:
     return warm_start.SHIPPED.with_name(row["weights"]), int(row["steps"])
 
 
-def _vae(run: Run, origin: Path, steps: int) -> AutoencoderKLWan | None:
-    """Return the VAE of a run: that of its origin, or trained here if the origin is the base that ships.
-
-    Returns None if the training was stopped.
-    """
+def _vae(run: Run, origin: Path, steps: int) -> AutoencoderKLWan:
+    """Return the VAE of a run: that of its origin, or trained here if the origin is the base that ships."""
     folder, vae = run.folder, warm_start.load_vae(origin)
     if not (folder / "vae.pt").exists():
         if origin == warm_start.SHIPPED:
             if not (folder / "codec.pt").exists():
                 say("fitting the codec to the VAE")
-                codec = warm_start.codec_of_vae(vae, vae_clips(folder)[:CODEC_CLIPS])
+                codec = warm_start.codec_of_vae(vae, vae_clips(folder, run.stop)[:CODEC_CLIPS])
                 save_torch(asdict(codec), folder / "codec.pt")
-            if not train_vae_in(folder, vae, steps, seed=run.seed, stop=run.stop):
-                return None
+            train_vae_in(folder, vae, steps, seed=run.seed, stop=run.stop)
         save_torch(vae.state_dict(), folder / "vae.pt")
-        for no_longer_needed in ("pixels.npy", "codec.pt", "vae.state"):
-            (folder / no_longer_needed).unlink(missing_ok=True)
+        for no_longer_needed in (folder / "codec.pt", folder / "vae.state"):
+            no_longer_needed.unlink(missing_ok=True)
+        shutil.rmtree(folder / "pixels", ignore_errors=True)
     vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True))
     return vae
 
@@ -120,7 +119,7 @@ def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, v
     if not (run.folder / "scores.jsonl").exists():
         _score(run, first_step, model, vae)
     training = train_dit(
-        ClipWindow(run.folder / "clips", vae, words),
+        ClipWindow(run.folder / "clips", vae, words, run.stop),
         model,
         state,
         Schedule(None, first_step),
@@ -143,7 +142,8 @@ def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, v
             _score(run, step, average, vae)
             began = time.monotonic()
         if run.stop.is_set() or step == last_step:
-            training.close()
+            training.close()  # saves the state
+            raise_if_set(run.stop)
 
 
 def _log_loss(run: Run, step: int, losses: list[tuple[float, float]], seconds: float) -> None:

@@ -142,7 +142,7 @@ def pretrain(
         out: Folder for drawn data, training states, contact sheets and the result, `base`. Default with
             `background`: ~/castmix-base.
         part: Run one part only: vae, data, dit, base (save the pipeline folder) or recogniser. Default: all.
-        clips: Number of clips to draw, in files of a thousand.
+        clips: Number of clips to draw, in files of 250.
         vae_steps: Training steps of the VAE, 2 clips each.
         dit_steps: Training steps of DiT and text encoder, 32 clips each. Default: 11500; with `background`,
             no end.
