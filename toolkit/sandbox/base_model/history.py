@@ -1,4 +1,4 @@
-"""The history of a pretraining run: rows of a .jsonl file with a `step` each, appended while it trains."""
+"""The history of a pretraining run: rows of a .jsonl file with a `step` each, and the step of its state."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from typing import Any
 from toolkit.core.files import write_jsonl
 
 Row = Mapping[str, Any]
+
+
+def saved_step(state: Path) -> int:
+    """Return the step of a training state; 0 if there is no file."""
+    import torch
+
+    return int(torch.load(state, map_location="cpu", weights_only=True)["step"]) if state.exists() else 0
 
 
 def read(path: Path) -> list[Row]:

@@ -68,6 +68,7 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
 
     from toolkit.sandbox.base_model.architecture import vae_decode
     from toolkit.sandbox.base_model.clips import load_shards, token_ids
+    from toolkit.sandbox.base_model.history import saved_step
     from toolkit.sandbox.base_model.previews import PROMPTS, contact_sheet, sample_videos, tokenizer
     from toolkit.sandbox.base_model.train_dit import Schedule, TextToVideo, train_dit
 
@@ -80,7 +81,7 @@ def _train_dit(folder: Path, steps: int, device: str, seed: int) -> None:
         lambda step: (data, ids), model, folder / "dit.state", schedule, seed=seed, device=device
     )
     recent: list[tuple[float, float]] = []
-    for step, errors, average in track(training, "DiT", total=steps):
+    for step, errors, average in track(training, "DiT", steps, saved_step(folder / "dit.state")):
         recent.append(errors)
         if step % 250 == 0 or step == steps:
             velocity, auxiliary = np.mean(recent, 0)

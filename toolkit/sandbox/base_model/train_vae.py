@@ -167,16 +167,7 @@ def train_vae(
     vae = vae.to(device)
     channels_last(vae)
     optim = ConvMuon(vae, lr)
-    start = 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        optim.load_state_dict(state["optim"])
-        start = int(state["step"])
-
-    def save(step: int) -> None:
-        save_torch({"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step}, state_file)
-
+    start = _restore(state_file, vae, optim, device)
     if fast:
         vae.encoder.compile()
         vae.decoder.compile()
@@ -190,9 +181,23 @@ def train_vae(
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optim.step(learning_rate(step, steps, lr))
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            save(step + 1)
+            _save(state_file, step + 1, vae, optim)
         try:
             yield step + 1, error.item(), vae
         except GeneratorExit:
-            save(step + 1)
+            _save(state_file, step + 1, vae, optim)
             raise
+
+
+def _save(path: Path, step: int, vae: nn.Module, optim: ConvMuon) -> None:
+    save_torch({"vae": vae.state_dict(), "optim": optim.state_dict(), "step": step}, path)
+
+
+def _restore(path: Path, vae: nn.Module, optim: ConvMuon, device: str) -> int:
+    """Load the state that `_save` wrote and return the number of steps done; 0 if there is no file."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    vae.load_state_dict(state["vae"])
+    optim.load_state_dict(state["optim"])
+    return int(state["step"])

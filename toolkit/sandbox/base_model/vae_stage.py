@@ -84,7 +84,7 @@ def train_vae_in(
         seed=seed,
         device=device,
     )
-    for step, _, trained in track(training, "VAE", total=steps):
+    for step, _, trained in track(training, "VAE", steps, history.saved_step(folder / "vae.state")):
         if step % MEASURE_EVERY == 0 or step == steps:
             vae.load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
             _measure(folder, vae, frames[-HELD_OUT_CLIPS:], step)
