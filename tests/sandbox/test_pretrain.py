@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from transformers import AutoTokenizer
 
 from toolkit.core.errors import CastmixError
 from toolkit.models.pixels import frames_to_video
+from toolkit.models.registry import find_model, load_denoiser
+from toolkit.sandbox.base_model import clips as clips_module
+from toolkit.sandbox.base_model import train_dit as train_dit_module
+from toolkit.sandbox.base_model import vae_stage
 from toolkit.sandbox.base_model.architecture import TEXT_LENGTH, new_vae, vae_decode, vae_encode
 from toolkit.sandbox.base_model.clips import (
     ATTRIBUTE_VALUES,
@@ -23,6 +28,7 @@ from toolkit.sandbox.base_model.clips import (
 )
 from toolkit.sandbox.base_model.linear_codec import LinearCodec, fit_linear, fit_to_latents, to_blocks
 from toolkit.sandbox.base_model.muon import Muon, orthogonalise
+from toolkit.sandbox.base_model.pretrain import pretrain
 from toolkit.sandbox.base_model.previews import tokenizer
 from toolkit.sandbox.base_model.train_dit import Schedule, TextToVideo, sample_batch, train_dit
 from toolkit.sandbox.base_model.train_vae import (
@@ -306,3 +312,28 @@ def test_psnr_of_a_known_error() -> None:
     video = frames_to_video(np.full((1, 1, 8, 8, 3), 100, np.uint8))
     off = frames_to_video(np.full((1, 1, 8, 8, 3), 110, np.uint8))
     assert psnr(video, off) == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_the_whole_way_from_scratch_ends_in_a_model_folder_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(clips_module, "SHARD", 4)
+    for name, value in (("CLIPS", 70), ("PART", 40), ("HELD_OUT_CLIPS", 4)):
+        monkeypatch.setattr(vae_stage, name, value)
+    monkeypatch.setattr(train_dit_module, "train_dit", partial(train_dit, fast=False, batch_size=2))
+    settings = {"clips": 8, "vae_steps": 2, "dit_steps": 2, "device": "cpu"}
+    for part in ("vae", "data", "dit"):
+        assert pretrain(tmp_path, part=part, **settings) == tmp_path  # type: ignore[arg-type]
+    base = pretrain(tmp_path, part="base", **settings)  # type: ignore[arg-type]
+    assert base == tmp_path / "base"
+    assert find_model(str(base)).num_frames == 17
+    assert load_denoiser(str(base)) is not None
+    assert "VAE step 2" in capsys.readouterr().err
+    drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
+    assert len(drawn) == 2
+    for part in ("vae", "data", "dit"):  # all is done
+        pretrain(tmp_path, part=part, **settings)  # type: ignore[arg-type]
+    assert drawn == {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
+    assert "step" not in capsys.readouterr().err
