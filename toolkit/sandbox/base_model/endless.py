@@ -37,7 +37,8 @@ from toolkit.sandbox.base_model.train_dit import Schedule, TextToVideo, train_di
 from toolkit.sandbox.base_model.vae_stage import train_vae_in, vae_clips
 
 BATCH_SIZE, LEARNING_RATE, AVERAGE = 32, 1.5e-3, 0.9995
-SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 50, 100, 500  # steps
+SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 50, 100, 1000  # steps
+EARLY_SCORES = (250, 500)  # steps after the start, while the change is fast
 CODEC_CLIPS = 800  # clips to fit the codec on
 
 
@@ -138,7 +139,7 @@ def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, v
             _log_loss(run, step, losses, time.monotonic() - began)
             losses.clear()
             began = time.monotonic()
-        if step % SCORE_EVERY == 0:
+        if step % SCORE_EVERY == 0 or step - first_step in EARLY_SCORES:
             _score(run, step, average, vae)
             began = time.monotonic()
         if run.stop.is_set() or step == last_step:

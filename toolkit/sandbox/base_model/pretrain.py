@@ -26,7 +26,7 @@ from toolkit.sandbox.world.shows import named_looks
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-VAE_STEPS, DIT_STEPS = 2400, 11_500
+VAE_STEPS, DIT_STEPS = 2000, 11_500
 Part = Literal["all", "vae", "data", "dit", "base", "recogniser"]
 
 
