@@ -81,6 +81,7 @@ def test_the_command_prints_one_json_object(
     for name in ("colour", "action", "style", "accessory", "body", "binding"):
         assert 0 <= row[name] <= 1
     assert row["vae_psnr"] > 20
+    assert row["first_frame_psnr"] > 20
     assert row["seconds_per_clip"] > 0
     assert {"truth", "reconstructions"} == set(row["recognisers"]["who"])
 

@@ -183,12 +183,15 @@ def measure(
     say("measuring the VAE and the recognisers")
     few = max(4, samples // 4)
     drawn = draw_shots(few, seed)
-    quality = float(np.mean([psnr(redraw(encoders, clip), clip) for clip in drawn]))
+    pairs_of_clips = [(redraw(encoders, clip), clip) for clip in drawn]
+    quality = float(np.mean([psnr(again, clip) for again, clip in pairs_of_clips]))
+    first_frames = float(np.mean([psnr(again[:1], clip[:1]) for again, clip in pairs_of_clips]))
     truth = recogniser_accuracy(judges, samples, seed)
     again = recogniser_accuracy(judges, samples, seed, lambda clip: redraw(encoders, clip))
     judged = {name: {"truth": truth[name], "reconstructions": again[name]} for name in truth}
     about = {"base": find_model(model).name, "samples": samples, "seed": seed, "unseen": unseen, **found}
-    about |= {"vae_psnr": round(quality, 2), "seconds_per_clip": round(seconds, 3)}
+    about |= {"vae_psnr": round(quality, 2), "first_frame_psnr": round(first_frames, 2)}
+    about |= {"seconds_per_clip": round(seconds, 3)}
     about |= {"cpu_seconds_per_clip": round(cpu, 3)}
     return about | {"recognisers": judged}
 

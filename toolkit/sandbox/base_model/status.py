@@ -110,10 +110,12 @@ def draw_history(folder: Path) -> None:
         raise CastmixError("the plot needs matplotlib: pip install 'castmix[ui]'") from error
     samples = json.loads((folder / "start.json").read_text())["samples_a_step"]
     losses, scores = history.read(folder / "loss.jsonl"), history.read(folder / "scores.jsonl")
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    panels = figure.subplots(3, 4).flatten()
+    figure = Figure(figsize=(15, 9), layout="constrained")
+    panels = figure.subplots(3, 5).flatten()
     _curve(panels[0], [samples * row["step"] for row in losses], [row["loss"] for row in losses], "loss", "")
-    for panel, (name, meaning) in zip(panels[1:], SCORES.items(), strict=True):
+    for panel in panels[len(SCORES) + 1 :]:
+        panel.set_axis_off()
+    for panel, (name, meaning) in zip(panels[1:], SCORES.items(), strict=False):
         _curve(panel, [samples * row["step"] for row in scores], [row[name] for row in scores], name, meaning)
         panel.set_ylim(0, 1.05 if name != "first_frame_detail" else None)
     with partial_file(folder / PLOT) as path:

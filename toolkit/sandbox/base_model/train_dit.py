@@ -229,7 +229,9 @@ def train_step(
 
 def _update(model: nn.Module, optims: Sequence[torch.optim.Optimizer], lr: float) -> None:
     """Clip the gradients, update the parameters, then clear the gradients."""
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+    if not math.isfinite(norm):
+        raise CastmixError(f"the norm of the gradients is {norm}: go on from the last saved state")
     for o in optims:
         for group in o.param_groups:
             group["lr"] = lr
