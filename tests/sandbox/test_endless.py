@@ -112,6 +112,9 @@ def test_the_window_grows_then_moves() -> None:
     late = window.shards_of(100 * window.STEPS)
     assert len(late) == window.WINDOW
     assert window.shards_of(101 * window.STEPS) == range(late.start + 1, late.stop + 1)
+    later_run = ClipWindow(Path("unused"), None, None, 100 * window.STEPS)  # type: ignore[arg-type]
+    assert later_run.shards_of(100 * window.STEPS) == range(100, 100 + window.FIRST)
+    assert later_run.shards_of(300 * window.STEPS) == window.shards_of(300 * window.STEPS)
 
 
 def test_the_warm_start_keeps_what_the_shipped_base_knows() -> None:

@@ -168,25 +168,34 @@ def token_ids(words: T5Tokenizer, captions: Sequence[str]) -> Tensor:
 class ClipWindow:
     """The clips that each step of a run without an end can use: the newest `WINDOW` shards.
 
+    A run begins with `FIRST` shards. Every `STEPS` steps, a new one is drawn.
+
     Args:
         folder: Folder of the shards. Missing shards are drawn, old ones are deleted.
         vae: Encodes them.
         words: Tokenizer of the captions.
+        first_step: First step of the run.
         stop: Signal to stop. It is looked at before each shard that is drawn.
     """
 
-    WINDOW, FIRST, STEPS = 48, 12, 200  # shards; shards of step 0; steps until the next shard
+    WINDOW, FIRST, STEPS = 48, 8, 200
 
     def __init__(
-        self, folder: Path, vae: AutoencoderKLWan, words: T5Tokenizer, stop: threading.Event | None = None
+        self,
+        folder: Path,
+        vae: AutoencoderKLWan,
+        words: T5Tokenizer,
+        first_step: int = 0,
+        stop: threading.Event | None = None,
     ) -> None:
         self.folder, self.vae, self.words, self.stop = folder, vae, words, stop
+        self.oldest = first_step // self.STEPS
         self.shards = range(0)
 
     def shards_of(self, step: int) -> range:
         """Return the indices of the shards that a step uses."""
         end = self.FIRST + step // self.STEPS
-        return range(max(0, end - self.WINDOW), end)
+        return range(max(self.oldest, end - self.WINDOW), end)
 
     def __call__(self, step: int) -> tuple[Latents, Tensor]:
         """Return the clips of a step, and the token ids of their captions.

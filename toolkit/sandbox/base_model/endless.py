@@ -120,7 +120,7 @@ def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, v
     if not (run.folder / "scores.jsonl").exists():
         _score(run, first_step, model, vae)
     training = train_dit(
-        ClipWindow(run.folder / "clips", vae, words, run.stop),
+        ClipWindow(run.folder / "clips", vae, words, first_step, run.stop),
         model,
         state,
         Schedule(None, first_step),
