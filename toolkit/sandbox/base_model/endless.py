@@ -36,7 +36,7 @@ from toolkit.sandbox.base_model.quick_score import PROMPTS, quick_score
 from toolkit.sandbox.base_model.train_dit import Schedule, TextToVideo, train_dit
 from toolkit.sandbox.base_model.vae_stage import train_vae_in, vae_clips
 
-BATCH_SIZE, LEARNING_RATE, AVERAGE = 32, 1.5e-3, 0.9995
+BATCH_SIZE, LEARNING_RATE, AVERAGE = 32, 1e-3, 0.9995
 SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 50, 100, 1000  # steps
 EARLY_SCORES = (250, 500)  # steps after the start, while the change is fast
 CODEC_CLIPS = 800  # clips to fit the codec on

@@ -29,8 +29,6 @@ from toolkit.sandbox.base_model.muon import Muon
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-FIRST_FRAME_WEIGHT = 2.0
-
 
 def psnr(a: Tensor, b: Tensor) -> float:
     """Return the peak signal-to-noise ratio of two videos in [-1, 1] in dB."""
@@ -107,9 +105,8 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """Return the training loss of clips (B, F, H, W, 3), and the mean squared error of the reconstruction.
 
-    The loss is the MSE of the video, where the first frame counts `FIRST_FRAME_WEIGHT` times, plus the MSE of
-    the latents with a weight that falls from 0.3 to 0.03 over the first third of the run. The decoder gets
-    latents with noise of std 0.06.
+    The loss is the MSE of the video, plus the MSE of the latents with a weight that falls from 0.3 to 0.03
+    over the first third of the run. The decoder gets latents with noise of std 0.06.
 
     progress: Share of the steps done, 0 to 1.
     """
@@ -123,13 +120,9 @@ def losses(
             own = (torch.rand(len(frames), generator=g) < 0.5).view(-1, 1, 1, 1, 1).to(device)
             source = torch.where(own, source, target)
         decoded = vae_decode(vae, source + noise)
-    error = (decoded.float() - video).square()
-    weight = torch.ones(error.shape[2], device=device)
-    weight[0] = FIRST_FRAME_WEIGHT
-    latent_weight = max(0.03, 0.3 - 0.81 * progress)
+    error = (decoded.float() - video).square().mean()
     latent_error = (latents.float() - target).square().mean()
-    reconstruction = (weight.view(-1, 1, 1) / weight.mean() * error).mean()
-    return reconstruction + latent_weight * latent_error, error.mean()
+    return error + max(0.03, 0.3 - 0.81 * progress) * latent_error, error
 
 
 def train_vae(
