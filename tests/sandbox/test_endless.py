@@ -222,8 +222,17 @@ def test_the_status_has_numbers_and_a_plot(tmp_path: Path) -> None:
 def test_the_status_of_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="has no training of the base: start one"):
         pretrain(status=tmp_path)
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="--out is missing"):
         pretrain()
+    with pytest.raises(CastmixError, match="dit_steps is -3: expected 1 or more"):
+        pretrain(tmp_path, background=True, dit_steps=-3)
+    for settings in ({"part": "vae"}, {"device": "cuda"}):
+        with pytest.raises(CastmixError, match="leave out --part and --device"):
+            pretrain(tmp_path, background=True, **settings)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_detail_of_first_frames_is_relative_to_the_others() -> None:

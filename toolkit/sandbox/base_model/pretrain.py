@@ -12,6 +12,7 @@ without an end (`endless`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -157,14 +158,19 @@ def pretrain(
         The pipeline folder, `out` if only another part was run, or a message.
 
     Raises:
-        CastmixError: No folder is given, the folder of `status` has no run, or the background process ended
-            at once.
+        CastmixError: No folder is given, a number is not positive, the folder of `status` has no run, or the
+            background process ended at once.
     """
+    _check(
+        {"clips": clips, "vae_steps": vae_steps, "dit_steps": dit_steps, "recogniser_clips": recogniser_clips}
+    )
     if status is not None:
         from toolkit.sandbox.base_model.status import report
 
         return report(status)
     if background:
+        if part != "all" or device not in (None, "cpu"):
+            raise CastmixError("--background trains all parts on the CPU: leave out --part and --device")
         from toolkit.sandbox.base_model.background import DEFAULT_FOLDER, start
 
         folder = (out or DEFAULT_FOLDER).expanduser()
@@ -174,6 +180,12 @@ def pretrain(
     steps = dit_steps or DIT_STEPS
     _from_scratch(out, part, clips, vae_steps, steps, recogniser_clips, device, seed)
     return out / "base" if part in ("all", "base") else out
+
+
+def _check(numbers: Mapping[str, int | None]) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise CastmixError(f"{name} is {number}: expected 1 or more")
 
 
 def _from_scratch(
