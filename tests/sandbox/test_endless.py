@@ -17,7 +17,7 @@ from PIL import Image
 
 from toolkit.core.errors import CastmixError
 from toolkit.models.registry import find_model
-from toolkit.sandbox.base_model import background, clips, history, warm_start
+from toolkit.sandbox.base_model import background, clips, endless, history, warm_start
 from toolkit.sandbox.base_model.architecture import TEXT_LENGTH
 from toolkit.sandbox.base_model.clips import ClipWindow, token_ids
 from toolkit.sandbox.base_model.pretrain import pretrain
@@ -141,16 +141,24 @@ def test_weights_are_saved_as_a_model_folder_that_a_new_run_goes_on_from(
     model = warm_start.load_text_to_video(warm_start.SHIPPED, words)
     vae = warm_start.load_vae(warm_start.SHIPPED)
     folder = tmp_path / "base_in_training"
-    warm_start.save_weights(folder, model, vae, 1234)
+    past = {"scores.jsonl": [{"step": 1000, "colour": 0.5}]}
+    warm_start.save_weights(folder, model, vae, {"steps": 1234, "history": past})
     assert next(model.parameters()).dtype == next(vae.parameters()).dtype == torch.float32  # not converted
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 16_000_000
     assert find_model(str(folder)).text_length == TEXT_LENGTH
-    assert warm_start.steps_done(folder) == 1234
-    assert warm_start.steps_done(warm_start.SHIPPED) == 0
+    assert warm_start.training_facts(folder) == {"steps": 1234, "history": past}
+    assert warm_start.training_facts(warm_start.SHIPPED) == {"steps": 0, "history": {}}
     monkeypatch.setattr(warm_start, "IN_TRAINING", tmp_path / "none")
     assert warm_start.newest_weights() == warm_start.SHIPPED
     monkeypatch.setattr(warm_start, "IN_TRAINING", folder)
     assert warm_start.newest_weights() == folder
+    monkeypatch.setattr(warm_start, "SHIPPED", tmp_path / "base")  # the folder of its siblings
+    run = tmp_path / "run"
+    run.mkdir()
+    assert endless._origin(run) == (folder, 1234)
+    assert history.read(run / "scores.jsonl") == past["scores.jsonl"]  # the history goes on
+    monkeypatch.setattr(warm_start, "IN_TRAINING", tmp_path / "none")
+    assert endless._origin(run) == (folder, 1234)  # as it started
     again = warm_start.load_text_to_video(folder, words)
     for name, value in model.transformer.state_dict().items():
         torch.testing.assert_close(again.transformer.state_dict()[name], value, atol=1e-3, rtol=1e-3)

@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 
-from toolkit.core.files import save_torch, write_atomic
+from toolkit.core.files import save_torch, write_atomic, write_jsonl
 from toolkit.core.progress import say
 from toolkit.core.signals import StoppedError, raise_if_set, stop_signals
 from toolkit.sandbox.base_model import history, warm_start
+from toolkit.sandbox.base_model.architecture import TRAINING_FILE
 from toolkit.sandbox.base_model.clips import ClipWindow
 from toolkit.sandbox.base_model.previews import tokenizer
 from toolkit.sandbox.base_model.quick_score import PROMPTS, quick_score
@@ -40,6 +41,7 @@ BATCH_SIZE, LEARNING_RATE, AVERAGE = 32, 1e-3, 0.9995
 SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 50, 100, 1000  # steps
 EARLY_SCORES = (250, 500)  # steps after the start, while the change is fast
 CODEC_CLIPS = 800  # clips to fit the codec on
+HISTORY = ("loss.jsonl", "vae.jsonl", "scores.jsonl")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ def _origin(folder: Path) -> tuple[Path, int]:
     path = folder / "start.json"
     if not path.exists():
         newest = warm_start.newest_weights()
-        row = {"weights": newest.name, "steps": warm_start.steps_done(newest), "samples_a_step": BATCH_SIZE}
+        facts = warm_start.training_facts(newest)
+        for name, rows in facts["history"].items():
+            write_jsonl(folder / name, rows)
+        row = {"weights": newest.name, "steps": facts["steps"], "samples_a_step": BATCH_SIZE}
         write_atomic(path, json.dumps(row) + "\n")
     row = json.loads(path.read_text())
     return warm_start.SHIPPED.with_name(row["weights"]), int(row["steps"])
@@ -158,13 +163,17 @@ def _log_loss(run: Run, step: int, losses: list[tuple[float, float]], seconds: f
 
 
 def _score(run: Run, step: int, model: TextToVideo, vae: AutoencoderKLWan) -> None:
-    """Save the weights as `base`, and write a row of `scores.jsonl` and a contact sheet."""
-    base = run.folder / "base"
-    warm_start.save_weights(base, model, vae, step)
+    """Save the weights as `base`, with the history so far. Score them, with a contact sheet."""
+    base, scores = run.folder / "base", run.folder / "scores.jsonl"
+    past = {name: history.read(run.folder / name) for name in HISTORY}
+    facts = {"steps": step, "history": past}
+    warm_start.save_weights(base, model, vae, facts)
     if not run.prompts:
         return
     began = time.monotonic()
     row = quick_score(base, run.folder / "sheets" / f"dit-{step:06d}.png", run.prompts)
-    history.go_on_from(run.folder / "scores.jsonl", step - 1)
-    history.append(run.folder / "scores.jsonl", {"step": step, "prompts": run.prompts, **row})
+    history.go_on_from(scores, step - 1)
+    history.append(scores, {"step": step, "prompts": run.prompts, **row})
+    past["scores.jsonl"] = history.read(scores)
+    write_atomic(base / TRAINING_FILE, json.dumps(facts) + "\n")
     say(f"step {step}: {row}, measured in {time.monotonic() - began:.0f} s")

@@ -104,7 +104,7 @@ def _assemble(folder: Path) -> None:
     model = TextToVideo(len(tokenizer()))
     state = torch.load(folder / "dit.state", map_location="cpu", weights_only=True)
     model.load_state_dict(state["average"])
-    save_weights(folder / "base", model, _load_vae(folder), state["step"])
+    save_weights(folder / "base", model, _load_vae(folder), {"steps": state["step"]})
     size = sum(p.stat().st_size for p in (folder / "base").rglob("*") if p.is_file())
     say(f"{folder / 'base'}: {size / 1e6:.1f} MB after {state['step']} DiT steps")
 

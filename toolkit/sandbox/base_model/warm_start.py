@@ -7,8 +7,10 @@ without an end: its weights and its `training.json`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,10 +39,11 @@ def newest_weights() -> Path:
     return IN_TRAINING if (IN_TRAINING / TRAINING_FILE).exists() else SHIPPED
 
 
-def steps_done(folder: Path) -> int:
-    """Return the training steps of a folder's run; 0 for the base that ships."""
+def training_facts(folder: Path) -> dict[str, Any]:
+    """Return the steps and the history of the run that made a folder; none for the base that ships."""
     path = folder / TRAINING_FILE
-    return int(json.loads(path.read_text())["steps"]) if path.exists() else 0
+    nothing: dict[str, Any] = {"steps": 0, "history": {}}
+    return nothing | json.loads(path.read_text()) if path.exists() else nothing
 
 
 def load_text_to_video(folder: Path, words: T5Tokenizer) -> TextToVideo:
@@ -86,8 +89,10 @@ def codec_of_vae(vae: AutoencoderKLWan, frames: NDArray[np.uint8]) -> LinearCode
     return fit_to_latents(frames, torch.cat(latents))
 
 
-def save_weights(folder: Path, model: TextToVideo, vae: AutoencoderKLWan, steps: int) -> None:
-    """Save a model folder in float16, with the number of steps done.
+def save_weights(
+    folder: Path, model: TextToVideo, vae: AutoencoderKLWan, training: Mapping[str, object]
+) -> None:
+    """Save a model folder in float16, with the facts that `training_facts` returns.
 
     `newest_weights` finds it as `base_in_training`, beside the base that ships.
     """
@@ -99,6 +104,6 @@ def save_weights(folder: Path, model: TextToVideo, vae: AutoencoderKLWan, steps:
         folder,
         tokenizer=tokenizer(),
         settings={name: getattr(MODELS["sandbox"], name) for name in names},
-        training={"steps": steps},
+        training=training,
         **{name: deepcopy(part) for name, part in parts.items()},
     )
