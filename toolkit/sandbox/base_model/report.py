@@ -91,17 +91,7 @@ def draw_shots(count: int, seed: int) -> list[NDArray[np.uint8]]:
         show = shows[index % len(shows)]
         rng = np.random.default_rng([SHOT_SEED, seed, index])
         shot = plan_shot(show, show.characters, index // len(shows), "", rng)
-        big, _ = world.draw(
-            shot.actors,
-            shot.scene,
-            show.style,
-            height=2 * world.HEIGHT,
-            width=2 * world.WIDTH,
-            camera=shot.camera,
-            prop=shot.prop,
-        )
-        small = big.reshape(len(big), world.HEIGHT, 2, world.WIDTH, 2, 3).mean((2, 4))
-        clips.append((small + 0.5).astype(np.uint8))
+        clips.append(world.draw_downscaled(shot.actors, shot.scene, show.style, shot.camera, shot.prop))
     return clips
 
 

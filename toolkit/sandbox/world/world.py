@@ -177,6 +177,15 @@ def draw(
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), masks
 
 
+def draw_downscaled(
+    actors: Sequence[Actor], scene: str, scene_style: str, camera: Camera, prop: str
+) -> NDArray[np.uint8]:
+    """Draw a clip (F, HEIGHT, WIDTH, 3) at twice the size and downscale it, as `prepare` does with footage."""
+    big, _ = draw(actors, scene, scene_style, height=2 * HEIGHT, width=2 * WIDTH, camera=camera, prop=prop)
+    small = big.reshape(len(big), HEIGHT, 2, WIDTH, 2, 3).mean((2, 4))
+    return (small + 0.5).astype(np.uint8)
+
+
 def arrange(actors: Sequence[Actor], rng: np.random.Generator, distance: float = 1.0) -> tuple[Actor, ...]:
     """Place actors side by side, the first one on the left, or as their interaction requires.
 
