@@ -180,10 +180,10 @@ def draw(
 def draw_downscaled(
     actors: Sequence[Actor], scene: str, scene_style: str, camera: Camera, prop: str
 ) -> NDArray[np.uint8]:
-    """Draw a clip (F, HEIGHT, WIDTH, 3) at twice the size and downscale it, as `prepare` does with footage."""
+    """Draw a clip at twice the size and downscale it to (F, HEIGHT, WIDTH, 3), as for footage."""
     big, _ = draw(actors, scene, scene_style, height=2 * HEIGHT, width=2 * WIDTH, camera=camera, prop=prop)
     small = big.reshape(len(big), HEIGHT, 2, WIDTH, 2, 3).mean((2, 4))
-    return (small + 0.5).astype(np.uint8)
+    return np.asarray(small + 0.5, np.uint8)
 
 
 def arrange(actors: Sequence[Actor], rng: np.random.Generator, distance: float = 1.0) -> tuple[Actor, ...]:
