@@ -38,7 +38,7 @@ from toolkit.sandbox.base_model.train_dit import Schedule, TextToVideo, train_di
 from toolkit.sandbox.base_model.vae_stage import train_vae_in, vae_clips
 
 BATCH_SIZE, LEARNING_RATE, AVERAGE = 32, 1e-3, 0.9995
-SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 50, 100, 1000  # steps
+SAVE_EVERY, LOSS_EVERY, SCORE_EVERY = 20, 100, 1000  # steps
 EARLY_SCORES = (250, 500)  # steps after the start, while the change is fast
 CODEC_CLIPS = 800  # clips to fit the codec on
 HISTORY = ("loss.jsonl", "vae.jsonl", "scores.jsonl")

@@ -136,7 +136,7 @@ def train_vae(
     lr: float = 2e-3,
     seed: int = 0,
     device: str = "cpu",
-    save_every: int = 50,
+    save_every: int = 25,
     fast: bool = False,
 ) -> Generator[tuple[int, float, nn.Module], None, None]:
     """Train on clips (N, F, H, W, 3) uint8 up to `steps` steps, resuming from `state_file` if it exists.
