@@ -117,7 +117,7 @@ def draw_history(folder: Path) -> None:
         panel.set_axis_off()
     for panel, (name, meaning) in zip(panels[1:], SCORES.items(), strict=False):
         _curve(panel, [samples * row["step"] for row in scores], [row[name] for row in scores], name, meaning)
-        panel.set_ylim(0, 1.05 if name != "first_frame_detail" else None)
+        panel.set_ylim(0, 1.05 if name != "first_frame_psnr" else None)
     with partial_file(folder / PLOT) as path:
         figure.savefig(path, dpi=80, format="png")
 
