@@ -77,4 +77,3 @@ def quick_score(model: Path, sheet: Path, prompts: int = PROMPTS) -> dict[str, f
 
 def _share(rows: list[dict[str, bool]], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
-

@@ -84,17 +84,16 @@ def _scores(folder: Path) -> list[str]:
     rows = history.read(folder / "scores.jsonl")
     if not rows:
         return [_row("scores", "none yet")]
-    first, last = rows[0], rows[-1]
-    best = {name: max(row[name] for row in rows) for name in SCORES}
+    last = rows[-1]
     lines = [
         _row("contact sheet", f"{folder / 'sheets'}/dit-{last['step']:06d}.png"),
         _row("scores", f"at step {last['step']:,}, {last['prompts']} prompts of each kind"),
         f"    {'':21} first   best   now",
     ]
-    lines += [
-        f"    {name:21} {first[name]:5.2f}  {best[name]:5.2f}  {last[name]:5.2f}  {meaning}"
-        for name, meaning in SCORES.items()
-    ]
+    for name, meaning in SCORES.items():
+        if values := [row[name] for row in rows if name in row]:
+            first, best, now = values[0], max(values), values[-1]
+            lines.append(f"    {name:21} {first:5.2f}  {best:5.2f}  {now:5.2f}  {meaning}")
     return lines
 
 
@@ -116,7 +115,8 @@ def draw_history(folder: Path) -> None:
     for panel in panels[len(SCORES) + 1 :]:
         panel.set_axis_off()
     for panel, (name, meaning) in zip(panels[1:], SCORES.items(), strict=False):
-        _curve(panel, [samples * row["step"] for row in scores], [row[name] for row in scores], name, meaning)
+        rows = [row for row in scores if name in row]
+        _curve(panel, [samples * row["step"] for row in rows], [row[name] for row in rows], name, meaning)
         panel.set_ylim(0, 1.05 if name != "first_frame_psnr" else None)
     with partial_file(folder / PLOT) as path:
         figure.savefig(path, dpi=80, format="png")
