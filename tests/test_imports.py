@@ -120,7 +120,10 @@ def test_old_names_of_verbs_still_work() -> None:
         assert toolkit.motion is toolkit.learn_motion
 
 
-OPTIONAL = {("sam2", "sam2_package.py")}  # an extra; the file says how to install it
+OPTIONAL = {
+    ("sam2", "sam2_package.py"),
+    ("matplotlib", "status.py"),
+}  # extras; the files say how to install them
 
 
 def test_every_import_is_a_declared_dependency() -> None:

@@ -43,8 +43,7 @@ def report(folder: Path) -> str:
     lines.append(_row("started from", f"{origin['weights']}, {origin['steps']} steps"))
     lines += _vae(folder) + _loss(folder, origin["samples_a_step"]) + _scores(folder)
     if (folder / "loss.jsonl").exists() or (folder / "scores.jsonl").exists():
-        draw_history(folder)
-        lines.append(_row("plot", str(folder / PLOT)))
+        lines.append(_row("plot", draw_history(folder)))
     return "\n".join(lines)
 
 
@@ -97,16 +96,12 @@ def _scores(folder: Path) -> list[str]:
     return lines
 
 
-def draw_history(folder: Path) -> None:
-    """Plot the loss and every score over the samples, as `history.png`.
-
-    Raises:
-        CastmixError: matplotlib is not installed.
-    """
+def draw_history(folder: Path) -> str:
+    """Plot the loss and every score over the samples. Returns the path, or what is missing for a plot."""
     try:
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CastmixError("the plot needs matplotlib: pip install 'castmix[ui]'") from error
+    except ImportError:
+        return "not drawn, it needs matplotlib: pip install 'castmix[ui]'"
     samples = json.loads((folder / "start.json").read_text())["samples_a_step"]
     losses, scores = history.read(folder / "loss.jsonl"), history.read(folder / "scores.jsonl")
     figure = Figure(figsize=(15, 9), layout="constrained")
@@ -120,6 +115,7 @@ def draw_history(folder: Path) -> None:
         panel.set_ylim(0, 1.05 if name != "first_frame_psnr" else None)
     with partial_file(folder / PLOT) as path:
         figure.savefig(path, dpi=80, format="png")
+    return str(folder / PLOT)
 
 
 def _curve(panel: Axes, x: Sequence[float], y: Sequence[float], title: str, meaning: str) -> None:
