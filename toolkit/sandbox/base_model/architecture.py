@@ -137,8 +137,12 @@ def save_base(
     (fresh / "castmix.json").write_text(json.dumps(dict(settings), indent=2) + "\n")
     if training:
         (fresh / TRAINING_FILE).write_text(json.dumps(dict(training), indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def vae_encode(vae: AutoencoderKLWan, video: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import CastmixError
+from toolkit.core.files import write_atomic
 
 DEFAULT_FOLDER = Path("~/castmix-base")
-LOCK, LOG = "process.json", "log.txt"
+LOCK, LOG, FAILURE = "process.json", "log.txt", "failure.txt"
 
 
 def start(folder: Path, options: dict[str, Any]) -> str:
@@ -27,9 +28,16 @@ def start(folder: Path, options: dict[str, Any]) -> str:
         options: Arguments of `endless.train`.
 
     Raises:
-        CastmixError: The process ended at once. The message has the end of its output.
+        CastmixError: The folder cannot be written, or the process ended at once. The message has the end of
+            its output.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOG).touch()
+    except OSError as error:
+        raise CastmixError(
+            f"--out {folder} cannot be written ({error}): choose a folder of your own"
+        ) from error
     if (process := running(folder)) is not None:
         return f"already running: process {process}, {folder}"
     with (folder / LOG).open("a") as log:
@@ -54,7 +62,7 @@ def start(folder: Path, options: dict[str, Any]) -> str:
 
 
 def running(folder: Path) -> int | None:
-    """Return the id of the process that trains in a folder, or None."""
+    """Return the id of the process that trains in a folder, or None. 0: it has just started."""
     path = folder / LOCK
     if not path.exists():
         return None
@@ -66,6 +74,12 @@ def running(folder: Path) -> int | None:
     return None
 
 
+def failure(folder: Path) -> str:
+    """Return why the last process in a folder failed, or "" if it did not."""
+    path = folder / FAILURE
+    return path.read_text().strip() if path.exists() else ""
+
+
 @contextlib.contextmanager
 def only_process(folder: Path) -> Iterator[None]:
     """Hold the folder's lock. The system releases it when the process ends, however it ends.
@@ -74,10 +88,14 @@ def only_process(folder: Path) -> Iterator[None]:
         CastmixError: Another process holds it.
     """
     with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CastmixError(f"another process trains in {folder}") from None
+        for patience in range(20, -1, -1):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # `running` holds the lock for a moment
+                if not patience:
+                    raise CastmixError(f"another process trains in {folder}") from None
+                time.sleep(0.05)
         file.truncate(0)
         file.write(json.dumps({"process": os.getpid(), "started": round(time.time())}))
         file.flush()
@@ -91,7 +109,12 @@ def main() -> None:
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     os.nice(19)
     with only_process(folder):
-        train(folder, **options)
+        (folder / FAILURE).unlink(missing_ok=True)
+        try:
+            train(folder, **options)
+        except Exception as error:
+            write_atomic(folder / FAILURE, f"{error or type(error).__name__}\n")
+            raise
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from toolkit.core.files import save_torch, write_atomic, write_jsonl
 from toolkit.core.progress import say
 from toolkit.core.signals import StoppedError, raise_if_set, stop_signals
 from toolkit.sandbox.base_model import history, warm_start
-from toolkit.sandbox.base_model.architecture import TRAINING_FILE
+from toolkit.sandbox.base_model.architecture import TRAINING_FILE, new_vae
 from toolkit.sandbox.base_model.clips import ClipWindow
 from toolkit.sandbox.base_model.previews import tokenizer
 from toolkit.sandbox.base_model.quick_score import PROMPTS, quick_score
@@ -71,38 +71,44 @@ def train(
         vae_steps: Training steps of the VAE, if the run starts from the base that ships.
         dit_steps: Training steps of the DiT. Default: no end.
         prompts: Number of prompts of each kind for the scores. 0: no scores.
-        seed: Random seed.
+        seed: Random seed. A run keeps the seed that it started with.
         fast: Compile the DiT.
     """
     torch.set_num_threads(1)
     with stop_signals() as stop:
+        origin, first_step, seed = _start_facts(folder, seed)
         run = Run(folder, seed, stop, prompts, fast)
-        origin, first_step = _origin(folder)
         last_step = None if dit_steps is None else first_step + dit_steps
         try:
-            _train_dit(run, origin, first_step, last_step, _vae(run, origin, vae_steps))
+            vae = _vae(run, origin, vae_steps)
+            if last_step is None or history.saved_step(folder / "dit.state") < last_step:
+                _train_dit(run, origin, first_step, last_step, vae)
+            say("done")
         except StoppedError:
             say("stopped")
 
 
-def _origin(folder: Path) -> tuple[Path, int]:
-    """Return the folder of the weights that the run started from, and their steps."""
+def _start_facts(folder: Path, seed: int) -> tuple[Path, int, int]:
+    """Return the folder of the weights that the run started from, their steps, and the seed of the run."""
     path = folder / "start.json"
     if not path.exists():
         newest = warm_start.newest_weights()
         facts = warm_start.training_facts(newest)
         for name, rows in facts["history"].items():
             write_jsonl(folder / name, rows)
-        row = {"weights": newest.name, "steps": facts["steps"], "samples_a_step": BATCH_SIZE}
+        row = {"weights": newest.name, "steps": facts["steps"], "samples_a_step": BATCH_SIZE, "seed": seed}
         write_atomic(path, json.dumps(row) + "\n")
-    row = json.loads(path.read_text())
-    return warm_start.SHIPPED.with_name(row["weights"]), int(row["steps"])
+    row = history.read_start(folder)
+    if row["seed"] != seed:
+        say(f"note: this run goes on with its seed, {row['seed']}")
+    return warm_start.SHIPPED.with_name(row["weights"]), row["steps"], row["seed"]
 
 
 def _vae(run: Run, origin: Path, steps: int) -> AutoencoderKLWan:
     """Return the VAE of a run: that of its origin, or trained here if the origin is the base that ships."""
-    folder, vae = run.folder, warm_start.load_vae(origin)
+    folder = run.folder
     if not (folder / "vae.pt").exists():
+        vae = warm_start.load_vae(origin)
         if origin == warm_start.SHIPPED:
             if not (folder / "codec.pt").exists():
                 say("fitting the codec to the VAE")
@@ -110,24 +116,42 @@ def _vae(run: Run, origin: Path, steps: int) -> AutoencoderKLWan:
                 save_torch(asdict(codec), folder / "codec.pt")
             train_vae_in(folder, vae, steps, seed=run.seed, stop=run.stop)
         save_torch(vae.state_dict(), folder / "vae.pt")
-        for no_longer_needed in (folder / "codec.pt", folder / "vae.state"):
-            no_longer_needed.unlink(missing_ok=True)
-        shutil.rmtree(folder / "pixels", ignore_errors=True)
+    for no_longer_needed in (folder / "codec.pt", folder / "vae.state"):
+        no_longer_needed.unlink(missing_ok=True)
+    shutil.rmtree(folder / "pixels", ignore_errors=True)
+    vae = new_vae().eval()
     vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True))
     return vae
 
 
+def _initial_model(run: Run, origin: Path, first_step: int, vae: AutoencoderKLWan) -> TextToVideo:
+    """Return the model to train, with the weights of the origin. A score that a kill prevented is made up."""
+    words = tokenizer()
+    torch.manual_seed(run.seed)  # for the weights that the origin does not have
+    if (state := history.load_state(run.folder / "dit.state")) is None:
+        model, step = warm_start.load_text_to_video(origin, words), first_step
+    else:
+        model, step = TextToVideo(len(words)), state["step"]
+    if _is_scored(step, first_step) and not any(
+        row["step"] == step for row in history.read(run.folder / "scores.jsonl")
+    ):
+        if state is not None:
+            model.load_state_dict(state["average"])
+        _score(run, step, model, vae)
+    return model
+
+
+def _is_scored(step: int, first_step: int) -> bool:
+    return step % SCORE_EVERY == 0 or step - first_step in (0, *EARLY_SCORES)
+
+
 def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, vae: AutoencoderKLWan) -> None:
     """Train DiT and text encoder until the signal to stop, or until `last_step`."""
-    words, state = tokenizer(), run.folder / "dit.state"
-    torch.manual_seed(run.seed)  # for the weights that the origin does not have
-    model = TextToVideo(len(words)) if state.exists() else warm_start.load_text_to_video(origin, words)
-    if not (run.folder / "scores.jsonl").exists():
-        _score(run, first_step, model, vae)
+    model = _initial_model(run, origin, first_step, vae)
     training = train_dit(
-        ClipWindow(run.folder / "clips", vae, words, first_step, run.stop),
+        ClipWindow(run.folder / "clips", vae, tokenizer(), first_step, run.stop),
         model,
-        state,
+        run.folder / "dit.state",
         Schedule(None, first_step),
         batch_size=BATCH_SIZE,
         lr=LEARNING_RATE,
@@ -144,10 +168,10 @@ def _train_dit(run: Run, origin: Path, first_step: int, last_step: int | None, v
             _log_loss(run, step, losses, time.monotonic() - began)
             losses.clear()
             began = time.monotonic()
-        if step % SCORE_EVERY == 0 or step - first_step in EARLY_SCORES:
+        if _is_scored(step, first_step):
             _score(run, step, average, vae)
             began = time.monotonic()
-        if run.stop.is_set() or step == last_step:
+        if run.stop.is_set() or (last_step is not None and step >= last_step):
             training.close()  # saves the state
             raise_if_set(run.stop)
 

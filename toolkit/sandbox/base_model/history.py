@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.core.errors import CastmixError
 from toolkit.core.files import write_jsonl
 
 Row = Mapping[str, Any]
 
 
-def saved_step(state: Path) -> int:
-    """Return the step of a training state; 0 if there is no file."""
+def load_state(path: Path, device: str = "cpu") -> dict[str, Any] | None:
+    """Load a training state; None if there is no file.
+
+    Raises:
+        CastmixError: The file is broken.
+    """
     import torch
 
-    return int(torch.load(state, map_location="cpu", weights_only=True)["step"]) if state.exists() else 0
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state["step"] = int(state["step"])
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise CastmixError(
+            f"{path} is not a training state ({error}): put a whole copy there, or delete it to start over"
+        ) from error
+    return state
+
+
+def saved_step(path: Path) -> int:
+    """Return the step of a training state; 0 if there is no file."""
+    state = load_state(path)
+    return state["step"] if state else 0
+
+
+def read_start(folder: Path) -> dict[str, Any]:
+    """Return the facts of a run's start: weights, their steps, samples_a_step and seed.
+
+    Raises:
+        CastmixError: The file is missing or broken.
+    """
+    path = folder / "start.json"
+    try:
+        row: dict[str, Any] = {"seed": 0} | json.loads(path.read_text())
+        return row | {name: int(row[name]) for name in ("steps", "samples_a_step", "seed")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CastmixError(
+            f"{path} does not say how the run started ({error!r}): expected an object such as "
+            '{"weights": "base", "steps": 0, "samples_a_step": 32, "seed": 0}'
+        ) from error
 
 
 def read(path: Path) -> list[Row]:

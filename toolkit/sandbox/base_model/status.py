@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import partial_file
 from toolkit.sandbox.base_model import history
-from toolkit.sandbox.base_model.background import running
+from toolkit.sandbox.base_model.background import LOG, failure, running
 from toolkit.sandbox.base_model.quick_score import SCORES
 
 if TYPE_CHECKING:
@@ -34,14 +33,13 @@ def report(folder: Path) -> str:
             f"{folder} has no training of the base: start one with "
             f"`castmix sandbox pretrain --background --out {folder}`"
         )
-    process = running(folder)
-    lines = [
-        f"base in training: {folder}",
-        _row("process", f"{process}, running" if process else "not running"),
-    ]
-    origin = json.loads((folder / "start.json").read_text())
+    origin, process = history.read_start(folder), running(folder)
+    lines = [f"base in training: {folder}"]
+    lines.append(_row("process", "not running" if process is None else f"{process or ''} running".strip()))
+    if process is None and (why := failure(folder)):
+        lines.append(_row("failed", f"{why} (more in {folder / LOG})"))
     lines.append(_row("started from", f"{origin['weights']}, {origin['steps']} steps"))
-    lines += _vae(folder) + _loss(folder, origin["samples_a_step"]) + _scores(folder)
+    lines += _vae(folder) + _loss(folder, origin) + _scores(folder)
     if (folder / "loss.jsonl").exists() or (folder / "scores.jsonl").exists():
         lines.append(_row("plot", draw_history(folder)))
     return "\n".join(lines)
@@ -56,27 +54,24 @@ def _vae(folder: Path) -> list[str]:
     if not rows:
         return []
     last = rows[-1]
+    quality = f"first frame {last['first_frame_psnr']} dB, others {last['psnr']} dB on held-back clips"
     return [
-        _row(
-            "VAE", f"step {last['step']}: first frame {last['first_frame_psnr']} dB, others {last['psnr']} dB"
-        ),
+        _row("VAE", f"step {last['step']}: {quality}"),
         _row("", f"pictures and reconstructions: {folder / 'sheets'}/vae-{last['step']:06d}.png"),
     ]
 
 
-def _loss(folder: Path, samples: int) -> list[str]:
-    rows = history.read(folder / "loss.jsonl")
-    if not rows:
-        return [_row("samples", "0")]
-    last = rows[-1]
-    before = rows[max(0, len(rows) - 21) : -1] or rows
-    mean = sum(row["loss"] for row in before) / len(before)
-    minutes = (time.time() - last["time"]) / 60
-    return [
-        _row("samples", f"{last['step'] * samples:,} ({last['step']:,} steps), {minutes:.0f} minutes ago"),
-        _row("loss", f"{last['loss']:.4f} (mean of the {len(before)} rows before: {mean:.4f})"),
-        _row("rate", f"{last['rate']} samples a second, {last['rate'] * 3600:,.0f} an hour"),
-    ]
+def _loss(folder: Path, origin: Mapping[str, Any]) -> list[str]:
+    step = history.saved_step(folder / "dit.state") or origin["steps"]
+    lines = [_row("samples", f"{step * origin['samples_a_step']:,} ({step:,} steps)")]
+    if rows := history.read(folder / "loss.jsonl"):
+        last, past = rows[-1], [row["loss"] for row in rows[-21:-1]]
+        before = f", before {sum(past) / len(past):.4f} (mean of {len(past)} x 100 steps)" if past else ""
+        minutes = (time.time() - last["time"]) / 60
+        rate = f"{last['rate']} samples a second, {last['rate'] * 3600:,.0f} an hour"
+        lines.append(_row("loss", f"{last['loss']:.4f} at step {last['step']:,}{before}"))
+        lines.append(_row("rate", f"{rate}, measured {minutes:.0f} minutes ago"))
+    return lines
 
 
 def _scores(folder: Path) -> list[str]:
@@ -102,7 +97,7 @@ def draw_history(folder: Path) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return "not drawn, it needs matplotlib: pip install 'castmix[ui]'"
-    samples = json.loads((folder / "start.json").read_text())["samples_a_step"]
+    samples = history.read_start(folder)["samples_a_step"]
     losses, scores = history.read(folder / "loss.jsonl"), history.read(folder / "scores.jsonl")
     figure = Figure(figsize=(15, 9), layout="constrained")
     panels = figure.subplots(3, 5).flatten()
@@ -113,8 +108,11 @@ def draw_history(folder: Path) -> str:
         rows = [row for row in scores if name in row]
         _curve(panel, [samples * row["step"] for row in rows], [row[name] for row in rows], name, meaning)
         panel.set_ylim(0, 1.05 if name != "first_frame_psnr" else None)
-    with partial_file(folder / PLOT) as path:
-        figure.savefig(path, dpi=80, format="png")
+    try:
+        with partial_file(folder / PLOT) as path:
+            figure.savefig(path, dpi=80, format="png")
+    except OSError as error:
+        return f"not drawn, {folder / PLOT} cannot be written: {error}"
     return str(folder / PLOT)
 
 

@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 from toolkit.core.errors import CastmixError
 from toolkit.core.files import save_torch
+from toolkit.core.progress import say
 from toolkit.models.precision import autocast
 from toolkit.models.wan import use_math_attention
 from toolkit.sandbox.base_model.architecture import DIM, SHIFT, new_text_encoder, new_transformer
 from toolkit.sandbox.base_model.clips import ATTRIBUTE_VALUES, MAX_CREATURES, Latents
+from toolkit.sandbox.base_model.history import load_state
 from toolkit.sandbox.base_model.muon import Muon
 
+MOST_SKIPPED = 10  # steps in a row without a finite loss
 AUXILIARY_BLOCK = 5  # block whose output the auxiliary head takes
 AUXILIARY_WEIGHT, CREATURE_WEIGHT = (
     0.1,
@@ -192,6 +195,7 @@ def train_dit(
     average.requires_grad_(False)
     optims = optimizers(model, lr)
     step = _restore(state_file, model, average, optims, device) or schedule.start
+    skipped = 0
     if fast:
         if device == "cpu":  # takes half the time of flash attention on a CPU, backward included
             use_math_attention(model.transformer)
@@ -200,6 +204,12 @@ def train_dit(
         batch = sample_batch(*source(step), batch_size, seed, step, device)
         errors = train_step(model, optims, batch, schedule.aids(step), lr * schedule.learning_rate(step))
         step += 1
+        skipped = 0 if errors else skipped + 1
+        if errors is None:
+            say(f"step {step} is skipped: its loss or its gradients are not finite")
+            if skipped == MOST_SKIPPED:
+                raise CastmixError(f"{skipped} steps in a row had no finite loss: training has diverged")
+            continue
         _update_average(average, model, min(ema, (step - schedule.start) / (step - schedule.start + 9)))
         if step % save_every == 0 or step == schedule.steps:
             _save(state_file, step, model, average, optims)
@@ -212,31 +222,23 @@ def train_dit(
 
 def train_step(
     model: TextToVideo, optims: Sequence[torch.optim.Optimizer], batch: Batch, aids: float, lr: float
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Update a model once. Returns (velocity error, auxiliary loss).
 
-    Raises:
-        CastmixError: The error is not finite. The model is not updated.
+    Returns None, and does not update the model, if the loss or the gradients are not finite.
     """
     loss, weighted, auxiliary = losses(model, batch, aids * CREATURE_WEIGHT)
     total = weighted + aids * AUXILIARY_WEIGHT * auxiliary
-    if not math.isfinite(total.item()):
-        raise CastmixError(f"the loss is {total.item()}, training diverged: go on from the last saved state")
     total.backward()  # type: ignore[no-untyped-call]
-    _update(model, optims, lr)
-    return loss.item(), auxiliary.item()
-
-
-def _update(model: nn.Module, optims: Sequence[torch.optim.Optimizer], lr: float) -> None:
-    """Clip the gradients, update the parameters, then clear the gradients."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-    if not math.isfinite(norm):
-        raise CastmixError(f"the norm of the gradients is {norm}: go on from the last saved state")
-    for o in optims:
-        for group in o.param_groups:
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    finite = math.isfinite(total.item()) and math.isfinite(norm.item())
+    for optim in optims:
+        for group in optim.param_groups:
             group["lr"] = lr
-        o.step()
-        o.zero_grad(set_to_none=True)
+        if finite:
+            optim.step()
+        optim.zero_grad(set_to_none=True)
+    return (loss.item(), auxiliary.item()) if finite else None
 
 
 @torch.no_grad()
@@ -261,9 +263,8 @@ def _restore(
     device: str,
 ) -> int:
     """Load the state that `_save` wrote and return the number of steps done; 0 if there is no file."""
-    if not path.exists():
+    if (state := load_state(path, device)) is None:
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     for o, s in zip(optims, state["optims"], strict=True):

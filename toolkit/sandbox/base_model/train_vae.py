@@ -23,6 +23,7 @@ from toolkit.core.files import save_torch
 from toolkit.models.pixels import frames_to_video
 from toolkit.models.precision import autocast
 from toolkit.sandbox.base_model.architecture import vae_decode, vae_encode
+from toolkit.sandbox.base_model.history import load_state
 from toolkit.sandbox.base_model.linear_codec import LinearCodec
 from toolkit.sandbox.base_model.muon import Muon
 
@@ -188,9 +189,8 @@ def _save(path: Path, step: int, vae: nn.Module, optim: ConvMuon) -> None:
 
 def _restore(path: Path, vae: nn.Module, optim: ConvMuon, device: str) -> int:
     """Load the state that `_save` wrote and return the number of steps done; 0 if there is no file."""
-    if not path.exists():
+    if (state := load_state(path, device)) is None:
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
     vae.load_state_dict(state["vae"])
     optim.load_state_dict(state["optim"])
     return int(state["step"])

@@ -18,9 +18,11 @@ Clips with three creatures have single moves, names without a noun and no prop, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
+from toolkit.captions.cast import read_cast
 from toolkit.sandbox.world import paint, population, scenery, world
 from toolkit.sandbox.world.actions import BASE_ACTIONS, INTERACTIONS, find_interaction
 from toolkit.sandbox.world.moves import MOVES, PHRASES
@@ -120,9 +122,17 @@ def _sample_look(looks: Sequence[Look], rng: np.random.Generator) -> Look:
 
 
 def _new_name(rng: np.random.Generator) -> str:
-    """Return a name of two syllables and a consonant. No character and no member of the cast has one."""
-    letters = [str(rng.choice(list(kind))) for kind in (_CONSONANTS, _VOWELS) * 2 + (_CONSONANTS,)]
-    return "".join(letters).capitalize()
+    """Return a name of two syllables and a consonant that no character has, and no member of the cast."""
+    while True:
+        letters = [str(rng.choice(list(kind))) for kind in (_CONSONANTS, _VOWELS) * 2 + (_CONSONANTS,)]
+        name = "".join(letters).capitalize()
+        if name.lower() not in _names_of_shows():
+            return name
+
+
+@cache
+def _names_of_shows() -> frozenset[str]:
+    return frozenset(name.lower() for name in read_cast().spellings)
 
 
 WORDS = tuple(dict.fromkeys(word for phrase in PHRASES for word in phrase.split()))

@@ -29,27 +29,36 @@ _FARTHEST: Mapping[str, Mapping[str, float]] = {
 }
 """Pose offset of each move at its farthest point. Stretches are relative to 1."""
 
-MOVES = tuple(_FARTHEST)
-_HELD_OUT = ("rises twice", "widens then rises", "narrows then rises")
-"""Phrases that are too close to a held-out motion."""
+_TOO_CLOSE = (
+    "rises twice",
+    "widens then rises",
+    "narrows then rises",
+    "tilts left",
+    "tilts left then rises",
+    "tilts right then rises",
+)
+"""Phrases that nearly are a held-out motion: "bounces twice", "trembles and jumps" or "leans back"."""
 
 
 def _phrases() -> dict[str, tuple[str, str, str]]:
     """Return (first move, "then" or "and" or "", second move) of every phrase."""
-    found = {move: (move, "", "") for move in MOVES}
-    found |= {f"{move} twice": (move, "then", move) for move in MOVES}
-    for index, one in enumerate(MOVES):
-        for other in MOVES:
+    names = tuple(_FARTHEST)
+    found = {move: (move, "", "") for move in names}
+    found |= {f"{move} twice": (move, "then", move) for move in names}
+    for index, one in enumerate(names):
+        for other in names:
             if one != other:
                 found[f"{one} then {other}"] = (one, "then", other)
-        for other in MOVES[index + 1 :]:
+        for other in names[index + 1 :]:
             if not _FARTHEST[one].keys() & _FARTHEST[other].keys():
                 found[f"{one} and {other}"] = (one, "and", other)
-    return {phrase: parts for phrase, parts in found.items() if phrase not in _HELD_OUT}
+    return {phrase: parts for phrase, parts in found.items() if phrase not in _TOO_CLOSE}
 
 
 PHRASES = _phrases()
 """All phrases, with their first move, what joins the moves, and their second move."""
+MOVES = tuple(move for move in _FARTHEST if move in PHRASES)
+"""The moves that are phrases by themselves."""
 
 
 @cache
