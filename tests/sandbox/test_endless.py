@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -214,6 +216,7 @@ def test_a_process_that_ends_at_once_is_an_error_with_its_output(
 
 def test_the_status_has_numbers_and_a_plot(tmp_path: Path) -> None:
     (tmp_path / "start.json").write_text(json.dumps({"weights": "base", "steps": 0, "samples_a_step": 32}))
+    torch.save({"step": 220}, tmp_path / "dit.state")
     for step, loss in ((100, 0.5), (200, 0.4)):
         row = {"step": step, "loss": loss, "auxiliary": 1.0, "rate": 12.5, "time": time.time()}
         history.append(tmp_path / "loss.jsonl", row)
@@ -223,7 +226,13 @@ def test_the_status_has_numbers_and_a_plot(tmp_path: Path) -> None:
             del scores["triples"]  # a score that was added later
         history.append(tmp_path / "scores.jsonl", {"step": step, "prompts": 24, **scores})
     text = report(tmp_path)
-    for part in ("not running", "6,400 (200 steps)", "0.4000", "12.5 samples a second", "dit-002000.png"):
+    for part in (
+        "not running",
+        "7,040 (220 steps)",
+        "0.4000 at step 200, before 0.5000",
+        "12.5 samples a second",
+        "dit-002000.png",
+    ):
         assert part in text
     (binding,) = [line for line in text.splitlines() if line.split()[0] == "binding"]
     assert binding.split()[1:4] == ["0.30", "0.60", "0.55"]
@@ -236,6 +245,52 @@ def test_the_status_has_numbers_and_a_plot(tmp_path: Path) -> None:
 def test_the_status_of_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CastmixError, match="has no training of the base: start one"):
         pretrain(status=tmp_path)
+
+
+def test_broken_files_are_named_and_a_failure_is_shown_later(tmp_path: Path) -> None:
+    prepare_run(tmp_path / "run")
+    folder = tmp_path / "run"
+    (folder / "dit.state").write_text("garbage")
+    with pytest.raises(CastmixError, match=r"dit.state is not a training state"):
+        report(folder)
+    with (folder / "log.txt").open("w") as log:
+        code = [sys.executable, "-m", background.__name__, str(folder), '{"vae_steps": 1}']
+        assert subprocess.run(code, stderr=log, stdout=log, check=False).returncode != 0
+    (folder / "dit.state").unlink()
+    (line,) = [line for line in report(folder).splitlines() if line.split()[0] == "failed"]
+    assert "dit.state is not a training state" in line
+    (folder / "start.json").write_text("{}")
+    with pytest.raises(CastmixError, match=r"start.json does not say how the run started"):
+        report(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CastmixError, match="cannot be written"):
+        background.start(tmp_path / "file", {})
+
+
+@pytest.mark.slow
+def test_a_run_whose_steps_are_done_ends_at_once(uninterrupted: Path) -> None:
+    before = (uninterrupted / "dit.state").read_bytes()
+    assert small_run(uninterrupted).wait(timeout=120) == 0
+    assert (uninterrupted / "dit.state").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_state_without_scores_is_not_taken_for_the_start(uninterrupted: Path, tmp_path: Path) -> None:
+    for name in ("start.json", "vae.pt", "dit.state"):
+        shutil.copy(uninterrupted / name, tmp_path / name)
+    run = endless.Run(tmp_path, 0, threading.Event(), 0, False)
+    vae = warm_start.load_vae(warm_start.SHIPPED)
+    endless._initial_model(run, warm_start.SHIPPED, 0, vae)
+    assert not (tmp_path / "base").exists()  # step 8 is not one that is scored
+    endless._initial_model(run, warm_start.SHIPPED, STEPS - 250, vae)  # now it is
+    saved = warm_start.load_text_to_video(tmp_path / "base", tokenizer()).transformer.state_dict()
+    average = history.load_state(tmp_path / "dit.state")["average"]  # type: ignore[index]
+    for name, value in saved.items():
+        torch.testing.assert_close(value, average[f"transformer.{name}"], atol=1e-3, rtol=1e-3)
+    assert warm_start.training_facts(tmp_path / "base")["steps"] == STEPS
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def main() -> None:
         try:
             train(folder, **options)
         except Exception as error:
-            write_atomic(folder / FAILURE, f"{error or type(error).__name__}\n")
+            write_atomic(folder / FAILURE, " ".join(f"{type(error).__name__}: {error}".split()) + "\n")
             raise
 
 

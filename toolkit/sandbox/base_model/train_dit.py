@@ -184,7 +184,7 @@ def train_dit(
         seed: Random seed.
         device: Device to train on.
         save_every: Interval of saved states, in steps.
-        fast: Compile the blocks. The first step then takes longer, the others take a third less time.
+        fast: Compile the blocks. The first step takes longer, the others a third less time.
 
     Yields:
         (step, (velocity error, auxiliary loss), averaged model) after every step.
@@ -216,8 +216,7 @@ def train_dit(
         try:
             yield step, errors, average
         except GeneratorExit:
-            _save(state_file, step, model, average, optims)
-            raise
+            return _save(state_file, step, model, average, optims)
 
 
 def train_step(
