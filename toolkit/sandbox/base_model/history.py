@@ -29,8 +29,7 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Any] | None:
         state["step"] = int(state["step"])
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise CastmixError(
-            f"{path} is not a training state ({type(error).__name__}): put a whole copy there, or delete it to "
-            "start over"
+            f"{path} is not a training state ({type(error).__name__}): put a whole copy there, or delete it"
         ) from error
     return state
 
