@@ -168,6 +168,10 @@ def test_without_an_end_nothing_falls_and_new_optimisers_warm_up() -> None:
     schedule = Schedule(None, start=5000)
     assert schedule.learning_rate(5000) == pytest.approx(1 / 200)
     assert schedule.learning_rate(10**7) == schedule.aids(10**7) == 1.0
+    average, steps = 0.0, 400
+    for step in range(5001, 5001 + steps):  # the age of the averaged weights, in steps
+        average = schedule.averaging(step) * (average + 1)
+    assert average / steps == pytest.approx(1 / 4, abs=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")

@@ -98,6 +98,11 @@ class Schedule:
         left = (self.steps - step) / (tail * self.steps) if self.steps else 1.0
         return min(1.0, (step - self.start + 1) / warmup, max(0.02, left))
 
+    def averaging(self, step: int) -> float:
+        """Decay of the averaged weights after `step` steps: they cover about the last third of the run."""
+        done = step - self.start
+        return done / (done + 3)
+
     def aids(self, step: int) -> float:
         """Constant, then linear decay over the last 35 % of a run."""
         return min(1.0, (self.steps - step) / (0.35 * self.steps)) if self.steps else 1.0
@@ -180,7 +185,7 @@ def train_dit(
         schedule: Learning rate and aids.
         batch_size: Clips per step.
         lr: Peak learning rate.
-        ema: Decay of the averaged weights.
+        ema: Largest decay of the averaged weights.
         seed: Random seed.
         device: Device to train on.
         save_every: Interval of saved states, in steps.
@@ -210,7 +215,7 @@ def train_dit(
             if skipped == MOST_SKIPPED:
                 raise CastmixError(f"{skipped} steps in a row had no finite loss: training has diverged")
             continue
-        _update_average(average, model, min(ema, (step - schedule.start) / (step - schedule.start + 9)))
+        _update_average(average, model, min(ema, schedule.averaging(step)))
         if step % save_every == 0 or step == schedule.steps:
             _save(state_file, step, model, average, optims)
         try:
