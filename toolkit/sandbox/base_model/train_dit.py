@@ -99,7 +99,7 @@ class Schedule:
         return min(1.0, (step - self.start + 1) / warmup, max(0.02, left))
 
     def averaging(self, step: int) -> float:
-        """Decay of the averaged weights after `step` steps: they cover about the last third of the run."""
+        """Decay of the averaged weights after `step` steps. Their mean age is a quarter of the run."""
         done = step - self.start
         return done / (done + 3)
 
