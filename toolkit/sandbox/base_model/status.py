@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,9 @@ def report(folder: Path) -> str:
         )
     origin, process = history.read_start(folder), running(folder)
     lines = [f"base in training: {folder}"]
-    lines.append(_row("process", "not running" if process is None else f"{process or ''} running".strip()))
+    lines.append(
+        _row("process", "not running" if process is None else f"running, {process or 'just started'}")
+    )
     if process is None and (why := failure(folder)):
         lines.append(_row("failed", f"{why} (more in {folder / LOG})"))
     lines.append(_row("started from", f"{origin['weights']}, {origin['steps']} steps"))
@@ -118,7 +121,7 @@ def draw_history(folder: Path) -> str:
 
 def _curve(panel: Axes, x: Sequence[float], y: Sequence[float], title: str, meaning: str) -> None:
     panel.plot([value / 1e6 for value in x], y, marker="." if len(x) < 60 else "")
-    panel.set_title(f"{title}\n{meaning}" if meaning else title, fontsize=9)
+    panel.set_title("\n".join([title, *textwrap.wrap(meaning, 34)]), fontsize=8)
     panel.set_xlabel("million samples", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.3)
