@@ -225,6 +225,8 @@ def test_the_status_has_numbers_and_a_plot(tmp_path: Path) -> None:
         if not step:
             del scores["triples"]  # a score that was added later
         history.append(tmp_path / "scores.jsonl", {"step": step, "prompts": 24, **scores})
+    (tmp_path / "sheets").mkdir()
+    (tmp_path / "sheets" / "dit-002000.png").write_bytes(b"")
     text = report(tmp_path)
     for part in (
         "not running",

@@ -52,6 +52,12 @@ def _row(name: str, text: str) -> str:
     return f"  {name:14} {text}"
 
 
+def _sheet(folder: Path, name: str, file: str) -> list[str]:
+    """Return the line about a contact sheet; none if it is on another machine, where the run came from."""
+    path = folder / "sheets" / file
+    return [_row(name, str(path))] if path.exists() else []
+
+
 def _vae(folder: Path) -> list[str]:
     rows = history.read(folder / "vae.jsonl")
     if not rows:
@@ -60,7 +66,7 @@ def _vae(folder: Path) -> list[str]:
     quality = f"first frame {last['first_frame_psnr']} dB, others {last['psnr']} dB on held-back clips"
     return [
         _row("VAE", f"step {last['step']}: {quality}"),
-        _row("", f"pictures and reconstructions: {folder / 'sheets'}/vae-{last['step']:06d}.png"),
+        *_sheet(folder, "reconstructions", f"vae-{last['step']:06d}.png"),
     ]
 
 
@@ -83,7 +89,7 @@ def _scores(folder: Path) -> list[str]:
         return [_row("scores", "none yet")]
     last = rows[-1]
     lines = [
-        _row("contact sheet", f"{folder / 'sheets'}/dit-{last['step']:06d}.png"),
+        *_sheet(folder, "contact sheet", f"dit-{last['step']:06d}.png"),
         _row("scores", f"at step {last['step']:,}, {last['prompts']} prompts of each kind"),
         f"    {'':21} first   best   now",
     ]
