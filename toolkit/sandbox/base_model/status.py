@@ -49,7 +49,7 @@ def report(folder: Path) -> str:
 
 
 def _row(name: str, text: str) -> str:
-    return f"  {name:14} {text}"
+    return f"  {name:16}{text}"
 
 
 def _sheet(folder: Path, name: str, file: str) -> list[str]:
