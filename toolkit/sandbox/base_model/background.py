@@ -39,7 +39,7 @@ def start(folder: Path, options: dict[str, Any]) -> str:
             f"--out {folder} cannot be written ({error}): choose a folder of your own"
         ) from error
     if (process := running(folder)) is not None:
-        return f"already running: process {process}, {folder}"
+        return f"already running: process {process or 'just started'}, {folder}"
     with (folder / LOG).open("a") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, str(folder), json.dumps(options)],

@@ -144,11 +144,11 @@ def pretrain(
         out: Folder for drawn data, training states, contact sheets and the result, `base`. Default with
             `background`: ~/castmix-base.
         part: Run one part only: vae, data, dit, base (save the pipeline folder) or recogniser. Default: all.
-        clips: Number of clips to draw, in files of 250.
+        clips: Number of clips to draw, in files of 250. Not used with `background`.
         vae_steps: Training steps of the VAE, 2 clips each.
         dit_steps: Training steps of DiT and text encoder, 32 clips each. Default: 11500; with `background`,
             no end.
-        recogniser_clips: Number of clips to train the recognisers on.
+        recogniser_clips: Number of clips to train the recognisers on. Not used with `background`.
         device: cuda or cpu. Default: a GPU if there is one. `background` uses one CPU core.
         seed: Random seed.
         background: Go on from the newest committed weights, in a process of its own with the lowest priority.

@@ -6,7 +6,7 @@ What is held out is the same as in `population`, which has the clips of `sandbox
 |---|---|---|
 | creatures in a clip: one, two, three | 35, 53, 12 % | 25, 50, 25 % |
 | pattern and accessory | left out of 8 % of the captions each | always told, like the body |
-| looks | equally often | bodies, patterns and accessories equally often |
+| looks | equally often | patterns and accessories equally often |
 | order | random | half of the clips with several creatures have a twin with the reverse order |
 | distance | side by side | in a fifth of these clips close: one hides a part of another |
 | motion | 7 actions, 5 interactions | a quarter of the solo actions: moves and combinations (`moves`) |
